@@ -1,0 +1,127 @@
+#include "bindings/arrays.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+
+namespace marey::python {
+namespace {
+
+std::string type_name(const py::handle& object) {
+  return py::str(py::type::handle_of(object).attr("__name__"));
+}
+
+DType dtype_of(std::string_view function, std::string_view argument, const py::array& array) {
+  const char byteorder = array.dtype().byteorder();
+  const bool native = byteorder == '=' || byteorder == '|';
+  if (native) {
+    switch (array.dtype().num()) {
+      case py::detail::npy_api::NPY_UBYTE_:
+        return DType::u8;
+      case py::detail::npy_api::NPY_FLOAT_:
+        return DType::f32;
+      case py::detail::npy_api::NPY_DOUBLE_:
+        return DType::f64;
+      default:
+        break;
+    }
+  }
+  throw TypeError(function, argument, "dtype uint8, float32 or float64 in native byte order",
+                  std::string(py::str(array.dtype())));
+}
+
+// The bytes that a view touches, from first to one past the last.
+std::pair<const std::byte*, const std::byte*> extent(const View& view) {
+  const auto* low = view.as<const std::byte>();
+  const std::byte* high = low;
+  if (view.shape.count() == 0) return {low, low};
+  for (int axis = 0; axis < view.ndim(); ++axis) {
+    const int64_t span = (view.shape[axis] - 1) * view.stride(axis);
+    (span < 0 ? low : high) += span;
+  }
+  return {low, high + item_size(view.dtype)};
+}
+
+bool same_memory(const View& a, const View& b) {
+  if (a.data != b.data || a.dtype != b.dtype || !(a.shape == b.shape)) return false;
+  for (int axis = 0; axis < a.ndim(); ++axis) {
+    if (a.shape[axis] > 1 && a.stride(axis) != b.stride(axis)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+View view_of(std::string_view function, std::string_view argument, const py::handle& object) {
+  if (!py::isinstance<py::array>(object)) {
+    throw TypeError(function, argument, "an array", type_name(object));
+  }
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  View view;
+  view.dtype = dtype_of(function, argument, array);
+  if (array.ndim() > kMaxDims) {
+    throw ValueError(function, argument, "at most " + std::to_string(kMaxDims) + " axes",
+                     std::to_string(array.ndim()));
+  }
+  const auto item = static_cast<uintptr_t>(item_size(view.dtype));
+  view.data = const_cast<void*>(array.data());
+  bool aligned = reinterpret_cast<uintptr_t>(view.data) % item == 0;
+  for (int axis = 0; axis < static_cast<int>(array.ndim()); ++axis) {
+    view.shape.push_back(array.shape(axis));
+    view.stride(axis) = array.strides(axis);
+    aligned = aligned && (array.shape(axis) <= 1 ||
+                          view.stride(axis) % static_cast<int64_t>(item) == 0);
+  }
+  if (!aligned && view.shape.count() != 0) {
+    throw ValueError(function, argument, "items aligned to their size", "a misaligned array");
+  }
+  return view;
+}
+
+py::dtype numpy_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::u8:
+      return py::dtype::of<uint8_t>();
+    case DType::f32:
+      return py::dtype::of<float>();
+    case DType::f64:
+      return py::dtype::of<double>();
+  }
+  return {};
+}
+
+py::array new_array(const Shape& shape, DType dtype) {
+  const std::vector<py::ssize_t> extents(shape.dims.begin(), shape.dims.begin() + shape.ndim);
+  return {numpy_dtype(dtype), extents};
+}
+
+void check_no_overlap(std::string_view function, const View& out, const View& input,
+                      bool in_place) {
+  const auto [out_low, out_high] = extent(out);
+  const auto [low, high] = extent(input);
+  if (out_low >= high || low >= out_high) return;
+  if (in_place && same_memory(out, input)) return;
+  throw ValueError(function, "out",
+                   in_place ? "the input itself, or memory that does not overlap it"
+                            : "memory that does not overlap the input",
+                   "overlapping arrays");
+}
+
+py::array result_array(std::string_view function, const py::object& out, const Shape& shape,
+                       DType dtype, const View& input, bool in_place) {
+  if (out.is_none()) return new_array(shape, dtype);
+  const View view = view_of(function, "out", out);
+  auto array = py::reinterpret_borrow<py::array>(out);
+  if (!(view.shape == shape)) {
+    throw ValueError(function, "out", "shape " + to_string(shape), to_string(view.shape));
+  }
+  if (view.dtype != dtype) throw TypeError(function, "out", name(dtype), name(view.dtype));
+  if (!array.writeable()) throw ValueError(function, "out", "a writable array", "a read-only one");
+  check_no_overlap(function, view, input, in_place);
+  return array;
+}
+
+}  // namespace marey::python

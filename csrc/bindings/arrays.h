@@ -1,0 +1,32 @@
+#pragma once
+// The one place where NumPy arrays become views, and where results are allocated.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string_view>
+
+#include "core/view.h"
+
+namespace marey::python {
+
+namespace py = pybind11;
+
+// A view of an array; a TypeError that names the function and the argument for anything but a NumPy
+// array of uint8, float32 or float64 in native byte order and aligned. Never copies.
+View view_of(std::string_view function, std::string_view argument, const py::handle& object);
+
+// A new C-ordered array, or `out` after checking that it is writable, has this shape and type, and
+// does not overlap `input`. With `in_place`, out may also be the very memory of the input.
+py::array result_array(std::string_view function, const py::object& out, const Shape& shape,
+                       DType dtype, const View& input, bool in_place = false);
+
+py::array new_array(const Shape& shape, DType dtype);
+
+// Throws ValueError unless the memory of the two is disjoint.
+void check_no_overlap(std::string_view function, const View& out, const View& input,
+                      bool in_place = false);
+
+py::dtype numpy_dtype(DType dtype);
+
+}  // namespace marey::python

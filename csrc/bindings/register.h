@@ -1,0 +1,11 @@
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace marey::python {
+
+void register_config(pybind11::module_& module);
+void register_pyramid(pybind11::module_& module);
+void register_temporal(pybind11::module_& module);
+void register_magnification(pybind11::module_& module);
+
+}  // namespace marey::python

@@ -1,0 +1,41 @@
+# marey_add_kernels(<target> <file>...) compiles each kernel file once for every instruction set and
+# adds the objects to <target>. An instruction set is one line of the table below, one enumerator in
+# core/isa.h and its detection in core/isa.cpp.
+#
+# Only these files get instruction-set flags. Each copy lives in its own namespace (MAREY_ISA_NS).
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(MAREY_ISAS baseline avx2 avx512 avx512_bf16)
+  set(MAREY_ISA_FLAGS_baseline -march=x86-64-v2)
+  set(MAREY_ISA_FLAGS_avx2 -march=x86-64-v3)
+  set(MAREY_ISA_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
+  set(MAREY_ISA_FLAGS_avx512_bf16 -march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16)
+else()
+  set(MAREY_ISAS baseline)
+  set(MAREY_ISA_FLAGS_baseline "")
+endif()
+
+foreach(isa IN LISTS MAREY_ISAS)
+  string(TOUPPER ${isa} upper)
+  list(APPEND MAREY_ISA_DEFINITIONS MAREY_HAVE_${upper})
+endforeach()
+
+function(marey_add_kernels target)
+  foreach(isa IN LISTS MAREY_ISAS)
+    set(objects ${target}_kernels_${isa})
+    if(NOT TARGET ${objects})
+      add_library(${objects} OBJECT)
+      target_link_libraries(${objects} PRIVATE marey_options)
+      target_compile_definitions(${objects} PRIVATE MAREY_ISA_NS=isa_${isa})
+      # A kernel neither reads errno nor expects floating-point traps.
+      target_compile_options(${objects} PRIVATE ${MAREY_ISA_FLAGS_${isa}} -fno-math-errno
+                                                -fno-trapping-math)
+      if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+        # The AVX-512 headers of GCC 12 warn of themselves (GCC bug 105593).
+        target_compile_options(${objects} PRIVATE -Wno-maybe-uninitialized)
+      endif()
+      target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+    endif()
+    target_sources(${objects} PRIVATE ${ARGN})
+  endforeach()
+endfunction()

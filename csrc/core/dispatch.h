@@ -1,0 +1,92 @@
+#pragma once
+// One table per kernel, with a slot for each instruction set.
+//
+// A kernel file is compiled once for each instruction set, every time into its own namespace
+// (MAREY_ISA_NS). MAREY_DECLARE_KERNEL declares the function in each namespace that was compiled, and
+// MAREY_STUB makes the table from them: plain symbols, resolved by the linker, nothing registered at
+// run time that a static library could lose.
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/isa.h"
+
+namespace marey {
+
+class StubBase {
+ public:
+  explicit StubBase(const char* kernel);
+  virtual ~StubBase() = default;
+  StubBase(const StubBase&) = delete;
+  StubBase& operator=(const StubBase&) = delete;
+
+  const char* kernel() const { return kernel_; }
+  // The instruction set whose version a call would run now.
+  Isa chosen() const;
+
+ protected:
+  virtual bool has(Isa isa) const = 0;
+
+ private:
+  const char* kernel_;
+};
+
+template <class Fn>
+class Stub final : public StubBase {
+ public:
+  using Slots = std::array<Fn*, kIsaCount>;
+  Stub(const char* kernel, Slots slots) : StubBase(kernel), slots_(slots) {}
+
+  // Look the function up once a call, outside all loops.
+  Fn* get() const { return slots_[static_cast<std::size_t>(chosen())]; }
+
+ private:
+  bool has(Isa isa) const override { return slots_[static_cast<std::size_t>(isa)] != nullptr; }
+  Slots slots_;
+};
+
+// Every kernel, by name, with the instruction set that would run now.
+std::vector<std::pair<std::string, Isa>> list_kernels();
+
+}  // namespace marey
+
+#ifdef MAREY_HAVE_AVX2
+#define MAREY_IF_AVX2(yes, no) yes
+#else
+#define MAREY_IF_AVX2(yes, no) no
+#endif
+#ifdef MAREY_HAVE_AVX512
+#define MAREY_IF_AVX512(yes, no) yes
+#else
+#define MAREY_IF_AVX512(yes, no) no
+#endif
+#ifdef MAREY_HAVE_AVX512_BF16
+#define MAREY_IF_AVX512_BF16(yes, no) yes
+#else
+#define MAREY_IF_AVX512_BF16(yes, no) no
+#endif
+
+// Use inside namespace marey: declares `Fn fn;` in each instruction set's namespace.
+#define MAREY_DECLARE_KERNEL(fn, Fn) \
+  namespace isa_baseline {           \
+  Fn fn;                             \
+  }                                  \
+  namespace isa_avx2 {               \
+  Fn fn;                             \
+  }                                  \
+  namespace isa_avx512 {             \
+  Fn fn;                             \
+  }                                  \
+  namespace isa_avx512_bf16 {        \
+  Fn fn;                             \
+  }
+
+// Use inside namespace marey, in the one file that is compiled once: defines `fn##_stub`.
+#define MAREY_STUB(fn, Fn)                                                                    \
+  namespace {                                                                                 \
+  const ::marey::Stub<Fn> fn##_stub{                                                          \
+      #fn,                                                                                    \
+      {&isa_baseline::fn, MAREY_IF_AVX2(&isa_avx2::fn, nullptr),                              \
+       MAREY_IF_AVX512(&isa_avx512::fn, nullptr), MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)}}; \
+  }

@@ -1,0 +1,116 @@
+#include "core/parallel.h"
+
+#include <omp.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <new>
+
+namespace marey {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kCheckEvery = std::chrono::milliseconds(50);
+constexpr std::size_t kCacheLine = 64;
+
+std::atomic<int> g_num_threads{0};
+thread_local int t_num_threads = 0;
+std::atomic<InterruptCheck> g_interrupt_check{nullptr};
+std::atomic<bool> g_forked{false};
+
+[[maybe_unused]] const int g_atfork = pthread_atfork(
+    nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
+
+struct AlignedDelete {
+  void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{kCacheLine}); }
+};
+
+// Hands out ranges until there are none left or the caller asked to stop.
+class RangeQueue {
+ public:
+  RangeQueue(int64_t count, int64_t grain) : count_(count), grain_(grain) {}
+
+  bool next(int64_t& begin, int64_t& end) {
+    if (stopped_.load(std::memory_order_relaxed)) return false;
+    begin = next_.fetch_add(grain_, std::memory_order_relaxed);
+    if (begin >= count_) return false;
+    end = std::min(begin + grain_, count_);
+    return true;
+  }
+  void stop() { stopped_.store(true, std::memory_order_relaxed); }
+  bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
+
+ private:
+  const int64_t count_;
+  const int64_t grain_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<bool> stopped_{false};
+};
+
+}  // namespace
+
+int num_threads() {
+  // A region inside somebody else's parallel region, or after a fork, has this thread only.
+  if (g_forked.load(std::memory_order_relaxed) || omp_in_parallel()) return 1;
+  if (t_num_threads > 0) return t_num_threads;
+  const int set = g_num_threads.load(std::memory_order_relaxed);
+  return set > 0 ? set : omp_get_max_threads();
+}
+
+void set_num_threads(int count) { g_num_threads.store(count, std::memory_order_relaxed); }
+
+int set_thread_num_threads(int count) {
+  const int previous = t_num_threads;
+  t_num_threads = count;
+  return previous;
+}
+
+void set_interrupt_check(InterruptCheck check) { g_interrupt_check.store(check); }
+
+namespace detail {
+
+void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, RangeFn fn, void* body) {
+  if (count <= 0) return;
+  grain = std::max<int64_t>(grain, 1);
+  const int64_t ranges = (count + grain - 1) / grain;
+  const int threads = static_cast<int>(std::min<int64_t>(num_threads(), ranges));
+
+  const std::size_t stride = (scratch_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
+  std::unique_ptr<std::byte, AlignedDelete> scratch;
+  if (stride != 0) {
+    scratch.reset(static_cast<std::byte*>(::operator new(
+        stride * static_cast<std::size_t>(threads), std::align_val_t{kCacheLine})));
+  }
+
+  RangeQueue queue(count, grain);
+  const InterruptCheck check = g_interrupt_check.load();
+  auto last_check = Clock::now();
+
+  const auto work = [&](int thread) {
+    std::byte* mine = scratch.get() + stride * static_cast<std::size_t>(thread);
+    int64_t begin = 0;
+    int64_t end = 0;
+    while (queue.next(begin, end)) {
+      fn(body, begin, end, mine);
+      if (thread == 0 && check != nullptr) {
+        if (const auto now = Clock::now(); now - last_check > kCheckEvery) {
+          last_check = now;
+          if (check()) queue.stop();
+        }
+      }
+    }
+  };
+
+  if (threads == 1) {
+    work(0);
+  } else {
+#pragma omp parallel num_threads(threads)
+    work(omp_get_thread_num());
+  }
+  if (queue.stopped()) throw Interrupted();
+}
+
+}  // namespace detail
+}  // namespace marey

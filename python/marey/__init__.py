@@ -1,0 +1,14 @@
+"""marey: fast kernels for video and temporal models.
+
+A video is a space-time array, ``(T, H, W)`` or ``(T, H, W, C)``. The families of operations are the
+modules `marey.pyramid` and `marey.temporal`; on them stands motion and colour magnification
+(`Magnifier`, `magnify`). `marey.reference` has the same functions in plain NumPy, for reading and for
+checking.
+"""
+
+from marey import config, pyramid, temporal
+from marey.magnification import Magnifier, magnify
+
+__version__: str = config.build_config()["version"]
+
+__all__ = ["Magnifier", "__version__", "config", "magnify", "pyramid", "temporal"]

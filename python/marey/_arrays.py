@@ -1,0 +1,69 @@
+"""The one place that takes arrays of any kind in and hands the same kind out."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CPU_DEVICE_TYPES = (1, 3)  # DLPack: kDLCPU, kDLCUDAHost (pinned memory of the host)
+
+
+def _same(result: Any) -> Any:
+    return result
+
+
+def to_numpy(function: str, argument: str, array: Any) -> np.ndarray[Any, Any]:
+    """Return `array` as a NumPy array without copying it.
+
+    Raises
+    ------
+    TypeError
+        If it is not an array in the memory of the CPU.
+    """
+    if isinstance(array, np.ndarray):
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(
+                f"[{function}] {argument}: expected an array without a mask; found a masked array "
+                "(fill it first)"
+            )
+        return array
+    if not hasattr(array, "__dlpack__"):
+        if hasattr(array, "__array_interface__"):
+            return np.asarray(array)
+        raise TypeError(
+            f"[{function}] {argument}: expected an array (NumPy, or any with __dlpack__); found "
+            f"{type(array).__name__} (np.asarray makes one)"
+        )
+    device_type = array.__dlpack_device__()[0]
+    if device_type not in _CPU_DEVICE_TYPES:
+        raise TypeError(
+            f"[{function}] {argument}: expected an array in CPU memory; found one on DLPack device "
+            f"type {int(device_type)} (this build of marey has no kernels for it)"
+        )
+    try:
+        return np.from_dlpack(array)
+    except (BufferError, RuntimeError) as error:
+        raise TypeError(
+            f"[{function}] {argument}: expected an array that NumPy can share; found "
+            f"{type(array).__name__}: {error}"
+        ) from error
+
+
+def from_numpy_like(array: Any) -> Callable[[np.ndarray[Any, Any]], Any]:
+    """Return the function that turns a NumPy array into the kind that `array` is, without copying."""
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+        return _same
+    if hasattr(array, "__array_namespace__"):
+        convert: Callable[[Any], Any] = array.__array_namespace__().from_dlpack
+        return convert
+    for kind in type(array).__mro__:
+        module = sys.modules.get(kind.__module__.partition(".")[0])
+        convert_or_none = getattr(module, "from_dlpack", None)
+        if convert_or_none is not None:
+            return convert_or_none  # type: ignore[no-any-return]
+    return _same

@@ -1,0 +1,109 @@
+"""What this build of marey is, and how many threads it uses.
+
+The instruction set is chosen when marey is imported: the best that the processor has, or the one that
+the environment variable ``MAREY_ISA`` names (``baseline``, ``avx2``, ``avx512``, ``avx512_bf16``).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from marey import _cpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "available_isas",
+    "build_config",
+    "get_num_threads",
+    "set_num_threads",
+    "threads",
+]
+
+
+def build_config() -> dict[str, Any]:
+    """Describe this build and the machine it runs on.
+
+    Returns
+    -------
+    dict
+        ``version``, ``compiler``, ``build_type``, ``compiled_isas``, ``available_isas``, ``isa`` (in
+        use), ``threads`` (of a call made now) and ``cuda`` (whether CUDA kernels are built).
+    """
+    return {
+        "version": _cpu.version,
+        "compiler": _cpu.compiler,
+        "build_type": _cpu.build_type,
+        "compiled_isas": _cpu.compiled_isas(),
+        "available_isas": _cpu.available_isas(),
+        "isa": _cpu.active_isa(),
+        "threads": _cpu.num_threads(),
+        "cuda": False,
+    }
+
+
+def available_isas() -> list[str]:
+    """Return the instruction sets that are compiled in and that this processor has, worst first."""
+    return _cpu.available_isas()
+
+
+def _checked(function: str, count: int) -> int:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(
+            f"[marey.config.{function}] count: expected an int; found {type(count).__name__}"
+        )
+    if count < 1:
+        raise ValueError(f"[marey.config.{function}] count: expected 1 or more; found {count}")
+    return count
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call made now, from this thread, uses at most."""
+    return _cpu.num_threads()
+
+
+def set_num_threads(count: int | None) -> None:
+    """Set how many threads marey uses, for the whole process.
+
+    Parameters
+    ----------
+    count : int or None
+        1 or more; None for what OpenMP says (``OMP_NUM_THREADS``, or one for each core), which is the
+        default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `count` is not an integer, or less than 1.
+    """
+    _cpu.set_num_threads(0 if count is None else _checked("set_num_threads", count))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Use `count` threads for the calls made inside the ``with`` block, from this Python thread.
+
+    Parameters
+    ----------
+    count : int
+        1 or more.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `count` is not an integer, or less than 1.
+
+    Examples
+    --------
+    >>> import marey
+    >>> with marey.config.threads(1):
+    ...     marey.config.get_num_threads()
+    1
+    """
+    previous = _cpu.set_thread_num_threads(_checked("threads", count))
+    try:
+        yield
+    finally:
+        _cpu.set_thread_num_threads(previous)

@@ -1,0 +1,335 @@
+"""Motion and colour magnification of video (Eulerian)."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import scipy.signal
+
+from marey import _cpu
+from marey._arrays import from_numpy_like, to_numpy
+from marey.temporal import butter_bandpass
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Magnifier", "magnify"]
+
+_NAME = "marey.Magnifier"
+
+Mode = Literal["motion", "color"]
+Method = Literal["linear"]
+
+
+def band_alphas(levels: int, alpha: float, cutoff: float | None) -> list[float]:
+    """Return the amplification of each Laplacian band of linear motion magnification.
+
+    Wu et al. (2012), section 3.3: a motion of ``delta`` pixels can be amplified by ``alpha`` where the
+    spatial wavelength is above ``cutoff = 8 (1 + alpha) delta``; below, the amplification falls linearly
+    with the wavelength. Band `l` holds wavelengths of 2 to 4 times ``2**l`` pixels; its geometric
+    centre stands for it. As in the published code the finest band is not amplified.
+
+    Parameters
+    ----------
+    levels : int
+        The number of bands.
+    alpha : float
+        The amplification.
+    cutoff : float or None
+        The spatial cut-off wavelength in pixels; None amplifies all but the finest band alike.
+
+    Returns
+    -------
+    list of float
+        One for each band, finest first.
+    """
+    alphas = [0.0]
+    for level in range(1, levels):
+        if cutoff is None:
+            alphas.append(alpha)
+            continue
+        wavelength = 2.0 * math.sqrt(2.0) * 2.0**level
+        delta = cutoff / (8.0 * (1.0 + alpha))
+        alphas.append(min(max(wavelength / (8.0 * delta) - 1.0, 0.0), alpha))
+    return alphas
+
+
+def _number(name: str, value: float, minimum: float, expected: str) -> float:
+    number = float(value)
+    if not (math.isfinite(number) and number >= minimum):
+        raise ValueError(f"[{_NAME}] {name}: expected {expected}; found {value}")
+    return number
+
+
+def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"[{_NAME}] {name}: expected one of {listed}; found {value!r}")
+    return value
+
+
+class Magnifier:
+    """Magnify small motions or colour changes in a stream of frames, in constant memory.
+
+    Linear Eulerian magnification [1]_: what changes in a band of frequencies is amplified and added to
+    the frame. ``mode="motion"`` amplifies the bands of a Laplacian pyramid, so that small motions become
+    large ones; ``mode="color"`` amplifies one Gaussian level, so that faint changes of colour, such as
+    the pulse in a face, become visible. Feed frames as they come; any chunking gives the same result.
+
+    Pyramid and temporal filter commute, and the finest band is not amplified; so the filter runs once,
+    at a quarter of the pixels or fewer, and the result is the published one to rounding.
+
+    Not for several threads at once.
+
+    Parameters
+    ----------
+    shape : (H, W) or (H, W, 3)
+        The shape of one frame: grey or RGB.
+    fs : float
+        Frames per second as filmed, in Hz.
+    low, high : float
+        The band of frequencies to amplify, in Hz, ``0 < low < high < fs / 2``; the gain of the temporal
+        filter is -3 dB there.
+    alpha : float
+        The amplification, 0 or more: what moved by d moves by about ``(1 + alpha) d``.
+    method : "linear"
+        The algorithm.
+    mode : "motion" or "color"
+        What to amplify.
+    cutoff : float, optional
+        Motion only: the spatial wavelength in pixels below which amplification is reduced (the paper's
+        lambda_c), because large amplification of fine detail gives artefacts and noise.
+    chroma : float
+        What `alpha` is multiplied by for the I and Q channels of YIQ.
+    levels : int, optional
+        Motion: the number of bands, at least 2 (default: until the shorter side has about 4 pixels).
+        Color: the Gaussian level that is amplified, at least 1 (default 4).
+    order : int
+        The order of the Butterworth band-pass' prototype.
+    dtype : uint8 or float32
+        The type of the frames; float32 frames are in [0, 1], and the results are limited to that.
+
+    Raises
+    ------
+    ValueError
+        If the band is not inside ``(0, fs / 2)``, or another argument is out of range.
+    TypeError
+        If `dtype` is another type.
+
+    Notes
+    -----
+    The filter starts as if the first frame had stood for ever, so there is no flash at the start.
+    Memory is about 60 bytes a pixel and channel of the filtered level (`workspace_bytes`), whatever the
+    length of the stream.
+
+    References
+    ----------
+    .. [1] H.-Y. Wu, M. Rubinstein, E. Shih, J. Guttag, F. Durand and W. Freeman, "Eulerian Video
+       Magnification for Revealing Subtle Changes in the World", ACM Transactions on Graphics 31(4),
+       2012.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> magnifier = marey.Magnifier((64, 96, 3), fs=30, low=0.4, high=3, alpha=10, cutoff=16)
+    >>> frames = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
+    >>> magnifier.feed(frames).shape
+    (5, 64, 96, 3)
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        fs: float,
+        low: float,
+        high: float,
+        alpha: float,
+        *,
+        method: Method = "linear",
+        mode: Mode = "motion",
+        cutoff: float | None = None,
+        chroma: float = 0.1,
+        levels: int | None = None,
+        order: int = 1,
+        dtype: Any = np.uint8,
+    ) -> None:
+        self.shape = tuple(operator.index(n) for n in shape)
+        grey = len(self.shape) == 2
+        if not (grey or (len(self.shape) == 3 and self.shape[2] == 3)) or min(self.shape) < 1:
+            raise ValueError(
+                f"[{_NAME}] shape: expected (H, W) or (H, W, 3) of at least one pixel; found {shape}"
+            )
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
+            raise TypeError(f"[{_NAME}] dtype: expected uint8 or float32; found {self.dtype}")
+        _one_of("method", method, ("linear",))
+        _one_of("mode", mode, ("motion", "color"))
+        alpha = _number("alpha", alpha, 0.0, "0 or more")
+        chroma = _number("chroma", chroma, 0.0, "0 or more")
+        if cutoff is not None:
+            cutoff = _number("cutoff", cutoff, 0.0, "a wavelength in pixels, 0 or more")
+        sos = butter_bandpass(low, high, fs, order)
+
+        if mode == "motion":
+            self.levels = self._checked_levels(levels, 2, self._default_levels())
+            alphas = band_alphas(self.levels, alpha, cutoff or None)
+            # Bands below the first amplified one need not be built.
+            base = next((k for k, a in enumerate(alphas) if a > 0.0), self.levels - 1)
+            alphas = alphas[base:]
+        else:
+            self.levels = self._checked_levels(levels, 1, 4)
+            base, alphas = self.levels, [alpha]
+        self._magnifier = _cpu.LinearMagnifier(
+            height=self.shape[0],
+            width=self.shape[1],
+            channels=1 if grey else 3,
+            dtype=self.dtype.name,
+            base_level=base,
+            alphas=alphas,
+            gaussian=mode == "color",
+            chroma=chroma,
+            sos=sos.ravel().tolist(),
+            steady_zi=scipy.signal.sosfilt_zi(sos).ravel().tolist(),
+        )
+
+    def _default_levels(self) -> int:
+        return max(2, min(self.shape[:2]).bit_length() - 3)
+
+    @staticmethod
+    def _checked_levels(levels: int | None, minimum: int, default: int) -> int:
+        if levels is None:
+            return default
+        if not minimum <= operator.index(levels) <= 30:
+            raise ValueError(f"[{_NAME}] levels: expected {minimum} to 30; found {levels}")
+        return operator.index(levels)
+
+    def feed(self, frames: Any, out: Any = None) -> Any:
+        """Magnify the next frames.
+
+        Parameters
+        ----------
+        frames : array, (T, H, W), (T, H, W, 3), or one frame
+            The next frames of the stream, of this object's `dtype`.
+        out : array, optional
+            Where to write the result: its rows are contiguous, and it does not overlap `frames`.
+
+        Returns
+        -------
+        array, of the shape and type of `frames`
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `frames` is of another type or shape, or holds NaN or infinity. The state is then what
+            it was before the call, as it is after a KeyboardInterrupt.
+        """
+        source = to_numpy(_NAME, "frames", frames)
+        target = None if out is None else to_numpy(_NAME, "out", out)
+        if source.ndim == len(self.shape):
+            one = None if target is None else target[np.newaxis]
+            result = self._magnifier.feed(source[np.newaxis], one)[0]
+        else:
+            result = self._magnifier.feed(source, target)
+        return from_numpy_like(frames)(result) if out is None else out
+
+    @property
+    def state(self) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+        """The state of the filter (a copy), or None before the first frame; assign it to continue."""
+        return self._magnifier.state  # type: ignore[no-any-return]
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._magnifier.state = (
+            None if value is None else np.ascontiguousarray(to_numpy(_NAME, "state", value))
+        )
+
+    def reset(self) -> None:
+        """Forget all frames: the next one is the first."""
+        self._magnifier.state = None
+
+    @property
+    def workspace_bytes(self) -> int:
+        """How much memory this object holds, in bytes."""
+        return self._magnifier.workspace_bytes
+
+
+def magnify(
+    video: Any,
+    fs: float,
+    low: float,
+    high: float,
+    alpha: float,
+    *,
+    method: Method = "linear",
+    mode: Mode = "motion",
+    cutoff: float | None = None,
+    chroma: float = 0.1,
+    levels: int | None = None,
+    order: int = 1,
+    progress: bool = False,
+) -> Any:
+    """Magnify small motions or colour changes in a video.
+
+    `Magnifier` in one call; see there for the algorithm and the parameters.
+
+    Parameters
+    ----------
+    video : array, (T, H, W) or (T, H, W, 3)
+        Grey or RGB frames, uint8 or float32 in [0, 1].
+    fs, low, high, alpha, method, mode, cutoff, chroma, levels, order
+        As for `Magnifier`.
+    progress : bool
+        Show a progress bar (needs tqdm).
+
+    Returns
+    -------
+    array, of the shape and type of `video`
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `video` is of another type or shape, has no frames, or holds NaN or infinity; if an argument
+        is out of range.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> video = np.random.default_rng(0).random((30, 32, 32), dtype=np.float32)
+    >>> marey.magnify(video, fs=30, low=0.4, high=3, alpha=10).shape
+    (30, 32, 32)
+    """
+    source = to_numpy("marey.magnify", "video", video)
+    if source.ndim not in (3, 4) or 0 in source.shape:
+        raise ValueError(
+            "[marey.magnify] video: expected (T, H, W) or (T, H, W, 3) with at least one frame; "
+            f"found shape {source.shape}"
+        )
+    magnifier = Magnifier(
+        source.shape[1:],
+        fs,
+        low,
+        high,
+        alpha,
+        method=method,
+        mode=mode,
+        cutoff=cutoff,
+        chroma=chroma,
+        levels=levels,
+        order=order,
+        dtype=source.dtype,
+    )
+    if not progress:
+        return from_numpy_like(video)(magnifier.feed(source))
+    from tqdm import tqdm
+
+    result = np.empty_like(source, order="C")
+    chunk = 16
+    with tqdm(total=len(source), unit="frame") as bar:
+        for first in range(0, len(source), chunk):
+            part = slice(first, first + chunk)
+            magnifier.feed(source[part], out=result[part])
+            bar.update(len(source[part]))
+    return from_numpy_like(video)(result)

@@ -1,0 +1,217 @@
+"""Filters along time.
+
+The names and meanings are those of `scipy.signal`, along ``axis=0`` by default, because a video's
+first axis is time. Arrays are uint8, float32 or float64; float32 stays float32.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import scipy.signal
+
+from marey import _cpu
+from marey._arrays import from_numpy_like, to_numpy
+
+__all__ = ["SosFilter", "butter_bandpass", "sosfilt"]
+
+
+def butter_bandpass(
+    low: float, high: float, fs: float, order: int = 1
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Design a Butterworth band-pass filter as second-order sections.
+
+    The design is `scipy.signal.butter`'s.
+
+    Parameters
+    ----------
+    low, high : float
+        The cut-off frequencies in Hz (where the gain is -3 dB), ``0 < low < high < fs / 2``.
+    fs : float
+        The sampling rate in Hz: frames per second as filmed.
+    order : int
+        The order of the low-pass prototype: the band-pass has `order` sections.
+
+    Returns
+    -------
+    array, (order, 6), float64
+        Rows ``b0 b1 b2 a0 a1 a2``.
+
+    Raises
+    ------
+    ValueError
+        If the band is empty or not inside ``(0, fs / 2)``, or `order` is less than 1.
+
+    Examples
+    --------
+    >>> import marey
+    >>> marey.temporal.butter_bandpass(0.4, 3, fs=30).shape
+    (1, 6)
+    """
+    if not (math.isfinite(fs) and fs > 0):
+        raise ValueError(
+            f"[marey.butter_bandpass] fs: expected a positive number of Hz; found {fs}"
+        )
+    if not 0 < low < high < fs / 2:
+        raise ValueError(
+            f"[marey.butter_bandpass] low, high: expected 0 < low < high < {fs / 2:g} Hz, half of "
+            f"fs = {fs:g} Hz; found low = {low:g}, high = {high:g}"
+        )
+    if operator.index(order) < 1:
+        raise ValueError(f"[marey.butter_bandpass] order: expected 1 or more; found {order}")
+    sos = scipy.signal.butter(order, [low, high], btype="bandpass", fs=fs, output="sos")
+    return np.asarray(sos, np.float64)
+
+
+def _coefficients(function: str, sos: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the coefficients, which are few, as float64."""
+    array = np.asarray(sos)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"[{function}] sos: expected real numbers; found {array.dtype}")
+    return array.astype(np.float64, copy=False)
+
+
+def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) -> Any:
+    """Filter along one axis with cascaded second-order sections.
+
+    The same as `scipy.signal.sosfilt` but for three things: `axis` is 0 by default, float32 stays
+    float32 (coefficients are always float64 and rounded to the type of the computation), and the
+    result can be written to `out`, which may be `x` itself. All sections run in one pass over memory.
+
+    Parameters
+    ----------
+    sos : array, (sections, 6)
+        Rows ``b0 b1 b2 a0 a1 a2`` with ``a0 = 1``.
+    x : array
+        uint8, float32 or float64. Any strides; fastest where the other axes are contiguous, as in a
+        C-ordered video filtered along its first axis.
+    axis : int
+        The axis to filter along.
+    zi : array, optional
+        The state to start from, as in SciPy: the shape of `x` with `axis` of length 2, behind a first
+        axis for the sections; of the type of the result. Rest if not given.
+    out : array, optional
+        Where to write the result: `x` itself, or an array that does not overlap it.
+
+    Returns
+    -------
+    y : array, of the shape of `x`
+        float32 for uint8, else of the type of `x`.
+    zf : array
+        Only if `zi` is given: the state to continue with.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array, or of another type; if `zi` or `out` are of another type than `y`.
+    ValueError
+        If `sos` is not finite, not normalised to ``a0 = 1``, or a shape does not fit.
+
+    References
+    ----------
+    .. [1] A. Oppenheim and R. Schafer, "Discrete-Time Signal Processing", section 6.3: direct form II
+       transposed.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> video = np.random.default_rng(0).random((30, 4, 5, 3), dtype=np.float32)
+    >>> sos = marey.temporal.butter_bandpass(0.4, 3, fs=30)
+    >>> marey.temporal.sosfilt(sos, video).dtype
+    dtype('float32')
+    """
+    coefficients = _coefficients("marey.sosfilt", sos)
+    source = to_numpy("marey.sosfilt", "x", x)
+    target = None if out is None else to_numpy("marey.sosfilt", "out", out)
+    convert = from_numpy_like(x)
+    if zi is None:
+        y = _cpu.sosfilt(coefficients, source, operator.index(axis), None, target, None)
+        return convert(y) if out is None else out
+    state = to_numpy("marey.sosfilt", "zi", zi)
+    y, zf = _cpu.sosfilt(coefficients, source, operator.index(axis), state, target, None)
+    return (convert(y) if out is None else out), convert(zf)
+
+
+class SosFilter:
+    """A filter for streams: call it chunk by chunk.
+
+    Any chunking gives the result of one call. Not for several threads at once.
+
+    Parameters
+    ----------
+    sos : array, (sections, 6)
+        As for `sosfilt`.
+    axis : int
+        The axis that is time.
+
+    Attributes
+    ----------
+    state : array or None
+        What `sosfilt` calls ``zf``; None before the first chunk. Save it, and assign it to continue.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> video = np.random.default_rng(0).random((30, 4, 5), dtype=np.float32)
+    >>> sos = marey.temporal.butter_bandpass(0.4, 3, fs=30)
+    >>> stream = marey.temporal.SosFilter(sos)
+    >>> chunks = [stream(video[:7]), stream(video[7:])]
+    >>> bool(np.all(np.concatenate(chunks) == marey.temporal.sosfilt(sos, video)))
+    True
+    """
+
+    def __init__(self, sos: Any, axis: int = 0) -> None:
+        self.sos = _coefficients("marey.SosFilter", sos).copy()
+        self.axis = operator.index(axis)
+        self._state: np.ndarray[Any, Any] | None = None
+
+    def __call__(self, x: Any, out: Any = None) -> Any:
+        """Filter the next chunk.
+
+        Parameters
+        ----------
+        x : array
+            As for `sosfilt`: every chunk of the same type and of the same shape but for the length of
+            the time axis.
+        out : array, optional
+            Where to write the result; may be `x`.
+
+        Returns
+        -------
+        array, of the shape of `x`
+        """
+        source = to_numpy("marey.SosFilter", "x", x)
+        state = self._state
+        if state is None:
+            state = self._rest(source)
+        target = None if out is None else to_numpy("marey.SosFilter", "out", out)
+        y, self._state = _cpu.sosfilt(self.sos, source, self.axis, state, target, None)
+        return from_numpy_like(x)(y) if out is None else out
+
+    def _rest(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        shape = list(x.shape)
+        if not -x.ndim <= self.axis < x.ndim:
+            raise ValueError(
+                f"[marey.SosFilter] axis: expected an axis of shape {x.shape}; found {self.axis}"
+            )
+        shape[self.axis] = 2
+        dtype = np.float64 if x.dtype == np.float64 else np.float32
+        return np.zeros((len(self.sos), *shape), dtype)
+
+    @property
+    def state(self) -> np.ndarray[Any, Any] | None:
+        """The state to continue with (a copy), or None before the first chunk."""
+        return None if self._state is None else self._state.copy()
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._state = (
+            None if value is None else to_numpy("marey.SosFilter", "state", value).copy()
+        )
+
+    def reset(self) -> None:
+        """Forget all chunks: the next one starts from rest."""
+        self._state = None
