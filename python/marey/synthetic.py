@@ -43,8 +43,8 @@ class Scene:
         Amplitude of the green channel's pulse, in levels (of 255); red and blue follow.
     flush_hz : float
     noise : float
-        Standard deviation of the sensor noise, in levels. Below 0.3 rounding to 8 bits
-        would swallow what is to be measured.
+        Standard deviation of the sensor noise, in levels. It carries the signal through the
+        rounding to 8 bits (and to 8-bit chroma at half resolution, which wants about 2).
     wavelengths : (float, float)
         Of the texture's shortest and longest waves, in pixels.
     seed : int
@@ -55,9 +55,9 @@ class Scene:
     fps: float = 30.0
     sway: float = 0.1
     sway_hz: float = 1.2
-    flush: float = 0.4
+    flush: float = 0.5
     flush_hz: float = 1.1
-    noise: float = 1.0
+    noise: float = 2.0
     wavelengths: tuple[float, float] = (40.0, 80.0)
     seed: int = 7
 
@@ -115,11 +115,15 @@ class Scene:
         )
 
     @cached_property
-    def _texture_parts(self) -> tuple[Signal, Signal]:
+    def _texture_parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """cos and sin of the phases, so that a shift costs one small product."""
         _, _, _, size = self._waves
         phase = self._phase((slice(None), slice(0, self.split)))
-        return size[:, None, None] * np.cos(phase), size[:, None, None] * np.sin(phase)
+        cosine, sine = np.cos(phase), np.sin(phase)
+        return (
+            (size[:, None, None] * cosine).astype(np.float32),
+            (size[:, None, None] * sine).astype(np.float32),
+        )
 
     def true_displacement(self, times: Signal) -> Signal:
         """Of the texture along x, in pixels."""
@@ -141,15 +145,15 @@ class Scene:
         out = np.empty((stop - start, self.height, self.width, 3), np.uint8)
         for index in range(start, stop):
             time = np.array(index / self.fps)
-            shift = kx * self.true_displacement(time)
-            # cos(k(x - d) + phase)
-            texture = np.tensordot(np.cos(shift), cosine, 1) + np.tensordot(np.sin(shift), sine, 1)
-            frame = np.empty((self.height, self.width, 3))
-            frame[:, : self.split] = 128.0 + texture[..., None]
-            frame[:, self.split :] = _SKIN + _PULSE * self.true_pulse(time)
+            turn = (kx * self.true_displacement(time)).astype(np.float32)
             rng = np.random.default_rng([self.seed, index])
-            frame += rng.normal(0.0, self.noise, frame.shape)
-            np.clip(np.rint(frame), 0, 255, out=frame)
+            frame = rng.standard_normal(out.shape[1:], np.float32)
+            frame *= np.float32(self.noise)
+            # cos(k(x - d) + phase), by the sum of angles
+            texture = np.tensordot(np.cos(turn), cosine, 1) + np.tensordot(np.sin(turn), sine, 1)
+            frame[:, : self.split] += np.float32(128.0) + texture[..., None]
+            frame[:, self.split :] += (_SKIN + _PULSE * self.true_pulse(time)).astype(np.float32)
+            np.clip(np.rint(frame, out=frame), 0, 255, out=frame)
             out[index - start] = frame
         return out
 
