@@ -1,10 +1,12 @@
 #include "bindings/arrays.h"
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/buffer.h"
 #include "core/error.h"
 
 namespace marey::python {
@@ -95,7 +97,12 @@ py::dtype numpy_dtype(DType dtype) {
 
 py::array new_array(const Shape& shape, DType dtype) {
   const std::vector<py::ssize_t> extents(shape.dims.begin(), shape.dims.begin() + shape.ndim);
-  return {numpy_dtype(dtype), extents};
+  const int64_t bytes = shape.count() * item_size(dtype);
+  if (bytes < Buffer::kKeptBytes) return {numpy_dtype(dtype), extents};
+  auto buffer = std::make_unique<Buffer>(bytes);
+  std::byte* data = buffer->data();
+  const py::capsule owner(buffer.release(), [](void* p) { delete static_cast<Buffer*>(p); });
+  return {numpy_dtype(dtype), extents, data, owner};
 }
 
 void check_no_overlap(std::string_view function, const View& out, const View& input,

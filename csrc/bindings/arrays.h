@@ -21,6 +21,7 @@ View view_of(std::string_view function, std::string_view argument, const py::han
 py::array result_array(std::string_view function, const py::object& out, const Shape& shape,
                        DType dtype, const View& input, bool in_place = false);
 
+// C-ordered; a large one lives in a kept block (core/buffer.h).
 py::array new_array(const Shape& shape, DType dtype);
 
 // Throws ValueError unless the memory of the two is disjoint.

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "bindings/register.h"
+#include "core/buffer.h"
 #include "core/dispatch.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -46,6 +47,7 @@ void register_config(py::module_& module) {
   });
   module.def("num_threads", &num_threads);
   module.def("set_num_threads", &set_num_threads, py::arg("count"));
+  module.def("set_cache_limit", &set_cache_limit, py::arg("bytes"));
   module.def("set_thread_num_threads", &set_thread_num_threads, py::arg("count"));
 }
 

@@ -1,31 +1,134 @@
 #include "core/buffer.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
+#include <mutex>
 #include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include <vector>
 
 namespace marey {
+namespace {
 
-Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
-  constexpr int64_t kCacheLine = 64;
-  constexpr int64_t kHugePage = int64_t{2} << 20;
-  const int64_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
-  const int64_t rounded = (std::max<int64_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-  memory_.reset(static_cast<std::byte*>(
-      std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(rounded))));
-  if (memory_ == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-  if (alignment == kHugePage) {
-    madvise(memory_.get(), static_cast<std::size_t>(rounded), MADV_HUGEPAGE);
-  }
-#endif
+constexpr int64_t kCacheLine = 64;
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+constexpr int64_t round_up(int64_t bytes, int64_t alignment) {
+  return (bytes + alignment - 1) / alignment * alignment;
 }
 
-void Buffer::Free::operator()(std::byte* p) const { std::free(p); }
+struct Block {
+  std::byte* memory;
+  int64_t bytes;
+};
+
+Block map_block(int64_t bytes) {
+  // One huge page more than needed, so that an aligned part can be cut out of it.
+  const int64_t mapped = bytes + kHugePage;
+  void* start = mmap(nullptr, static_cast<std::size_t>(mapped), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) throw std::bad_alloc();
+  auto* memory = static_cast<std::byte*>(start);
+  const auto misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory) % kHugePage);
+  const int64_t lead = (kHugePage - misaligned) % kHugePage;
+  if (lead != 0) munmap(memory, static_cast<std::size_t>(lead));
+  if (kHugePage - lead != 0) {
+    munmap(memory + lead + bytes, static_cast<std::size_t>(kHugePage - lead));
+  }
+#if defined(MADV_HUGEPAGE)
+  madvise(memory + lead, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+#endif
+  return {memory + lead, bytes};
+}
+
+void unmap_block(const Block& block) {
+  munmap(block.memory, static_cast<std::size_t>(block.bytes));
+}
+
+class BlockCache {
+ public:
+  Block take(int64_t bytes) {
+    {
+      const std::lock_guard lock(mutex_);
+      // The newest that fits without wasting more than a quarter: it is the likeliest to be resident.
+      const auto found = std::find_if(kept_.rbegin(), kept_.rend(), [bytes](const Block& block) {
+        return block.bytes >= bytes && block.bytes - bytes <= bytes / 4;
+      });
+      if (found != kept_.rend()) {
+        const Block block = *found;
+        kept_.erase(std::next(found).base());
+        kept_bytes_ -= block.bytes;
+        return block;
+      }
+    }
+    return map_block(bytes);
+  }
+
+  void give_back(const Block& block) {
+#if defined(MADV_FREE)
+    madvise(block.memory, static_cast<std::size_t>(block.bytes), MADV_FREE);
+#endif
+    const std::lock_guard lock(mutex_);
+    kept_.push_back(block);
+    kept_bytes_ += block.bytes;
+    shrink();
+  }
+
+  void set_limit(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    limit_ = bytes;
+    shrink();
+  }
+
+ private:
+  void shrink() {
+    while (kept_bytes_ > limit_) {
+      kept_bytes_ -= kept_.front().bytes;
+      unmap_block(kept_.front());
+      kept_.erase(kept_.begin());
+    }
+  }
+
+  std::mutex mutex_;
+  std::vector<Block> kept_;  // oldest first
+  int64_t kept_bytes_ = 0;
+#if defined(__SANITIZE_ADDRESS__)
+  int64_t limit_ = 0;  // so that a use after free is seen
+#else
+  int64_t limit_ = kDefaultCacheLimit;
+#endif
+};
+
+// Never destroyed: buffers may be freed while the process exits.
+BlockCache& cache() {
+  static auto* const blocks = new BlockCache;
+  return *blocks;
+}
+
+}  // namespace
+
+Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
+  if (bytes >= kKeptBytes) {
+    const Block block = cache().take(round_up(bytes, kHugePage));
+    memory_ = {block.memory, FreeBlock{block.bytes}};
+    return;
+  }
+  const int64_t rounded = round_up(std::max<int64_t>(bytes, 1), kCacheLine);
+  memory_.reset(
+      static_cast<std::byte*>(std::aligned_alloc(kCacheLine, static_cast<std::size_t>(rounded))));
+  if (memory_ == nullptr) throw std::bad_alloc();
+}
+
+void FreeBlock::operator()(std::byte* p) const {
+  if (block_bytes != 0) {
+    cache().give_back({p, block_bytes});
+  } else {
+    std::free(p);
+  }
+}
+
+void set_cache_limit(int64_t bytes) { cache().set_limit(bytes); }
 
 View contiguous_view(std::byte* data, DType dtype, const Shape& shape) {
   View view;

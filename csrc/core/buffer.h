@@ -1,5 +1,10 @@
 #pragma once
-// Workspace and state that outlive a single kernel call.
+// Memory for results, workspace and state.
+//
+// A fresh large allocation costs more than most kernels: the operating system clears every page when it
+// is first touched, which for a filtered video takes longer than the filter. So large blocks are kept
+// when they are freed, up to a limit, and handed out again. While kept they are marked as free for the
+// operating system to take back when memory is short (MADV_FREE).
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -8,10 +13,17 @@
 
 namespace marey {
 
-// Uninitialised memory, aligned to a cache line; large ones ask for huge pages, because touching fresh
-// 4 KiB pages costs about as much as a pyramid level.
+struct FreeBlock {
+  int64_t block_bytes = 0;  // 0: a small one, not to be kept
+  void operator()(std::byte* p) const;
+};
+
+// Uninitialised memory, aligned to a cache line. From kKeptBytes on: aligned to a huge page, made of
+// huge pages where the system has them, and kept after use as said above.
 class Buffer {
  public:
+  static constexpr int64_t kKeptBytes = int64_t{2} << 20;
+
   Buffer() = default;
   explicit Buffer(int64_t bytes);
 
@@ -19,12 +31,13 @@ class Buffer {
   int64_t bytes() const { return bytes_; }
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const;
-  };
-  std::unique_ptr<std::byte, Free> memory_;
+  std::unique_ptr<std::byte, FreeBlock> memory_;
   int64_t bytes_ = 0;
 };
+
+// How many bytes of freed blocks to keep at most; 0 gives all of them back and keeps none.
+inline constexpr int64_t kDefaultCacheLimit = int64_t{512} << 20;
+void set_cache_limit(int64_t bytes);
 
 // A C-ordered view of memory that starts at `data`.
 View contiguous_view(std::byte* data, DType dtype, const Shape& shape);

@@ -18,6 +18,7 @@ __all__ = [
     "available_isas",
     "build_config",
     "get_num_threads",
+    "set_cache_limit",
     "set_num_threads",
     "threads",
 ]
@@ -107,3 +108,31 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         _cpu.set_thread_num_threads(previous)
+
+
+def set_cache_limit(limit: int) -> None:
+    """Set how many bytes of freed results and workspace marey keeps for its next calls.
+
+    The operating system clears fresh memory, which for large arrays takes longer than most kernels. So
+    blocks of 2 MiB and more are kept when they are freed, and are handed out again; meanwhile the system
+    may take their pages back when memory is short.
+
+    Parameters
+    ----------
+    limit : int
+        In bytes; 512 MiB by default. 0 gives all kept memory back at once and keeps none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `limit` is not an integer, or negative.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(
+            f"[marey.config.set_cache_limit] limit: expected an int; found {type(limit).__name__}"
+        )
+    if limit < 0:
+        raise ValueError(
+            f"[marey.config.set_cache_limit] limit: expected 0 bytes or more; found {limit}"
+        )
+    _cpu.set_cache_limit(limit)
