@@ -1,6 +1,9 @@
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
+#include <map>
 #include <string>
+#include <vector>
 
 #include "bindings/register.h"
 #include "core/buffer.h"
@@ -15,31 +18,33 @@ namespace py = pybind11;
 
 namespace {
 
-py::list names(const std::vector<Isa>& isas) {
-  py::list result;
-  for (Isa isa : isas) result.append(std::string(name(isa)));
+std::vector<std::string> names(const std::vector<Isa>& isas) {
+  std::vector<std::string> result;
+  for (Isa isa : isas) result.emplace_back(name(isa));
   return result;
 }
 
 }  // namespace
 
 void register_config(py::module_& module) {
-  module.attr("version") = MAREY_VERSION;
-  module.attr("compiler") = MAREY_COMPILER;
-  module.attr("build_type") = MAREY_BUILD_TYPE;
+  module.def("build_info", [] {
+    return std::map<std::string, std::string>{{"version", MAREY_VERSION},
+                                              {"compiler", MAREY_COMPILER},
+                                              {"build_type", MAREY_BUILD_TYPE}};
+  });
   module.def("compiled_isas", [] { return names(compiled_isas()); });
   module.def("available_isas", [] { return names(available_isas()); });
   module.def("active_isa", [] { return std::string(name(active_isa())); });
   module.def(
       "set_isa", [](const std::string& isa) { set_active_isa(isa); }, py::arg("isa"));
   module.def("kernels", [] {
-    py::dict result;
-    for (const auto& [kernel, isa] : list_kernels()) result[py::str(kernel)] = std::string(name(isa));
+    std::map<std::string, std::string> result;
+    for (const auto& [kernel, isa] : list_kernels()) result[kernel] = name(isa);
     return result;
   });
   module.def("probe", [] {
     const ProbeResult found = run_probe();
-    py::dict result;
+    py::typing::Dict<py::str, py::object> result;
     result["isa"] = found.isa;
     result["float_lanes"] = found.float_lanes;
     result["fused_multiply_add"] = found.fused != 0.0;

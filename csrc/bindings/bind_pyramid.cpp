@@ -1,4 +1,5 @@
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 namespace marey::python {
 namespace {
 
+using Arrays = py::typing::List<py::array>;
 using ChannelAxis = std::optional<int>;
 
 DType band_dtype(const View& image) {
@@ -48,10 +50,10 @@ py::array py_up(const py::object& image, std::optional<int64_t> height,
 }
 
 // `levels + 1` arrays, new or the caller's.
-py::list level_arrays(std::string_view function, const py::object& out,
+Arrays level_arrays(std::string_view function, const py::object& out,
                       const std::vector<Shape>& shapes, DType dtype, const View& source,
                       std::vector<View>& views) {
-  py::list arrays;
+  Arrays arrays;
   py::list given;
   if (!out.is_none()) {
     given = py::list(out);
@@ -72,11 +74,11 @@ py::list level_arrays(std::string_view function, const py::object& out,
   return arrays;
 }
 
-py::list py_gaussian(const py::object& image, int levels, ChannelAxis channel_axis,
+Arrays py_gaussian(const py::object& image, int levels, ChannelAxis channel_axis,
                      const py::object& out) {
   const View source = view_of("marey.gaussian", "image", image);
   std::vector<View> views;
-  py::list arrays =
+  Arrays arrays =
       level_arrays("marey.gaussian", out, pyramid_shapes("marey.gaussian", source, levels, channel_axis),
                    source.dtype, source, views);
   arrays[0].attr("__setitem__")(py::ellipsis(), image);
@@ -87,11 +89,11 @@ py::list py_gaussian(const py::object& image, int levels, ChannelAxis channel_ax
   return arrays;
 }
 
-py::list py_laplacian(const py::object& image, int levels, ChannelAxis channel_axis,
+Arrays py_laplacian(const py::object& image, int levels, ChannelAxis channel_axis,
                       const py::object& out) {
   const View source = view_of("marey.laplacian", "image", image);
   std::vector<View> views;
-  py::list arrays = level_arrays("marey.laplacian", out,
+  Arrays arrays = level_arrays("marey.laplacian", out,
                                  pyramid_shapes("marey.laplacian", source, levels, channel_axis),
                                  band_dtype(source), source, views);
   if (levels == 0) {
@@ -105,7 +107,7 @@ py::list py_laplacian(const py::object& image, int levels, ChannelAxis channel_a
   return arrays;
 }
 
-py::array py_collapse(const py::list& bands, ChannelAxis channel_axis, const py::object& out) {
+py::array py_collapse(const py::typing::List<py::object>& bands, ChannelAxis channel_axis, const py::object& out) {
   std::vector<View> views;
   for (std::size_t level = 0; level < bands.size(); ++level) {
     const std::string argument = "bands[" + std::to_string(level) + "]";

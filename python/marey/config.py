@@ -34,9 +34,7 @@ def build_config() -> dict[str, Any]:
         use), ``threads`` (of a call made now) and ``cuda`` (whether CUDA kernels are built).
     """
     return {
-        "version": _cpu.version,
-        "compiler": _cpu.compiler,
-        "build_type": _cpu.build_type,
+        **_cpu.build_info(),
         "compiled_isas": _cpu.compiled_isas(),
         "available_isas": _cpu.available_isas(),
         "isa": _cpu.active_isa(),

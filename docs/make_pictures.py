@@ -1,0 +1,60 @@
+"""Draw the pictures of the documentation from real runs: ``python docs/make_pictures.py DATA``.
+
+DATA is the folder with the clips (baby.mp4).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import marey
+import matplotlib as mpl
+import numpy as np
+from marey import video
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+IMAGES = Path(__file__).parent / "images"
+
+
+def baby(data: Path) -> None:
+    """Draw a frame of the sleeping baby, and one column of it over time, before and after."""
+    frames, fps = video.read(data / "baby.mp4")
+    magnified = marey.magnify(frames, fs=fps, low=0.4, high=3, alpha=10, cutoff=16)
+    # The column and the rows where most happens: a slice through the chest.
+    activity = magnified[:, ::4, ::4].astype(np.float32).mean(axis=-1).std(axis=0)
+    column = 4 * int(activity[20:].sum(axis=0).argmax())
+    height, width = frames.shape[1:3]
+    top = min(max(4 * int(activity[:, column // 4].argmax()) - 60, 0), height - 120)
+    rows = slice(top, top + 120)
+    seconds = len(frames) / fps
+
+    figure, axes = plt.subplots(
+        1, 3, figsize=(12, 4.2), gridspec_kw={"width_ratios": [width / height, 1.15, 1.15]}
+    )
+    axes[0].imshow(frames[0])
+    axes[0].plot([column, column], [rows.start, rows.stop], color="#ffd400", lw=2.5)
+    axes[0].set_title("a frame, and the line shown over time", fontsize=10)
+    axes[0].set_axis_off()
+    for axis, clip, title in zip(
+        axes[1:], (frames, magnified), ("before", "after: the breathing shows"), strict=True
+    ):
+        axis.imshow(
+            clip[:, rows, column].transpose(1, 0, 2),
+            extent=(0, seconds, rows.stop, rows.start),
+            aspect="auto",
+        )
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("time (s)")
+    axes[1].set_ylabel("y (pixels)")
+    axes[2].set_yticks([])
+    figure.tight_layout()
+    figure.savefig(IMAGES / "baby.png", dpi=80)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    IMAGES.mkdir(exist_ok=True)
+    baby(Path(sys.argv[1]))
