@@ -74,8 +74,8 @@ View view_of(std::string_view function, std::string_view argument, const py::han
   for (int axis = 0; axis < static_cast<int>(array.ndim()); ++axis) {
     view.shape.push_back(array.shape(axis));
     view.stride(axis) = array.strides(axis);
-    aligned = aligned && (array.shape(axis) <= 1 ||
-                          view.stride(axis) % static_cast<int64_t>(item) == 0);
+    aligned =
+        aligned && (array.shape(axis) <= 1 || view.stride(axis) % static_cast<int64_t>(item) == 0);
   }
   if (!aligned && view.shape.count() != 0) {
     throw ValueError(function, argument, "items aligned to their size", "a misaligned array");

@@ -28,15 +28,13 @@ std::vector<std::string> names(const std::vector<Isa>& isas) {
 
 void register_config(py::module_& module) {
   module.def("build_info", [] {
-    return std::map<std::string, std::string>{{"version", MAREY_VERSION},
-                                              {"compiler", MAREY_COMPILER},
-                                              {"build_type", MAREY_BUILD_TYPE}};
+    return std::map<std::string, std::string>{
+        {"version", MAREY_VERSION}, {"compiler", MAREY_COMPILER}, {"build_type", MAREY_BUILD_TYPE}};
   });
   module.def("compiled_isas", [] { return names(compiled_isas()); });
   module.def("available_isas", [] { return names(available_isas()); });
   module.def("active_isa", [] { return std::string(name(active_isa())); });
-  module.def(
-      "set_isa", [](const std::string& isa) { set_active_isa(isa); }, py::arg("isa"));
+  module.def("set_isa", [](const std::string& isa) { set_active_isa(isa); }, py::arg("isa"));
   module.def("kernels", [] {
     std::map<std::string, std::string> result;
     for (const auto& [kernel, isa] : list_kernels()) result[kernel] = name(isa);

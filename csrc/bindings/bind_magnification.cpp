@@ -74,9 +74,9 @@ void set_state(LinearMagnifier& magnifier, const py::object& value) {
 
 void register_magnification(py::module_& module) {
   py::class_<LinearMagnifier>(module, "LinearMagnifier")
-      .def(py::init(&make), py::kw_only(), py::arg("height"), py::arg("width"),
-           py::arg("channels"), py::arg("dtype"), py::arg("base_level"), py::arg("alphas"),
-           py::arg("gaussian"), py::arg("chroma"), py::arg("sos"), py::arg("steady_zi"))
+      .def(py::init(&make), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("channels"),
+           py::arg("dtype"), py::arg("base_level"), py::arg("alphas"), py::arg("gaussian"),
+           py::arg("chroma"), py::arg("sos"), py::arg("steady_zi"))
       .def("feed", &feed, py::arg("frames"), py::arg("out"))
       .def_property("state", &get_state, &set_state)
       .def_property_readonly("workspace_bytes", &LinearMagnifier::workspace_bytes);

@@ -18,9 +18,7 @@ namespace {
 using Arrays = py::typing::List<py::array>;
 using ChannelAxis = std::optional<int>;
 
-DType band_dtype(const View& image) {
-  return image.dtype == DType::u8 ? DType::f32 : image.dtype;
-}
+DType band_dtype(const View& image) { return image.dtype == DType::u8 ? DType::f32 : image.dtype; }
 
 py::array py_down(const py::object& image, ChannelAxis channel_axis, const py::object& out) {
   const View source = view_of("marey.down", "image", image);
@@ -51,8 +49,8 @@ py::array py_up(const py::object& image, std::optional<int64_t> height,
 
 // `levels + 1` arrays, new or the caller's.
 Arrays level_arrays(std::string_view function, const py::object& out,
-                      const std::vector<Shape>& shapes, DType dtype, const View& source,
-                      std::vector<View>& views) {
+                    const std::vector<Shape>& shapes, DType dtype, const View& source,
+                    std::vector<View>& views) {
   Arrays arrays;
   py::list given;
   if (!out.is_none()) {
@@ -75,12 +73,12 @@ Arrays level_arrays(std::string_view function, const py::object& out,
 }
 
 Arrays py_gaussian(const py::object& image, int levels, ChannelAxis channel_axis,
-                     const py::object& out) {
+                   const py::object& out) {
   const View source = view_of("marey.gaussian", "image", image);
   std::vector<View> views;
-  Arrays arrays =
-      level_arrays("marey.gaussian", out, pyramid_shapes("marey.gaussian", source, levels, channel_axis),
-                   source.dtype, source, views);
+  Arrays arrays = level_arrays("marey.gaussian", out,
+                               pyramid_shapes("marey.gaussian", source, levels, channel_axis),
+                               source.dtype, source, views);
   arrays[0].attr("__setitem__")(py::ellipsis(), image);
   {
     const py::gil_scoped_release release;
@@ -90,12 +88,12 @@ Arrays py_gaussian(const py::object& image, int levels, ChannelAxis channel_axis
 }
 
 Arrays py_laplacian(const py::object& image, int levels, ChannelAxis channel_axis,
-                      const py::object& out) {
+                    const py::object& out) {
   const View source = view_of("marey.laplacian", "image", image);
   std::vector<View> views;
   Arrays arrays = level_arrays("marey.laplacian", out,
-                                 pyramid_shapes("marey.laplacian", source, levels, channel_axis),
-                                 band_dtype(source), source, views);
+                               pyramid_shapes("marey.laplacian", source, levels, channel_axis),
+                               band_dtype(source), source, views);
   if (levels == 0) {
     arrays[0].attr("__setitem__")(py::ellipsis(), image);
     return arrays;
@@ -107,7 +105,8 @@ Arrays py_laplacian(const py::object& image, int levels, ChannelAxis channel_axi
   return arrays;
 }
 
-py::array py_collapse(const py::typing::List<py::object>& bands, ChannelAxis channel_axis, const py::object& out) {
+py::array py_collapse(const py::typing::List<py::object>& bands, ChannelAxis channel_axis,
+                      const py::object& out) {
   std::vector<View> views;
   for (std::size_t level = 0; level < bands.size(); ++level) {
     const std::string argument = "bands[" + std::to_string(level) + "]";
@@ -116,13 +115,12 @@ py::array py_collapse(const py::typing::List<py::object>& bands, ChannelAxis cha
       throw TypeError("marey.collapse", argument, "float32 or float64", name(views[level].dtype));
     }
     if (views[level].dtype != views[0].dtype) {
-      throw TypeError("marey.collapse", argument, std::string(name(views[0].dtype)) + " as bands[0]",
-                      name(views[level].dtype));
+      throw TypeError("marey.collapse", argument,
+                      std::string(name(views[0].dtype)) + " as bands[0]", name(views[level].dtype));
     }
   }
   if (views.empty()) throw ValueError("marey.collapse", "bands", "at least one array", "none");
-  py::array result =
-      result_array("marey.collapse", out, views[0].shape, views[0].dtype, views[0]);
+  py::array result = result_array("marey.collapse", out, views[0].shape, views[0].dtype, views[0]);
   const View target = view_of("marey.collapse", "out", result);
   for (const View& band : views) check_no_overlap("marey.collapse", target, band);
   if (views.size() == 1) {

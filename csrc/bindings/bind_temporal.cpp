@@ -18,7 +18,8 @@ int checked_axis(std::string_view function, const View& x, int axis) {
   return positive;
 }
 
-// y, and zf unless zi is None. zf may be an array to write the final state to; zi itself is allowed.
+// y, and zf unless zi is None. zf may be an array to write the final state to; zi itself is
+// allowed.
 py::object py_sosfilt(const py::object& sos, const py::object& x, int axis, const py::object& zi,
                       const py::object& out, const py::object& zf) {
   constexpr std::string_view kName = "marey.sosfilt";
@@ -26,8 +27,7 @@ py::object py_sosfilt(const py::object& sos, const py::object& x, int axis, cons
   const View source = view_of(kName, "x", x);
   axis = checked_axis(kName, source, axis);
   const DType dtype = source.dtype == DType::u8 ? DType::f32 : source.dtype;
-  py::array result =
-      result_array(kName, out, source.shape, dtype, source, source.dtype == dtype);
+  py::array result = result_array(kName, out, source.shape, dtype, source, source.dtype == dtype);
   const View target = view_of(kName, "out", result);
   const bool with_state = !zi.is_none();
   View initial;

@@ -51,7 +51,8 @@ class BlockCache {
   Block take(int64_t bytes) {
     {
       const std::lock_guard lock(mutex_);
-      // The newest that fits without wasting more than a quarter: it is the likeliest to be resident.
+      // The newest that fits without wasting more than a quarter: it is the likeliest to be
+      // resident.
       const auto found = std::find_if(kept_.rbegin(), kept_.rend(), [bytes](const Block& block) {
         return block.bytes >= bytes && block.bytes - bytes <= bytes / 4;
       });

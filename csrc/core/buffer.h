@@ -1,10 +1,10 @@
 #pragma once
 // Memory for results, workspace and state.
 //
-// A fresh large allocation costs more than most kernels: the operating system clears every page when it
-// is first touched, which for a filtered video takes longer than the filter. So large blocks are kept
-// when they are freed, up to a limit, and handed out again. While kept they are marked as free for the
-// operating system to take back when memory is short (MADV_FREE).
+// A fresh large allocation costs more than most kernels: the operating system clears every page
+// when it is first touched, which for a filtered video takes longer than the filter. So large
+// blocks are kept when they are freed, up to a limit, and handed out again. While kept they are
+// marked as free for the operating system to take back when memory is short (MADV_FREE).
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,8 +18,8 @@ struct FreeBlock {
   void operator()(std::byte* p) const;
 };
 
-// Uninitialised memory, aligned to a cache line. From kKeptBytes on: aligned to a huge page, made of
-// huge pages where the system has them, and kept after use as said above.
+// Uninitialised memory, aligned to a cache line. From kKeptBytes on: aligned to a huge page, made
+// of huge pages where the system has them, and kept after use as said above.
 class Buffer {
  public:
   static constexpr int64_t kKeptBytes = int64_t{2} << 20;

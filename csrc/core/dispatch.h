@@ -2,9 +2,9 @@
 // One table per kernel, with a slot for each instruction set.
 //
 // A kernel file is compiled once for each instruction set, every time into its own namespace
-// (MAREY_ISA_NS). MAREY_DECLARE_KERNEL declares the function in each namespace that was compiled, and
-// MAREY_STUB makes the table from them: plain symbols, resolved by the linker, nothing registered at
-// run time that a static library could lose.
+// (MAREY_ISA_NS). MAREY_DECLARE_KERNEL declares the function in each namespace that was compiled,
+// and MAREY_STUB makes the table from them: plain symbols, resolved by the linker, nothing
+// registered at run time that a static library could lose.
 #include <array>
 #include <string>
 #include <utility>
@@ -83,10 +83,10 @@ std::vector<std::pair<std::string, Isa>> list_kernels();
   }
 
 // Use inside namespace marey, in the one file that is compiled once: defines `fn##_stub`.
-#define MAREY_STUB(fn, Fn)                                                                    \
-  namespace {                                                                                 \
-  const ::marey::Stub<Fn> fn##_stub{                                                          \
-      #fn,                                                                                    \
-      {&isa_baseline::fn, MAREY_IF_AVX2(&isa_avx2::fn, nullptr),                              \
-       MAREY_IF_AVX512(&isa_avx512::fn, nullptr), MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)}}; \
+#define MAREY_STUB(fn, Fn)                                                                     \
+  namespace {                                                                                  \
+  const ::marey::Stub<Fn> fn##_stub{#fn,                                                       \
+                                    {&isa_baseline::fn, MAREY_IF_AVX2(&isa_avx2::fn, nullptr), \
+                                     MAREY_IF_AVX512(&isa_avx512::fn, nullptr),                \
+                                     MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)}};    \
   }

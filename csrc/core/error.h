@@ -1,6 +1,6 @@
 #pragma once
-// The two errors that the library throws for bad input. The message names the function, the argument,
-// what was expected and what was found.
+// The two errors that the library throws for bad input. The message names the function, the
+// argument, what was expected and what was found.
 #include <stdexcept>
 #include <string>
 #include <string_view>

@@ -20,8 +20,8 @@ thread_local int t_num_threads = 0;
 std::atomic<InterruptCheck> g_interrupt_check{nullptr};
 std::atomic<bool> g_forked{false};
 
-[[maybe_unused]] const int g_atfork = pthread_atfork(
-    nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
+[[maybe_unused]] const int g_atfork =
+    pthread_atfork(nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
 
 struct AlignedDelete {
   void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{kCacheLine}); }
@@ -80,8 +80,8 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Range
   const std::size_t stride = (scratch_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
   std::unique_ptr<std::byte, AlignedDelete> scratch;
   if (stride != 0) {
-    scratch.reset(static_cast<std::byte*>(::operator new(
-        stride * static_cast<std::size_t>(threads), std::align_val_t{kCacheLine})));
+    scratch.reset(static_cast<std::byte*>(
+        ::operator new(stride* static_cast<std::size_t>(threads), std::align_val_t{kCacheLine})));
   }
 
   RangeQueue queue(count, grain);

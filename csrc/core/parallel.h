@@ -2,8 +2,8 @@
 // Threads. OpenMP is used in parallel.cpp and nowhere else.
 //
 // Work is handed out in chunks as threads become free, because a video program's other threads
-// (decoder, encoder) keep some cores busy. After a fork the child runs serially: libgomp's threads do
-// not survive a fork, and waiting for them would hang.
+// (decoder, encoder) keep some cores busy. After a fork the child runs serially: libgomp's threads
+// do not survive a fork, and waiting for them would hang.
 #include <cstddef>
 #include <cstdint>
 #include <exception>

@@ -101,7 +101,8 @@ inline void store_saturated(uint8_t* p, const Vec<float>& v) {
 // Stores the low byte of each lane; the values are in [0, 255].
 inline void store_narrow(uint8_t* p, const Vec<uint16_t>& v) {
 #if defined(__AVX512BW__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi16_epi8(std::bit_cast<__m512i>(v)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi16_epi8(std::bit_cast<__m512i>(v)));
 #elif defined(__AVX2__)
   const __m256i h = std::bit_cast<__m256i>(v);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),

@@ -1,6 +1,6 @@
 """A clip whose motion and colour are known: for tests, the demonstration and the documentation.
 
-The left half of a `Scene` is a smooth texture that sways sideways by a fraction of a pixel; the
+The left half of a `Scene` is a blotchy texture that sways sideways by a fraction of a pixel; the
 right half is a skin-coloured patch whose colour pulses by a fraction of a level. Neither can be
 seen. `Scene.displacement` and `Scene.pulse` measure both again, before and after magnification.
 """
@@ -17,6 +17,10 @@ __all__ = ["Scene", "amplitude", "dominant_frequency"]
 
 Signal = NDArray[np.float64]
 
+# Levels, and how steep the soft step is: sharper edges would hold waves too short to magnify.
+_BLOTCHES = np.float32(80.0)
+_STEEPNESS = np.float32(0.4)
+
 _SKIN = np.array([198.0, 150.0, 128.0])
 # Blood absorbs green most: the ratio of the pulse in R, G, B.
 _PULSE = np.array([0.5, 1.0, 0.6])
@@ -26,8 +30,8 @@ _PULSE = np.array([0.5, 1.0, 0.6])
 class Scene:
     """A swaying texture beside a pulsing patch.
 
-    Frames are rendered exactly, for any time and without interpolation: the texture is a sum of
-    plane waves. The noise of a frame depends on `seed` and its index alone, so any part of the
+    Frames are rendered exactly, for any time and without interpolation: the texture is a function
+    (a soft step) of a sum of plane waves. The noise of a frame depends on `seed` and its index alone, so any part of the
     clip can be rendered by itself.
 
     Parameters
@@ -58,7 +62,7 @@ class Scene:
     flush: float = 0.5
     flush_hz: float = 1.1
     noise: float = 2.0
-    wavelengths: tuple[float, float] = (40.0, 80.0)
+    wavelengths: tuple[float, float] = (48.0, 96.0)
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -69,10 +73,10 @@ class Scene:
             )
 
     @cached_property
-    def _waves(self) -> tuple[Signal, Signal, Signal, Signal]:
-        """Wave vectors (radians a pixel, along x and y), phases and amplitudes in levels."""
+    def _waves(self) -> tuple[Signal, Signal, Signal]:
+        """Wave vectors (radians a pixel, along x and y) and phases."""
         rng = np.random.default_rng(self.seed)
-        count = 10
+        count = 10  # of variance 1/2 each
         wavelength = np.geomspace(*self.wavelengths, count)
         angle = rng.uniform(-0.6, 0.6, count)
         k = 2 * np.pi / wavelength
@@ -80,7 +84,6 @@ class Scene:
             k * np.cos(angle),
             k * np.sin(angle),
             rng.uniform(0, 2 * np.pi, count),
-            np.full(count, 45.0 / np.sqrt(count)),
         )
 
     @property
@@ -105,7 +108,7 @@ class Scene:
 
     def _phase(self, region: tuple[slice, slice]) -> Signal:
         """Phase of each wave at each pixel of a region, (waves, rows, columns)."""
-        kx, ky, phase, _ = self._waves
+        kx, ky, phase = self._waves
         y = np.arange(self.height)[region[0]]
         x = np.arange(self.width)[region[1]]
         return (
@@ -117,13 +120,8 @@ class Scene:
     @cached_property
     def _texture_parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """cos and sin of the phases, so that a shift costs one small product."""
-        _, _, _, size = self._waves
         phase = self._phase((slice(None), slice(0, self.split)))
-        cosine, sine = np.cos(phase), np.sin(phase)
-        return (
-            (size[:, None, None] * cosine).astype(np.float32),
-            (size[:, None, None] * sine).astype(np.float32),
-        )
+        return np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32)
 
     def true_displacement(self, times: Signal) -> Signal:
         """Of the texture along x, in pixels."""
@@ -150,7 +148,9 @@ class Scene:
             frame = rng.standard_normal(out.shape[1:], np.float32)
             frame *= np.float32(self.noise)
             # cos(k(x - d) + phase), by the sum of angles
-            texture = np.tensordot(np.cos(turn), cosine, 1) + np.tensordot(np.sin(turn), sine, 1)
+            texture = np.einsum("k,khw->hw", np.cos(turn), cosine)
+            texture += np.einsum("k,khw->hw", np.sin(turn), sine)
+            texture = _BLOTCHES * np.tanh(_STEEPNESS * texture, out=texture)
             frame[:, : self.split] += np.float32(128.0) + texture[..., None]
             frame[:, self.split :] += (_SKIN + _PULSE * self.true_pulse(time)).astype(np.float32)
             np.clip(np.rint(frame, out=frame), 0, 255, out=frame)
@@ -172,11 +172,13 @@ class Scene:
         ndarray of float64, (T,)
         """
         region = self.texture_region
-        kx, _, _, size = self._waves
-        gradient = -np.tensordot(size * kx, np.sin(self._phase(region)), 1)
+        phase = self._phase(region)
+        step = np.tanh(_STEEPNESS * np.cos(phase).sum(axis=0))
+        slope = -np.einsum("k,khw->hw", self._waves[0], np.sin(phase))
+        gradient = _BLOTCHES * _STEEPNESS * (1 - step * step) * slope
         grey = frames[:, region[0], region[1]].mean(axis=-1, dtype=np.float64)
         grey -= grey.mean(axis=0)
-        moved: Signal = -np.tensordot(grey, gradient, 2) / np.sum(gradient * gradient)
+        moved: Signal = -np.einsum("thw,hw->t", grey, gradient) / np.sum(gradient * gradient)
         return moved
 
     def pulse(self, frames: NDArray[np.generic]) -> Signal:

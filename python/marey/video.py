@@ -538,7 +538,7 @@ class Reader:
             rotation=int(frame.rotation) % 360,
             display_matrix=None if upright else matrix,
             sample_aspect_ratio=Fraction(aspect),
-            audio=tuple(s.codec_context.name for s in self._container.streams.audio),
+            audio=tuple(s.codec.canonical_name for s in self._container.streams.audio),
             metadata=dict(self._container.metadata),
         )
         self.audio: AudioTrack | None = None
@@ -696,7 +696,7 @@ class _AudioCopy:
             try:
                 copy = output.add_stream_from_template(stream)
             except (ValueError, av.FFmpegError):
-                self.refused.append(stream.codec_context.name)
+                self.refused.append(stream.codec.canonical_name)
                 continue
             if "language" in stream.metadata:
                 copy.metadata["language"] = stream.metadata["language"]
@@ -733,6 +733,8 @@ class _AudioCopy:
     def close(self) -> None:
         self._input.close()
 
+
+_CAN_TAG_ORIENTATION = hasattr(av.video.stream.VideoStream, "set_display_matrix")  # PyAV 18
 
 _H264 = "libx264"
 _VP9 = "libvpx-vp9"
@@ -885,7 +887,7 @@ class Writer:
                     self._container.metadata[key] = self._like.metadata[key]
         self._orientation = _Orientation()
         if matrix is not None:
-            if self._format != "avi" and hasattr(stream, "set_display_matrix"):
+            if self._format != "avi" and _CAN_TAG_ORIENTATION:
                 stream.set_display_matrix(matrix)
             else:
                 self._orientation = _Orientation.from_matrix(matrix)
@@ -1000,7 +1002,9 @@ class Writer:
         pixels = self._orientation.apply(pixels)
         if any(self._pad):
             pixels = np.pad(pixels, [(0, self._pad[0]), (0, self._pad[1]), (0, 0)], mode="edge")
-        frame = self._from_rgb(np.ascontiguousarray(pixels))
+        if pixels.strides != (3 * pixels.shape[1], 3, 1):
+            pixels = pixels.copy()
+        frame = self._from_rgb(pixels)
         if self._last_pts is not None and pts <= self._last_pts:
             pts, self._uneven = self._last_pts + 1, True
         self._last_pts = pts

@@ -100,8 +100,10 @@ void LinearMagnifier::feed(const View& frames, const View& out) {
                                 options_.width, options_.channels);
   if (frames.ndim() == 3 && options_.channels == 1) expected.ndim = 3;
   if (!(frames.shape == expected)) {
-    throw ValueError(kName, "frames", "shape (T, " + to_string(expected).substr(1 + std::to_string(expected[0]).size() + 2),
-                     to_string(frames.shape));
+    throw ValueError(
+        kName, "frames",
+        "shape (T, " + to_string(expected).substr(1 + std::to_string(expected[0]).size() + 2),
+        to_string(frames.shape));
   }
   if (frames.dtype != options_.dtype) {
     throw TypeError(kName, "frames", name(options_.dtype), name(frames.dtype));
@@ -158,8 +160,8 @@ void LinearMagnifier::feed_chunk(const View& frames, const View& out) {
   Shape sos_shape;
   sos_shape.push_back(sections);
   sos_shape.push_back(6);
-  const View sos = contiguous_view(reinterpret_cast<std::byte*>(options_.sos.data()), DType::f64,
-                                   sos_shape);
+  const View sos =
+      contiguous_view(reinterpret_cast<std::byte*>(options_.sos.data()), DType::f64, sos_shape);
   Shape flat_shape;
   flat_shape.push_back(count);
   flat_shape.push_back(series);

@@ -43,7 +43,8 @@ ImageAxes image_axes(std::string_view function, std::string_view argument, const
 
 int64_t plane_count(const Shape& shape, const ImageAxes& axes) {
   int64_t count = 1;
-  for (int b = 0; b < axes.batch_count; ++b) count *= shape[axes.batch[static_cast<std::size_t>(b)]];
+  for (int b = 0; b < axes.batch_count; ++b)
+    count *= shape[axes.batch[static_cast<std::size_t>(b)]];
   return count;
 }
 

@@ -17,8 +17,8 @@ struct ImageAxes {
   std::array<int, kMaxDims> batch{};
 };
 
-// `channel_axis` as in scikit-image: nullopt for images without one. Rows and columns are the last two
-// of the other axes. Throws ValueError when there are too few axes or the axis is out of range.
+// `channel_axis` as in scikit-image: nullopt for images without one. Rows and columns are the last
+// two of the other axes. Throws ValueError when there are too few axes or the axis is out of range.
 ImageAxes image_axes(std::string_view function, std::string_view argument, const Shape& shape,
                      std::optional<int> channel_axis);
 
@@ -32,8 +32,8 @@ Shape with_size(const Shape& shape, const ImageAxes& axes, int64_t height, int64
 void check_writable_rows(std::string_view function, std::string_view argument, const View& view,
                          const ImageAxes& axes);
 
-// Rows handed to a thread at a time: enough work to pay for the hand-over, and for rows computed twice
-// at the seams.
+// Rows handed to a thread at a time: enough work to pay for the hand-over, and for rows computed
+// twice at the seams.
 int64_t row_grain(int64_t row_items);
 
 // Results larger than this are written past the caches: they would only evict the inputs.

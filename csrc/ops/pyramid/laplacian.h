@@ -1,12 +1,12 @@
 #pragma once
 // The Gaussian and Laplacian pyramids of Burt and Adelson (1983), and the inverse.
 //
-// gaussian: G_0 = image, G_{l+1} = down(G_l). laplacian: band_l = G_l - up(G_{l+1}, size of G_l), and
-// the residual G_levels. collapse adds up again what laplacian took away, so that every size, odd or
-// even, rebuilds to rounding.
+// gaussian: G_0 = image, G_{l+1} = down(G_l). laplacian: band_l = G_l - up(G_{l+1}, size of G_l),
+// and the residual G_levels. collapse adds up again what laplacian took away, so that every size,
+// odd or even, rebuilds to rounding.
 //
-// A level of the Laplacian is one visit to memory: a thread computes the coarse rows it needs, writes
-// them, doubles them while they are in its cache, and writes the band.
+// A level of the Laplacian is one visit to memory: a thread computes the coarse rows it needs,
+// writes them, doubles them while they are in its cache, and writes the band.
 #include <optional>
 #include <vector>
 

@@ -1,5 +1,4 @@
 #include "ops/pyramid/laplacian.h"
-
 #include "ops/pyramid/rows.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -19,9 +18,7 @@ struct Laplacian {
                     arena);
     const int64_t coarse_items = args.coarse.row_items();
     T* ring = arena.take<T>(kRing * ring_stride(args.source));
-    const auto ring_row = [&](int64_t i) {
-      return ring + i % kRing * ring_stride(args.source);
-    };
+    const auto ring_row = [&](int64_t i) { return ring + i % kRing * ring_stride(args.source); };
     const auto produce = [&](int64_t i) {
       down(i, ring_row(i));
       if (i >= begin && i < end) {

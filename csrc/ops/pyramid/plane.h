@@ -31,8 +31,8 @@ constexpr int64_t reflect101(int64_t index, int64_t n) {
   return index < n ? index : period - index;
 }
 
-// The neighbour rows of row `i` when an image of `n` rows is doubled: reflect-101 on the doubled grid,
-// on which sample i stands at 2 i, so that -1 is 1 and n is n - 1.
+// The neighbour rows of row `i` when an image of `n` rows is doubled: reflect-101 on the doubled
+// grid, on which sample i stands at 2 i, so that -1 is 1 and n is n - 1.
 constexpr int64_t before(int64_t i, int64_t n) { return i > 0 ? i - 1 : (n > 1 ? 1 : 0); }
 constexpr int64_t after(int64_t i, int64_t n) { return i + 1 < n ? i + 1 : n - 1; }
 

@@ -4,8 +4,8 @@
 //
 // The taps (1 4 6 4 1) / 16 are applied first down the columns, which vectorises over any number of
 // channels; the sum is split into even and odd pixels, after which the taps along the row are plain
-// loads at distances of one pixel. Doubling does the same in reverse. A is the type of the sums: float,
-// double, or uint16_t for uint8 images, whose largest sum, 255 * 256 + 128, fits it exactly.
+// loads at distances of one pixel. Doubling does the same in reverse. A is the type of the sums:
+// float, double, or uint16_t for uint8 images, whose largest sum, 255 * 256 + 128, fits it exactly.
 #include <algorithm>
 #include <cstring>
 
@@ -41,8 +41,8 @@ class Arena {
   std::byte* next_;
 };
 
-// The source's rows as contiguous runs: where they lie so in memory they are read in place, elsewhere
-// a row is gathered once and kept while its neighbours need it.
+// The source's rows as contiguous runs: where they lie so in memory they are read in place,
+// elsewhere a row is gathered once and kept while its neighbours need it.
 template <class S>
 class RowReader {
  public:
@@ -84,8 +84,8 @@ class RowReader {
   int64_t rows_[kKept];
 };
 
-// f(k, load, store) for every vector of a row of n items; the last vector overlaps the one before it,
-// so nothing is read or written beyond n. Source and destination must not be the same row.
+// f(k, load, store) for every vector of a row of n items; the last vector overlaps the one before
+// it, so nothing is read or written beyond n. Source and destination must not be the same row.
 template <class V, class F>
 inline void for_each_vector(int64_t n, F&& f) {
   constexpr int64_t kLanes = static_cast<int64_t>(V::size());
@@ -115,8 +115,8 @@ inline void column_taps(const S* p0, const S* p1, const S* p2, const S* p3, cons
   });
 }
 
-// Copies one pixel of kBytes bytes, and whatever follows up to the next power of two: the copies run
-// in order, so that the next one overwrites the excess.
+// Copies one pixel of kBytes bytes, and whatever follows up to the next power of two: the copies
+// run in order, so that the next one overwrites the excess.
 template <int kBytes>
 inline void copy_pixel(std::byte* dst, const std::byte* src) {
   constexpr std::size_t kCopied = std::bit_ceil(static_cast<unsigned>(kBytes));
@@ -132,7 +132,8 @@ inline void split_pixels(const std::byte* src, std::byte* even, std::byte* odd, 
 }
 
 template <int kBytes>
-inline void merge_pixels(const std::byte* even, const std::byte* odd, std::byte* dst, int64_t pairs) {
+inline void merge_pixels(const std::byte* even, const std::byte* odd, std::byte* dst,
+                         int64_t pairs) {
   for (int64_t k = 0; k < pairs; ++k) {
     copy_pixel<kBytes>(dst + 2 * k * kBytes, even + k * kBytes);
     copy_pixel<kBytes>(dst + (2 * k + 1) * kBytes, odd + k * kBytes);

@@ -1,6 +1,5 @@
-#include "ops/pyramid/up.h"
-
 #include "ops/pyramid/rows.h"
+#include "ops/pyramid/up.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

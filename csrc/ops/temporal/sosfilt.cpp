@@ -186,8 +186,7 @@ struct TileScratch {
   }
   static std::size_t bytes(const Plan& plan, bool gathered) {
     const int64_t state = 2 * plan.sections * kTileWidth * plan.y_item();
-    const int64_t tile =
-        gathered ? kTileSteps * kGatherWidth * (plan.x_item() + plan.y_item()) : 0;
+    const int64_t tile = gathered ? kTileSteps * kGatherWidth * (plan.x_item() + plan.y_item()) : 0;
     return static_cast<std::size_t>(kTileWidth * 8 + state + tile);
   }
   int64_t* offsets;
@@ -244,9 +243,8 @@ void filter_gathered(const Plan& plan, int64_t first, int64_t width, const TileS
     const int64_t steps = std::min(kTileSteps, plan.steps() - t);
     x_series.offsets(first, width, scratch.offsets);
     for (int64_t k = 0; k < steps; ++k) {
-      move_items<true>(plan.x.as<std::byte>() + (t + k) * plan.x.stride(plan.axis),
-                       scratch.offsets, scratch.x + k * kGatherWidth * plan.x_item(), width,
-                       plan.x_item());
+      move_items<true>(plan.x.as<std::byte>() + (t + k) * plan.x.stride(plan.axis), scratch.offsets,
+                       scratch.x + k * kGatherWidth * plan.x_item(), width, plan.x_item());
     }
     // Whole rows, beyond `width` too: the tails of vectors cost more than idle lanes.
     plan.run({scratch.x, scratch.y, kGatherWidth * plan.x_item(), kGatherWidth * plan.y_item(),
@@ -290,8 +288,7 @@ void sosfilt(const View& sos, const View& x, int axis, const View& y, const View
   int64_t series = 1;  // 0 steps is not 0 series: zf is still to be written
   for (int a = 0; a < x.ndim(); ++a) series *= a == axis ? 1 : x.shape[a];
 
-  const int64_t run =
-      std::min(Series(x, axis).run_length(), Series(y, axis).run_length());
+  const int64_t run = std::min(Series(x, axis).run_length(), Series(y, axis).run_length());
   const bool gathered = run < kShortestRun;
   const int64_t tile_width = gathered ? kGatherWidth : kTileWidth;
   const int64_t runs = gathered ? 1 : series / run;

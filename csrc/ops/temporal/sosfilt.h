@@ -1,6 +1,6 @@
 #pragma once
-// sosfilt: a cascade of second-order sections along one axis, as scipy.signal.sosfilt, in direct form
-// II transposed (Oppenheim and Schafer, Discrete-Time Signal Processing, section 6.3):
+// sosfilt: a cascade of second-order sections along one axis, as scipy.signal.sosfilt, in direct
+// form II transposed (Oppenheim and Schafer, Discrete-Time Signal Processing, section 6.3):
 //
 //   y[t]  = b0 x[t] + z1
 //   z1    = b1 x[t] - a1 y[t] + z2
@@ -23,7 +23,8 @@ Shape sosfilt_state_shape(const Shape& x, int axis, int64_t sections);
 void sosfilt(const View& sos, const View& x, int axis, const View& y, const View* zi,
              const View* zf);
 
-// A tile: `steps` rows of `width` neighbouring series. `z` holds 2 * sections rows of z_stride items.
+// A tile: `steps` rows of `width` neighbouring series. `z` holds 2 * sections rows of z_stride
+// items.
 struct SosfiltTile {
   const void* x;
   void* y;

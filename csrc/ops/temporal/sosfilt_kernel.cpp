@@ -1,9 +1,8 @@
-// Vectors run across neighbouring series (pixels). The state of a tile stays in the first-level cache;
-// four time steps are taken with it in registers, so that it is read and written once every four. With
-// one or two sections memory is the limit, not arithmetic.
-#include "ops/temporal/sosfilt.h"
-
+// Vectors run across neighbouring series (pixels). The state of a tile stays in the first-level
+// cache; four time steps are taken with it in registers, so that it is read and written once every
+// four. With one or two sections memory is the limit, not arithmetic.
 #include "core/simd.h"
+#include "ops/temporal/sosfilt.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
@@ -90,8 +89,8 @@ void run_sections(const SosfiltTile& tile) {
   }
 }
 
-// More sections than are unrolled: the first ones from x to y, then the others from y to y, while the
-// tile is in the cache.
+// More sections than are unrolled: the first ones from x to y, then the others from y to y, while
+// the tile is in the cache.
 constexpr int64_t kUnrolled = 4;
 
 template <class S, class T, bool kStreaming>
