@@ -67,6 +67,16 @@ int set_thread_num_threads(int count) {
   return previous;
 }
 
+void check_interrupted() {
+  thread_local auto last_check = Clock::now();
+  const InterruptCheck check = g_interrupt_check.load();
+  if (check == nullptr) return;
+  if (const auto now = Clock::now(); now - last_check > kCheckEvery) {
+    last_check = now;
+    if (check()) throw Interrupted();
+  }
+}
+
 void set_interrupt_check(InterruptCheck check) { g_interrupt_check.store(check); }
 
 namespace detail {

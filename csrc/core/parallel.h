@@ -30,6 +30,9 @@ class Interrupted : public std::exception {
 using InterruptCheck = bool (*)();
 void set_interrupt_check(InterruptCheck check);
 
+// For work made of many short calls of parallel_for: throws Interrupted if the check says so.
+void check_interrupted();
+
 namespace detail {
 using RangeFn = void (*)(void* body, int64_t begin, int64_t end, std::byte* scratch);
 void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, RangeFn fn, void* body);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <experimental/simd>
+#include <type_traits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -52,6 +53,49 @@ inline void store_partial(D* p, const V& v, int64_t count) {
   alignas(64) D lanes[V::size()];
   store(lanes, v);
   std::memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(D));
+}
+
+// a * b + c with one rounding where the instruction set can, for float and double, scalars and
+// vectors. The compiler fuses a lone product by itself; of two products in one sum it may fuse
+// either, and not the same one in every copy of a loop, so that results would depend on where a
+// range is cut. There, say which.
+template <class T>
+inline T fma(T a, T b, T c)
+  requires std::is_floating_point_v<T>
+{
+#if defined(__FMA__)
+  if constexpr (std::is_same_v<T, float>) {
+    return __builtin_fmaf(a, b, c);
+  } else {
+    return __builtin_fma(a, b, c);
+  }
+#else
+  return a * b + c;
+#endif
+}
+
+inline Vec<float> fma(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+#if defined(__AVX512F__)
+  return Vec<float>(
+      _mm512_fmadd_ps(static_cast<__m512>(a), static_cast<__m512>(b), static_cast<__m512>(c)));
+#elif defined(__FMA__)
+  return Vec<float>(
+      _mm256_fmadd_ps(static_cast<__m256>(a), static_cast<__m256>(b), static_cast<__m256>(c)));
+#else
+  return a * b + c;
+#endif
+}
+
+inline Vec<double> fma(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+#if defined(__AVX512F__)
+  return Vec<double>(
+      _mm512_fmadd_pd(static_cast<__m512d>(a), static_cast<__m512d>(b), static_cast<__m512d>(c)));
+#elif defined(__FMA__)
+  return Vec<double>(
+      _mm256_fmadd_pd(static_cast<__m256d>(a), static_cast<__m256d>(b), static_cast<__m256d>(c)));
+#else
+  return a * b + c;
+#endif
 }
 
 // What <experimental/simd> has no word for, or compiles to many instructions (GCC 12).

@@ -117,7 +117,7 @@ def up(
     >>> marey.pyramid.up(np.ones((3, 2), np.float32), (5, 4), channel_axis=None).shape
     (5, 4)
     """
-    height, width = (None, None) if shape is None else (operator.index(n) for n in shape)
+    height, width = (None, None) if shape is None else _size(shape)
     result = _cpu.up(
         to_numpy("marey.up", "image", image),
         height,
@@ -126,6 +126,14 @@ def up(
         None if out is None else to_numpy("marey.up", "out", out),
     )
     return from_numpy_like(image)(result) if out is None else out
+
+
+def _size(shape: Any) -> tuple[int, int]:
+    try:
+        height, width = (operator.index(n) for n in shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"[marey.up] shape: expected two integers, (H, W); found {shape!r}") from None
+    return height, width
 
 
 def _arrays(function: str, out: Sequence[Any] | None) -> list[Any] | None:

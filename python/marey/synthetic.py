@@ -31,8 +31,8 @@ class Scene:
     """A swaying texture beside a pulsing patch.
 
     Frames are rendered exactly, for any time and without interpolation: the texture is a function
-    (a soft step) of a sum of plane waves. The noise of a frame depends on `seed` and its index alone, so any part of the
-    clip can be rendered by itself.
+    (a soft step) of a sum of plane waves. The noise of a frame depends on `seed` and its index
+    alone, so any part of the clip can be rendered by itself.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Scene:
 
     @cached_property
     def _texture_parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """cos and sin of the phases, so that a shift costs one small product."""
+        """Cosine and sine of the phases, so that a shift costs one small product."""
         phase = self._phase((slice(None), slice(0, self.split)))
         return np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32)
 
@@ -194,7 +194,8 @@ class Scene:
         """
         rows, columns = self.patch_region
         green: Signal = frames[:, rows, columns, 1].mean(axis=(1, 2), dtype=np.float64)
-        return green - green.mean()
+        green -= green.mean()
+        return green
 
 
 def amplitude(signal: Signal, fps: float, frequency: float) -> float:

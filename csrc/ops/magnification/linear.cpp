@@ -118,6 +118,7 @@ void LinearMagnifier::feed(const View& frames, const View& out) {
     for (int64_t first = 0; first < total; first += chunk_) {
       const int64_t count = std::min(chunk_, total - first);
       feed_chunk(chunk_of(frames, first, count), chunk_of(out, first, count));
+      check_interrupted();
     }
   } catch (...) {
     if (!before.empty()) std::memcpy(state_.data(), before.data(), before.size());

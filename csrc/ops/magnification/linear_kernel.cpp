@@ -12,10 +12,10 @@ void attenuate_chroma(float* pixels, int64_t count, float chroma) {
     const float r = pixels[3 * k];
     const float g = pixels[3 * k + 1];
     const float b = pixels[3 * k + 2];
-    const float grey = (1.0F - chroma) * (kRed * r + kGreen * g + kBlue * b);
-    pixels[3 * k] = chroma * r + grey;
-    pixels[3 * k + 1] = chroma * g + grey;
-    pixels[3 * k + 2] = chroma * b + grey;
+    const float grey = (1.0F - chroma) * fma(kRed, r, fma(kGreen, g, kBlue * b));
+    pixels[3 * k] = fma(chroma, r, grey);
+    pixels[3 * k + 1] = fma(chroma, g, grey);
+    pixels[3 * k + 2] = fma(chroma, b, grey);
   }
 }
 

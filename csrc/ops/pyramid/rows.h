@@ -304,7 +304,7 @@ class UpRows {
   // readable for one vector beyond its end.
   template <class Source>
   const A* operator()(int64_t y, Source&& source) {
-    if (y == 2 * h_) y -= 2;  // one row more than twice: OpenCV repeats the last even row
+    if (y == 2 * h_) y -= 2;
     const int64_t i = y / 2;
     const int64_t n = w_ * c_;
     A* v = columns_ + c_;
@@ -327,7 +327,8 @@ class UpRows {
       store(odd_ + k, scale(four * (centre + right)));
     }
     merge(even_, odd_, row_, w_, c_);
-    if (width_ == 2 * w_ + 1) std::copy_n(row_ + 2 * (w_ - 1) * c_, c_, row_ + 2 * w_ * c_);
+    // One column more than twice: OpenCV repeats the last column, but the last even row (above).
+    if (width_ == 2 * w_ + 1) std::copy_n(row_ + (2 * w_ - 1) * c_, c_, row_ + 2 * w_ * c_);
     return row_;
   }
 

@@ -51,7 +51,8 @@ struct Up {
     const A wx = static_cast<A>(args.other_weight);
     const A wu = static_cast<A>(args.up_weight);
     const auto sum = [&](int64_t k) {
-      V r = wx * (n < kLanes ? load_partial<V>(x, n) : load<V>(x + k)) + wu * load<V>(u + k);
+      const V own = n < kLanes ? load_partial<V>(x, n) : load<V>(x + k);
+      V r = fma(V(wx), own, V(wu) * load<V>(u + k));
       if constexpr (kMode == UpMode::add_clipped) r = stdx::min(stdx::max(r, V(A{0})), V(A{1}));
       return r;
     };

@@ -21,9 +21,10 @@ Coefficients<T> section(const double* sos, int64_t s) {
 
 template <class T>
 inline Vec<T> step(const Coefficients<T>& c, const Vec<T>& x, Vec<T>& z1, Vec<T>& z2) {
-  const Vec<T> y = c.b0 * x + z1;
-  z1 = (c.b1 * x + z2) - c.a1 * y;
-  z2 = c.b2 * x - c.a2 * y;
+  using V = Vec<T>;
+  const V y = fma(V(c.b0), x, z1);
+  z1 = fma(V(-c.a1), y, fma(V(c.b1), x, z2));
+  z2 = fma(V(-c.a2), y, V(c.b2) * x);
   return y;
 }
 

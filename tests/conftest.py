@@ -1,0 +1,73 @@
+"""Fixtures that every test module shares."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from marey import _cpu, config
+
+# Examples are the same in every run, so that a failure seen once is seen again. The fixtures used
+# beside @given (`isa`) hold for all examples of a test, so sharing them between examples is meant.
+settings.register_profile(
+    "marey",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("marey")
+
+FORCED_ISA = os.environ.get("MAREY_ISA")
+
+
+@pytest.fixture(params=[FORCED_ISA] if FORCED_ISA else config.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test under each instruction set that this machine has, or under MAREY_ISA only."""
+    previous = _cpu.active_isa()
+    _cpu.set_isa(request.param)
+    yield request.param
+    _cpu.set_isa(previous)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers that depend on the test's name only, not on which tests ran before it."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(params=["cpu"])
+def device(request: pytest.FixtureRequest) -> str:
+    """The devices that kernels run on."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real clips: MAREY_DATA, or shared/data beside the repository."""
+    named = os.environ.get("MAREY_DATA")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real clips: {folder} does not exist (set MAREY_DATA to their folder)")
+    return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marks of SciPy's test module, which test_scipy_conformance imports."""
+    for mark in (
+        "array_api_backends",
+        "fail_slow",
+        "iterations_limit",
+        "parallel_threads_limit",
+        "skip_xp_backends",
+        "slow",
+        "thread_unsafe",
+        "uses_xp_capabilities",
+        "xfail_on_32bit",
+        "xfail_xp_backends",
+        "xslow",
+    ):
+        config.addinivalue_line("markers", f"{mark}: SciPy's")
