@@ -71,6 +71,11 @@ def _coefficients(function: str, sos: Any) -> np.ndarray[Any, np.dtype[np.float6
     array = np.asarray(sos)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"[{function}] sos: expected real numbers; found {array.dtype}")
+    if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != 6:
+        raise ValueError(
+            f"[{function}] sos: expected shape (sections, 6) with at least one section; "
+            f"found {array.shape}"
+        )
     return array.astype(np.float64, copy=False)
 
 

@@ -105,10 +105,7 @@ def laplacian(
     A uint8 image is first made a `dtype` one, so nothing is rounded.
     """
     g = gaussian(np.asarray(image).astype(dtype), levels, channel_axis=channel_axis, dtype=dtype)
-    bands = [
-        fine - _up_to(coarse, fine, channel_axis, dtype)
-        for fine, coarse in pairwise(g)
-    ]
+    bands = [fine - _up_to(coarse, fine, channel_axis, dtype) for fine, coarse in pairwise(g)]
     return [*bands, g[-1]]
 
 
