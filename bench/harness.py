@@ -1,0 +1,243 @@
+"""A race: marey and a peer do one piece of work by turns, in one process, on the same threads.
+
+Their results are compared first. Then rounds follow; in each, first the peer and then marey
+1. rests, because idle threads of OpenMP, onnxruntime and OpenVINO spin for a while after a call and
+   would steal the cores from whoever runs next;
+2. warms up;
+3. is timed over a block of calls.
+A round gives one ratio of two times taken within a fraction of a second, so that what drifts on the
+machine moves both; the median of the ratios is the result and their quartiles are its spread.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import marey
+import numpy as np
+
+from bench import limits
+from bench.disturbance import Disturbance, wait_until_quiet
+
+PAUSE = 0.05  # seconds of rest before a block
+WARM_UP = 0.02  # seconds of calls before a block
+BLOCK = 0.05  # seconds of calls that are timed together
+CALIBRATION_CALLS = 5  # to find out how many calls make a block
+BUDGET = 12.0  # seconds a race should take
+ROUNDS = (5, 25)  # at least, at most
+COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing long videos needs little memory
+
+Unit = Literal["GB/s", "GFLOP/s", "frames/s"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One way to do the work.
+
+    Attributes
+    ----------
+    call : callable
+        Does the work once and returns what it made.
+    reset : callable
+        Puts right what calls have changed; run before each block, untimed.
+    result : callable, optional
+        Does the work once and keeps what a stream's `call` lets go of, to be compared.
+    """
+
+    call: Callable[[], Any]
+    reset: Callable[[], None] = lambda: None
+    result: Callable[[], Any] | None = None
+
+    def compared(self) -> Any:
+        """What the work makes, for comparing."""
+        return (self.result or self.call)()
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A piece of work, given alike to marey and to every peer.
+
+    Attributes
+    ----------
+    name : str
+        Its row in the report.
+    operation : str
+        Which of a peer's programs does it.
+    inputs : callable
+        Makes the arguments of `ours` and of the peer's program, anew for each race.
+    ours : callable
+        marey's program for these inputs.
+    amount : float
+        What one call does: bytes that must be read or written for GB/s, floating-point operations
+        for GFLOP/s, frames for frames/s.
+    unit : str
+        Of the rate that is reported.
+    tolerance : float
+        The largest absolute difference at which results agree.
+    """
+
+    name: str
+    operation: str
+    inputs: Callable[[], tuple[Any, ...]]
+    ours: Callable[..., Program]
+    amount: float
+    unit: Unit
+    tolerance: float
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-")
+
+    def rate(self, seconds: float) -> float:
+        """Per second, in `unit`."""
+        return self.amount / seconds / (1e9 if self.unit.startswith("G") else 1)
+
+
+def _single_threaded(threads: int) -> None:
+    """A peer that has no threads has none to set."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library to be measured against: its programs by the name of the operation."""
+
+    name: str
+    version: str
+    programs: Mapping[str, Callable[..., Program]]
+    set_threads: Callable[[int], object] = _single_threaded
+
+    def among(self, workloads: Sequence[Workload]) -> list[Workload]:
+        """The workloads that this peer can do."""
+        return [workload for workload in workloads if workload.operation in self.programs]
+
+
+class Block:
+    """So many calls of a program that they take about BLOCK seconds."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        seconds = _fastest(program)
+        self.calls = max(1, round(BLOCK / seconds))
+        # Work of a second and more has warmed up before it has well begun.
+        self.warm_up_calls = 0 if seconds > 1 else max(1, round(WARM_UP / seconds))
+        self.seconds = PAUSE + (self.warm_up_calls + self.calls) * seconds
+
+    def settle(self) -> None:
+        """Rest and warm up."""
+        time.sleep(PAUSE)
+        for _ in range(self.warm_up_calls):
+            self.program.call()
+        self.program.reset()
+
+    def run(self) -> None:
+        for _ in range(self.calls):
+            self.program.call()
+
+
+def race(benchmark: Any, workload: Workload, peer: Peer, threads: int) -> None:
+    """Compare the results, then time both programs.
+
+    `benchmark` is pytest-benchmark's fixture: marey's times are its own, and the row of the report
+    goes to its ``extra_info``. With ``--benchmark-disable`` nothing is timed.
+    """
+    limit = None if benchmark.disabled else limits.measure(threads)
+    marey.config.set_num_threads(threads)
+    peer.set_threads(threads)
+    inputs = workload.inputs()
+    ours, theirs = workload.ours(*inputs), peer.programs[workload.operation](*inputs)
+
+    difference = largest_difference(ours.compared(), theirs.compared())
+    if not difference <= workload.tolerance:  # so that NaN fails too
+        raise AssertionError(
+            f"{workload.name}: marey and {peer.name} differ by {difference:.3g}, "
+            f"more than {workload.tolerance:.3g}"
+        )
+    ours.reset()
+    theirs.reset()
+    if limit is None:
+        benchmark.pedantic(ours.call)
+        return
+
+    wait_until_quiet()
+    disturbance = Disturbance()
+    our_seconds, their_seconds = _by_turns(benchmark, ours, theirs)
+    rate = workload.rate(float(np.median(our_seconds)))
+    benchmark.extra_info.update(
+        work=workload.name,
+        peer=peer.name,
+        peer_version=peer.version,
+        threads=threads,
+        difference=difference,
+        disturbance=disturbance.share(),
+        seconds=_summary(our_seconds),
+        peer_seconds=_summary(their_seconds),
+        ratio=_summary(np.divide(their_seconds, our_seconds)),
+        rate=rate,
+        unit=workload.unit,
+        share_of_limit=limit.share(rate, workload.unit),
+    )
+
+
+def _by_turns(benchmark: Any, ours: Program, theirs: Program) -> tuple[list[float], list[float]]:
+    """Seconds a call of both, round by round."""
+    their_seconds: list[float] = []
+
+    def before_our_block() -> None:
+        their_block.settle()
+        their_seconds.append(_seconds(their_block.run) / their_block.calls)
+        our_block.settle()
+        # pytest-benchmark divides by it; its own argument for it excludes a setup.
+        benchmark.stats.iterations = our_block.calls
+
+    with _no_garbage_collection():
+        our_block, their_block = Block(ours), Block(theirs)
+        rounds = int(np.clip(BUDGET / (our_block.seconds + their_block.seconds), *ROUNDS))
+        benchmark.pedantic(our_block.run, setup=before_our_block, rounds=rounds)
+    return benchmark.stats.stats.data, their_seconds
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """The largest absolute difference of two arrays, or of two sequences of arrays."""
+    if isinstance(a, (list, tuple)):
+        return max(largest_difference(x, y) for x, y in zip(a, b, strict=True))
+    if a.shape != b.shape or a.dtype != b.dtype:
+        raise AssertionError(f"{a.shape} of {a.dtype} beside {b.shape} of {b.dtype}")
+    a, b = a.reshape(-1), b.reshape(-1)
+    parts = range(0, a.size, COMPARED_AT_ONCE)
+    return max(_difference(a[i : i + COMPARED_AT_ONCE], b[i : i + COMPARED_AT_ONCE]) for i in parts)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.max(np.abs(a.astype(np.float64) - b)))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _fastest(program: Program) -> float:
+    """Seconds of a call that little has disturbed."""
+    best = _seconds(program.call)
+    for _ in range(CALIBRATION_CALLS if best < 1 else 0):
+        program.reset()
+        best = min(best, _seconds(program.call))
+    return best
+
+
+def _summary(values: Any) -> dict[str, float]:
+    q1, median, q3 = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": float(median), "q1": float(q1), "q3": float(q3)}
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

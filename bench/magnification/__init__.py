@@ -1,0 +1,1 @@
+"""Eulerian magnification of a whole video."""

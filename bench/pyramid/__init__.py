@@ -1,0 +1,1 @@
+"""Gaussian and Laplacian pyramids of a full-HD frame."""

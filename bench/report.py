@@ -1,0 +1,236 @@
+"""Draw what was saved: tables and plots in docs/benchmarks (``python -m bench.report``)."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+PAGES = ROOT / "docs" / "benchmarks"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
+
+INTRODUCTION = """\
+# Benchmarks
+
+Made by `python -m bench` and `python -m bench.report`; not written by hand.
+
+A ratio says how many times as fast as the peer marey is: 2 is twice as fast, 0.5 half as fast.
+Before anything is timed the two results are compared. Then the two take turns in one process, on
+the same number of threads, each after a rest of 50 ms and a warm-up. Every turn gives one ratio;
+the table has their median, the quartiles in brackets, and the peer's own time.
+
+The limits are measured in the same run: for GFLOP/s a loop of float32 multiply-adds, for GB/s a
+large copy, read plus written. GB/s counts what must be read and written at least once: a detour
+through memory lowers it, and data that stay in the cache can lift it above the copy's. Where no
+array is given to write to, the time includes the operating system's for fresh memory.
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A row of the table: one workload, raced against each of `peers`."""
+
+    name: str
+    races: dict[str, dict[str, Any]]
+
+    @cached_property
+    def seconds(self) -> float:
+        return float(np.median([race["seconds"]["median"] for race in self.races.values()]))
+
+    @cached_property
+    def rate(self) -> float:
+        return float(np.median([race["rate"] for race in self.races.values()]))
+
+    @cached_property
+    def share_of_limit(self) -> float | None:
+        shares = [race["share_of_limit"] for race in self.races.values()]
+        return None if None in shares else float(np.median(shares))
+
+    @cached_property
+    def unit(self) -> str:
+        return str(next(iter(self.races.values()))["unit"])
+
+    @cached_property
+    def disturbance(self) -> float:
+        return max(float(race["disturbance"] or 0) for race in self.races.values())
+
+    @cached_property
+    def against_fastest(self) -> float:
+        return min(float(race["ratio"]["median"]) for race in self.races.values())
+
+
+@dataclass(frozen=True)
+class Family:
+    """One results file."""
+
+    name: str
+    saved: dict[str, Any]
+
+    @cached_property
+    def works(self) -> list[Work]:
+        races: dict[str, dict[str, Any]] = {}
+        for benchmark in self.saved["benchmarks"]:
+            row = benchmark["extra_info"]
+            races.setdefault(row["work"], {})[row["peer"]] = row
+        return [Work(name, by_peer) for name, by_peer in races.items()]
+
+    @cached_property
+    def peers(self) -> list[str]:
+        """In the order of the files, each once."""
+        return list(dict.fromkeys(peer for work in self.works for peer in work.races))
+
+    def version(self, peer: str) -> str:
+        return next(
+            str(work.races[peer]["peer_version"]) for work in self.works if peer in work.races
+        )
+
+    @cached_property
+    def against_fastest(self) -> float:
+        """The geometric mean over the works."""
+        return float(np.exp(np.mean([np.log(work.against_fastest) for work in self.works])))
+
+
+def main() -> None:
+    text = [INTRODUCTION]
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        families = [
+            Family(p.stem, json.loads(p.read_text())) for p in sorted(folder.glob("*.json"))
+        ]
+        text += [machine(families[0].saved), *(section(family, folder.name) for family in families)]
+        for family in families:
+            plot(family).savefig(plot_path(family, folder.name), metadata={"Date": None})
+    (PAGES / "index.md").write_text("\n".join(text))
+
+
+def plot_path(family: Family, machine: str) -> Path:
+    path = PAGES / machine / f"{family.name}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def machine(saved: dict[str, Any]) -> str:
+    info = saved["machine_info"]
+    return (
+        f"## {info['processor']}, {info['cores']} cores\n\n"
+        f"{info['limits']['threads']} threads, instruction set {info['build']['isa']}, "
+        f"{info['build']['compiler']}, {info['system']}, Python {info['python']}, "
+        f"NumPy {info['numpy']}.\n"
+    )
+
+
+def section(family: Family, machine: str) -> str:
+    parts = [
+        f"### {family.name.capitalize()}",
+        f"![How many times as fast as each peer]({machine}/{family.name}.svg)",
+        table(family),
+    ]
+    if family.saved["memory"]:
+        parts.append(memory_table(family.saved["memory"]))
+    return "\n\n".join([*parts, circumstances(family)]) + "\n"
+
+
+def circumstances(family: Family) -> str:
+    commit, limits = family.saved["commit_info"], family.saved["machine_info"]["limits"]
+    peers = "; ".join(f"{peer} ({family.version(peer)})" for peer in family.peers)
+    changes = " with uncommitted changes" if commit["dirty"] else ""
+    busy = max(work.disturbance for work in family.works)
+    return (
+        f"Peers: {peers}. Measured on {family.saved['datetime'][:10]} at commit "
+        f"`{commit['id'][:10]}`{changes}, with limits of {limits['gflops']:.0f} GFLOP/s and "
+        f"{limits['gbytes']:.1f} GB/s; other programs took at most {busy:.0%} of the processor."
+    )
+
+
+def table(family: Family) -> str:
+    rows = []
+    for work in family.works:
+        share = "" if work.share_of_limit is None else f"{work.share_of_limit:.0%}"
+        ours = [work.name, duration(work.seconds), f"{work.rate:.3g} {work.unit}", share]
+        rows.append([*ours, *(versus(work.races.get(peer)) for peer in family.peers)])
+    mean = f"**{family.against_fastest:.2f}x**"
+    rows.append([f"against the fastest peer of each row, geometric mean: {mean}"])
+    return markdown(
+        ["work", "marey", "", "of the limit", *(f"against {peer}" for peer in family.peers)], rows
+    )
+
+
+def versus(race: dict[str, Any] | None) -> str:
+    if race is None:
+        return ""
+    ratio = race["ratio"]
+    spread = f"({ratio['q1']:.2f} to {ratio['q3']:.2f})"
+    return f"**{ratio['median']:.2f}x** {spread}, {duration(race['peer_seconds']['median'])}"
+
+
+def memory_table(rows: list[dict[str, Any]]) -> str:
+    return markdown(
+        ["program", "frames", "peak memory above the bare interpreter's", "of it, imports"],
+        [
+            [
+                row["program"],
+                str(row["frames"]),
+                f"{row['megabytes']:.0f} MB",
+                f"{row['imports']:.0f} MB",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    padded = [row + [""] * (len(head) - len(row)) for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *padded])
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def plot(family: Family) -> Figure:
+    """A bar for each work and peer from 1, where both are equally fast, to the ratio."""
+    mpl.rcParams["svg.hashsalt"] = family.name  # the same results make the same file
+    bars = [
+        (work, peer, work.races[peer]["ratio"])
+        for work in family.works
+        for peer in family.peers
+        if peer in work.races
+    ]
+    figure = Figure(figsize=(8, 1.1 + 0.3 * len(bars)), layout="constrained")
+    axes = figure.add_subplot()
+    ticks: dict[str, list[int]] = {}
+    for y, (work, peer, ratio) in enumerate(bars):
+        median, q1, q3 = ratio["median"], ratio["q1"], ratio["q3"]
+        axes.barh(y, median - 1, left=1, height=0.75, color=COLOURS[family.peers.index(peer)])
+        axes.errorbar(
+            median, y, xerr=[[median - q1], [q3 - median]], color="black", capsize=3, lw=1
+        )
+        axes.text(max(q3, 1) * 1.06, y, f"{median:.2f}x", va="center", fontsize=9)
+        ticks.setdefault(work.name, []).append(y)
+    axes.set_yticks([float(np.mean(at)) for at in ticks.values()], list(ticks))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    lowest, highest = min(ratio["q1"] for *_, ratio in bars), max(ratio["q3"] for *_, ratio in bars)
+    shown = [
+        x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if lowest / 2 <= x <= highest * 2
+    ]
+    axes.set_xticks(shown, [f"{x:g}x" for x in shown])
+    axes.minorticks_off()
+    axes.set_xlim(min(lowest * 0.9, 0.9), highest * 1.5)
+    axes.axvline(1, color="black", lw=1)
+    axes.set_xlabel("times as fast as the peer, median and quartiles (logarithmic)")
+    axes.spines[["top", "right"]].set_visible(False)
+    for colour, peer in zip(COLOURS, family.peers, strict=False):
+        axes.barh(0, 0, color=colour, label=f"{peer} {family.version(peer)}")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
