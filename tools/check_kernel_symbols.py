@@ -1,8 +1,8 @@
 """Check that no function of one instruction set can stand in for another's.
 
 The linker keeps one copy of an inline function or template that several object files define. If a
-kernel file compiled for AVX-512 defined one that other files define too, a lesser processor might be
-given the AVX-512 copy. So kernel objects may define weak symbols only in their own namespace.
+kernel file compiled for AVX-512 defined one that other files define too, a lesser processor might
+be given the AVX-512 copy. So kernel objects may define weak symbols only in their own namespace.
 
 Usage: ``python tools/check_kernel_symbols.py BUILD_FOLDER``
 """

@@ -2,8 +2,8 @@
 
 A video is a space-time array, ``(T, H, W)`` or ``(T, H, W, C)``. The families of operations are the
 modules `marey.pyramid` and `marey.temporal`; on them stands motion and colour magnification
-(`Magnifier`, `magnify`). `marey.reference` has the same functions in plain NumPy, for reading and for
-checking.
+(`Magnifier`, `magnify`). `marey.reference` has the same functions in plain NumPy, for reading and
+for checking.
 """
 
 from marey import config, pyramid, temporal

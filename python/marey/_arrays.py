@@ -55,7 +55,7 @@ def to_numpy(function: str, argument: str, array: Any) -> np.ndarray[Any, Any]:
 
 
 def from_numpy_like(array: Any) -> Callable[[np.ndarray[Any, Any]], Any]:
-    """Return the function that turns a NumPy array into the kind that `array` is, without copying."""
+    """Return the function that turns a NumPy array into the kind of `array`, without copying."""
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
         return _same
     if hasattr(array, "__array_namespace__"):

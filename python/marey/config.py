@@ -1,7 +1,8 @@
 """What this build of marey is, and how many threads it uses.
 
-The instruction set is chosen when marey is imported: the best that the processor has, or the one that
-the environment variable ``MAREY_ISA`` names (``baseline``, ``avx2``, ``avx512``, ``avx512_bf16``).
+The instruction set is chosen when marey is imported: the best that the processor has, or the one
+that the environment variable ``MAREY_ISA`` names (``baseline``, ``avx2``, ``avx512``,
+``avx512_bf16``).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def build_config() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``, ``compiler``, ``build_type``, ``compiled_isas``, ``available_isas``, ``isa`` (in
-        use), ``threads`` (of a call made now) and ``cuda`` (whether CUDA kernels are built).
+        ``version``, ``compiler``, ``build_type``, ``compiled_isas``, ``available_isas``, ``isa``
+        (in use), ``threads`` (of a call made now) and ``cuda`` (whether CUDA kernels are built).
     """
     return {
         **_cpu.build_info(),
@@ -69,8 +70,8 @@ def set_num_threads(count: int | None) -> None:
     Parameters
     ----------
     count : int or None
-        1 or more; None for what OpenMP says (``OMP_NUM_THREADS``, or one for each core), which is the
-        default.
+        1 or more; None for what OpenMP says (``OMP_NUM_THREADS``, or one for each core), which is
+        the default.
 
     Raises
     ------
@@ -111,9 +112,9 @@ def threads(count: int) -> Iterator[None]:
 def set_cache_limit(limit: int) -> None:
     """Set how many bytes of freed results and workspace marey keeps for its next calls.
 
-    The operating system clears fresh memory, which for large arrays takes longer than most kernels. So
-    blocks of 2 MiB and more are kept when they are freed, and are handed out again; meanwhile the system
-    may take their pages back when memory is short.
+    The operating system clears fresh memory, which for large arrays takes longer than most kernels.
+    So blocks of 2 MiB and more are kept when they are freed, and are handed out again; meanwhile
+    the system may take their pages back when memory is short.
 
     Parameters
     ----------

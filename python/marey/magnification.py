@@ -27,10 +27,10 @@ Method = Literal["linear"]
 def band_alphas(levels: int, alpha: float, cutoff: float | None) -> list[float]:
     """Return the amplification of each Laplacian band of linear motion magnification.
 
-    Wu et al. (2012), section 3.3: a motion of ``delta`` pixels can be amplified by ``alpha`` where the
-    spatial wavelength is above ``cutoff = 8 (1 + alpha) delta``; below, the amplification falls linearly
-    with the wavelength. Band `l` holds wavelengths of 2 to 4 times ``2**l`` pixels; its geometric
-    centre stands for it. As in the published code the finest band is not amplified.
+    Wu et al. (2012), section 3.3: a motion of ``delta`` pixels can be amplified by ``alpha`` where
+    the spatial wavelength is above ``cutoff = 8 (1 + alpha) delta``; below, the amplification falls
+    linearly with the wavelength. Band `l` holds wavelengths of 2 to 4 times ``2**l`` pixels; its
+    geometric centre stands for it. As in the published code the finest band is not amplified.
 
     Parameters
     ----------
@@ -74,13 +74,14 @@ def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
 class Magnifier:
     """Magnify small motions or colour changes in a stream of frames, in constant memory.
 
-    Linear Eulerian magnification [1]_: what changes in a band of frequencies is amplified and added to
-    the frame. ``mode="motion"`` amplifies the bands of a Laplacian pyramid, so that small motions become
-    large ones; ``mode="color"`` amplifies one Gaussian level, so that faint changes of colour, such as
-    the pulse in a face, become visible. Feed frames as they come; any chunking gives the same result.
+    Linear Eulerian magnification [1]_: what changes in a band of frequencies is amplified and added
+    to the frame. ``mode="motion"`` amplifies the bands of a Laplacian pyramid, so that small
+    motions become large ones; ``mode="color"`` amplifies one Gaussian level, so that faint changes
+    of colour, such as the pulse in a face, become visible. Feed frames as they come; any chunking
+    gives the same result.
 
-    Pyramid and temporal filter commute, and the finest band is not amplified; so the filter runs once,
-    at a quarter of the pixels or fewer, and the result is the published one to rounding.
+    Pyramid and temporal filter commute, and the finest band is not amplified; so the filter runs
+    once, at a quarter of the pixels or fewer, and the result is the published one to rounding.
 
     Not for several threads at once.
 
@@ -91,8 +92,8 @@ class Magnifier:
     fs : float
         Frames per second as filmed, in Hz.
     low, high : float
-        The band of frequencies to amplify, in Hz, ``0 < low < high < fs / 2``; the gain of the temporal
-        filter is -3 dB there.
+        The band of frequencies to amplify, in Hz, ``0 < low < high < fs / 2``; the gain of the
+        temporal filter is -3 dB there.
     alpha : float
         The amplification, 0 or more: what moved by d moves by about ``(1 + alpha) d``.
     method : "linear"
@@ -100,13 +101,13 @@ class Magnifier:
     mode : "motion" or "color"
         What to amplify.
     cutoff : float, optional
-        Motion only: the spatial wavelength in pixels below which amplification is reduced (the paper's
-        lambda_c), because large amplification of fine detail gives artefacts and noise.
+        Motion only: the spatial wavelength in pixels below which amplification is reduced (the
+        paper's lambda_c), because large amplification of fine detail gives artefacts and noise.
     chroma : float
         What `alpha` is multiplied by for the I and Q channels of YIQ.
     levels : int, optional
-        Motion: the number of bands, at least 2 (default: until the shorter side has about 4 pixels).
-        Color: the Gaussian level that is amplified, at least 1 (default 4).
+        Motion: the number of bands, at least 2 (default: until the shorter side has about 4
+        pixels). Color: the Gaussian level that is amplified, at least 1 (default 4).
     order : int
         The order of the Butterworth band-pass' prototype.
     dtype : uint8 or float32
@@ -122,8 +123,8 @@ class Magnifier:
     Notes
     -----
     The filter starts as if the first frame had stood for ever, so there is no flash at the start.
-    Memory is about 60 bytes a pixel and channel of the filtered level (`workspace_bytes`), whatever the
-    length of the stream.
+    Memory is about 60 bytes a pixel and channel of the filtered level (`workspace_bytes`), whatever
+    the length of the stream.
 
     References
     ----------
@@ -160,7 +161,8 @@ class Magnifier:
         grey = len(self.shape) == 2
         if not (grey or (len(self.shape) == 3 and self.shape[2] == 3)) or min(self.shape) < 1:
             raise ValueError(
-                f"[{_NAME}] shape: expected (H, W) or (H, W, 3) of at least one pixel; found {shape}"
+                f"[{_NAME}] shape: expected (H, W) or (H, W, 3) of at least one pixel; "
+                f"found {shape}"
             )
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
@@ -223,8 +225,8 @@ class Magnifier:
         Raises
         ------
         TypeError, ValueError
-            If `frames` is of another type or shape, or holds NaN or infinity. The state is then what
-            it was before the call, as it is after a KeyboardInterrupt.
+            If `frames` is of another type or shape, or holds NaN or infinity. The state is then
+            what it was before the call, as it is after a KeyboardInterrupt.
         """
         source = to_numpy(_NAME, "frames", frames)
         target = None if out is None else to_numpy(_NAME, "out", out)
@@ -237,7 +239,7 @@ class Magnifier:
 
     @property
     def state(self) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-        """The state of the filter (a copy), or None before the first frame; assign it to continue."""
+        """The filter's state (a copy), or None before the first frame; assign it to continue."""
         return self._magnifier.state  # type: ignore[no-any-return]
 
     @state.setter
@@ -291,8 +293,8 @@ def magnify(
     Raises
     ------
     TypeError, ValueError
-        If `video` is of another type or shape, has no frames, or holds NaN or infinity; if an argument
-        is out of range.
+        If `video` is of another type or shape, has no frames, or holds NaN or infinity; if an
+        argument is out of range.
 
     Examples
     --------

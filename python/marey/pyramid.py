@@ -1,7 +1,7 @@
 """Gaussian and Laplacian pyramids of images.
 
-Images are uint8, float32 or float64 arrays ``(..., H, W)`` or ``(..., H, W, C)`` of any size from one
-pixel up; leading axes are batch. Every function takes NumPy arrays, or any CPU array with
+Images are uint8, float32 or float64 arrays ``(..., H, W)`` or ``(..., H, W, C)`` of any size from
+one pixel up; leading axes are batch. Every function takes NumPy arrays, or any CPU array with
 ``__dlpack__`` and returns the same kind. Inputs are read where they lie, whatever their strides.
 Borders are reflected about the edge pixel (``d c b | a b c d | c b a``).
 
@@ -54,8 +54,8 @@ def down(image: Any, *, channel_axis: int | None = -1, out: Any = None) -> Any:
 
     References
     ----------
-    .. [1] P. Burt and E. Adelson, "The Laplacian Pyramid as a Compact Image Code", IEEE Transactions
-       on Communications 31(4), 1983, equation (1).
+    .. [1] P. Burt and E. Adelson, "The Laplacian Pyramid as a Compact Image Code", IEEE
+       Transactions on Communications 31(4), 1983, equation (1).
 
     Examples
     --------
@@ -87,8 +87,8 @@ def up(
     image : array, (..., h, w) or (..., h, w, C)
         uint8, float32 or float64.
     shape : (int, int), optional
-        The height and width of the result: twice those of `image` (the default), or one less or more
-        where that is odd.
+        The height and width of the result: twice those of `image` (the default), or one less or
+        more where that is odd.
     channel_axis : int or None
         The axis of the channels; None for an image without one.
     out : array, optional
@@ -108,8 +108,8 @@ def up(
 
     References
     ----------
-    .. [1] P. Burt and E. Adelson, "The Laplacian Pyramid as a Compact Image Code", IEEE Transactions
-       on Communications 31(4), 1983, equation (2).
+    .. [1] P. Burt and E. Adelson, "The Laplacian Pyramid as a Compact Image Code", IEEE
+       Transactions on Communications 31(4), 1983, equation (2).
 
     Examples
     --------
@@ -132,7 +132,9 @@ def _size(shape: Any) -> tuple[int, int]:
     try:
         height, width = (operator.index(n) for n in shape)
     except (TypeError, ValueError):
-        raise TypeError(f"[marey.up] shape: expected two integers, (H, W); found {shape!r}") from None
+        raise TypeError(
+            f"[marey.up] shape: expected two integers, (H, W); found {shape!r}"
+        ) from None
     return height, width
 
 
@@ -182,9 +184,9 @@ def laplacian(
 ) -> list[Any]:
     """Build a Laplacian pyramid [1]_: what each halving of the image loses, and what remains.
 
-    ``band[l] = G[l] - up(G[l + 1], size of G[l])`` with ``G`` the Gaussian pyramid. `collapse` is the
-    inverse for every size, odd ones too. Each level is one pass over memory; two intermediate images
-    (a quarter and a sixteenth of `image`) are allocated besides the result.
+    ``band[l] = G[l] - up(G[l + 1], size of G[l])`` with ``G`` the Gaussian pyramid. `collapse` is
+    the inverse for every size, odd ones too. Each level is one pass over memory; two intermediate
+    images (a quarter and a sixteenth of `image`) are allocated besides the result.
 
     Parameters
     ----------
@@ -200,8 +202,8 @@ def laplacian(
     Returns
     -------
     list of levels + 1 arrays
-        `levels` bands, finest first, then the low-pass residual; of the type of `image`, float32 for
-        uint8.
+        `levels` bands, finest first, then the low-pass residual; of the type of `image`, float32
+        for uint8.
 
     Raises
     ------
@@ -212,8 +214,8 @@ def laplacian(
 
     References
     ----------
-    .. [1] P. Burt and E. Adelson, "The Laplacian Pyramid as a Compact Image Code", IEEE Transactions
-       on Communications 31(4), 1983.
+    .. [1] P. Burt and E. Adelson, "The Laplacian Pyramid as a Compact Image Code", IEEE
+       Transactions on Communications 31(4), 1983.
 
     Examples
     --------

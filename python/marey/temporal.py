@@ -84,7 +84,8 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) ->
 
     The same as `scipy.signal.sosfilt` but for three things: `axis` is 0 by default, float32 stays
     float32 (coefficients are always float64 and rounded to the type of the computation), and the
-    result can be written to `out`, which may be `x` itself. All sections run in one pass over memory.
+    result can be written to `out`, which may be `x` itself. All sections run in one pass over
+    memory.
 
     Parameters
     ----------
@@ -96,8 +97,8 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) ->
     axis : int
         The axis to filter along.
     zi : array, optional
-        The state to start from, as in SciPy: the shape of `x` with `axis` of length 2, behind a first
-        axis for the sections; of the type of the result. Rest if not given.
+        The state to start from, as in SciPy: the shape of `x` with `axis` of length 2, behind a
+        first axis for the sections; of the type of the result. Rest if not given.
     out : array, optional
         Where to write the result: `x` itself, or an array that does not overlap it.
 
@@ -117,7 +118,8 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) ->
 
     References
     ----------
-    .. [1] A. Oppenheim and R. Schafer, "Discrete-Time Signal Processing", section 6.3: direct form II
+    .. [1] A. Oppenheim and R. Schafer, "Discrete-Time Signal Processing", section 6.3: direct
+       form II
        transposed.
 
     Examples
@@ -155,7 +157,8 @@ class SosFilter:
     Attributes
     ----------
     state : array or None
-        What `sosfilt` calls ``zf``; None before the first chunk. Save it, and assign it to continue.
+        What `sosfilt` calls ``zf``; None before the first chunk. Save it, and assign it to
+        continue.
 
     Examples
     --------
@@ -179,8 +182,8 @@ class SosFilter:
         Parameters
         ----------
         x : array
-            As for `sosfilt`: every chunk of the same type and of the same shape but for the length of
-            the time axis.
+            As for `sosfilt`: every chunk of the same type and of the same shape but for the length
+            of the time axis.
         out : array, optional
             Where to write the result; may be `x`.
 
@@ -213,9 +216,7 @@ class SosFilter:
 
     @state.setter
     def state(self, value: Any) -> None:
-        self._state = (
-            None if value is None else to_numpy("marey.SosFilter", "state", value).copy()
-        )
+        self._state = None if value is None else to_numpy("marey.SosFilter", "state", value).copy()
 
     def reset(self) -> None:
         """Forget all chunks: the next one starts from rest."""
