@@ -254,6 +254,18 @@ def test_rgb_video_is_read_exactly(tmp_path):
 # --- sizes, chunks, parts -------------------------------------------------------------------------
 
 
+def test_grey_video_is_read_exactly(tmp_path):
+    grey = moving(5)[..., 0]
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("ffv1", rate=30)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "gray"
+        for frame in grey:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "gray")))
+        output.mux(stream.encode(None))
+    back, _ = video.read(tmp_path / "a.mkv")
+    assert np.array_equal(back, np.repeat(grey[..., None], 3, -1))
+
+
 @pytest.mark.parametrize("extension", EXTENSIONS)
 @pytest.mark.parametrize("shape", [(97, 113), (64, 33), (1, 1), (3, 50)])
 def test_any_size_can_be_written(tmp_path, shape, extension):
@@ -337,6 +349,14 @@ def test_frame_rate_survives(tmp_path, rate, extension):
         assert float(reader.info.frame_rate) == pytest.approx(float(rate), rel=2e-3)
 
 
+def test_evenly_spaced_frames_need_not_fit_the_time_base_of_the_source(tmp_path):
+    encode(tmp_path / "a.mp4", grey_planes(counting(4)), rate=24, time_base=Fraction(1, 24))
+    with video.Reader(tmp_path / "a.mp4") as reader:
+        info = reader.info
+    video.write(tmp_path / "b.mp4", moving(9, 48, 64), 100, like=info)
+    assert pts_of(tmp_path / "b.mp4") == [Fraction(i, 100) for i in range(9)]
+
+
 def test_ntsc_rates_become_exact_fractions(tmp_path):
     video.write(tmp_path / "a.mp4", moving(30), 29.97003)
     assert pts_of(tmp_path / "a.mp4") == [Fraction(1001 * i, 30000) for i in range(30)]
@@ -380,6 +400,7 @@ def test_evenly_spaced_frames_go_to_avi_without_a_word(tmp_path):
             (chunk,) = reader
             with video.Writer(tmp_path / "b.avi", (48, 64), 30, like=reader.info) as writer:
                 writer.write(chunk.frames, chunk.pts)
+    assert pts_of(tmp_path / "b.avi") == [Fraction(i, 30) for i in range(10)]
 
 
 # --- orientation ----------------------------------------------------------------------------------
@@ -698,6 +719,8 @@ def test_bad_frames(tmp_path):
             writer.write(moving(3, 64, 64))
         with pytest.raises(ValueError, match=r"pts: expected \(3,\); found \(2,\)"):
             writer.write(moving(3), np.arange(2))
+        writer.write(moving(3))
+    with pytest.raises(ValueError, match="the file is closed"):
         writer.write(moving(3))
     with pytest.raises(ValueError, match="at least one"):
         video.write(tmp_path / "b.mp4", moving(3)[:0], 30)

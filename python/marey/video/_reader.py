@@ -171,7 +171,8 @@ class Reader:
         self._stop: Fraction | None = None
         if start > 0:
             wanted = begin + Fraction(start).limit_denominator(1_000_000)
-            self._container.seek(int(wanted / base), stream=self._stream)
+            with contextlib.suppress(av.FFmpegError):  # else decode up to there
+                self._container.seek(int(wanted / base), stream=self._stream)
         else:
             wanted = None
         self._end = Fraction(0)
@@ -193,6 +194,10 @@ class Reader:
             )
         # Whole units of the time base, so that audio and video are shifted alike.
         self._origin = self._first[0] if wanted is not None else round(begin / base)
+        self._audio_origin = self._origin * base
+        if self._container.format.name == "avi":
+            # AVI states no presentation times, and those that are guessed begin a frame late.
+            self._origin = self._first[0]
         if duration is not None:
             self._stop = self._origin * base + Fraction(duration).limit_denominator(1_000_000)
 
@@ -219,7 +224,8 @@ class Reader:
             length = max(Fraction(0), length - Fraction(start))
             if duration is not None:
                 length = min(length, Fraction(duration))
-            frames = min(frames or 0, max(1, round(length * rate)))
+            part = max(1, round(length * rate))
+            frames = part if frames is None else min(frames, part)
 
         matrix = None
         for data in frame.side_data:
@@ -254,7 +260,7 @@ class Reader:
             frames=frames,
             duration=None if length is None else float(length),
             container=self._container.format.name,
-            codec=context.name,
+            codec=stream.codec.canonical_name,
             pixel_format=name,
             color=color,
             rotation=int(frame.rotation) % 360,
@@ -265,8 +271,7 @@ class Reader:
         )
         self.audio: AudioTrack | None = None
         if self.info.audio:
-            begin = self._origin * stream.time_base
-            self.audio = AudioTrack(self._name, begin, self._stop, start > 0)
+            self.audio = AudioTrack(self._name, self._audio_origin, self._stop, start > 0)
 
     def _broken(self, reason: str) -> ValueError:
         return ValueError(

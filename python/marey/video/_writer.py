@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import secrets
@@ -40,6 +41,7 @@ class _Target:
             raise FileNotFoundError(f"{wanted} no directory {os.path.dirname(self.name)!r}")
         stem, extension = os.path.splitext(base)
         self._final = final
+        stem = stem[:100]  # a long name must not become too long
         self.partial = os.path.join(folder, f".{stem}.{secrets.token_hex(4)}.partial{extension}")
         try:
             # Through open(), so that the file gets the permissions that the user's umask gives.
@@ -80,11 +82,23 @@ class _AudioCopy:
             self._input.seek(int(track.start * 1_000_000))
         self._packets = self._input.demux(wanted) if wanted else iter(())
         self._held: Any = None
+        self._last_dts: dict[int, int] = {}
+        self.broken = False
+
+    def _next(self) -> Any:
+        """The next packet, or None; what the source has lost is the reader's to complain of."""
+        if self.broken:
+            return None
+        try:
+            return next(self._packets, None)
+        except av.FFmpegError:
+            self.broken = True
+            return None
 
     def copy(self, output: Any, until: Fraction | None) -> None:
         """Write the packets that begin before `until` (seconds of the target; None: all)."""
         while True:
-            packet, self._held = self._held or next(self._packets, None), None
+            packet, self._held = self._held or self._next(), None
             if packet is None:
                 return
             if packet.dts is None:  # the demuxer's sign that a stream has ended
@@ -98,7 +112,11 @@ class _AudioCopy:
             if until is not None and (packet.dts - shift) * base >= until:
                 self._held = packet
                 return
-            packet.stream = self._streams[packet.stream.index]
+            index = packet.stream.index
+            if packet.dts <= self._last_dts.get(index, packet.dts - 1):
+                continue  # no container takes packets that go back in time
+            self._last_dts[index] = packet.dts
+            packet.stream = self._streams[index]
             packet.dts -= shift
             if packet.pts is not None:
                 packet.pts -= shift
@@ -196,13 +214,12 @@ class Writer:
         self._like, self._track = like, audio
         self._options = self._encoder_options(crf, preset)
         self._threads = threads
-        self._time_base = Fraction(1, (like.time_base if like else 1 / self._rate).denominator)
-        if self._format == "avi":
-            self._time_base = 1 / self._rate
+        self._time_base = self._choose_time_base()
         self.frames = 0
         """Frames accepted so far."""
         self._last_pts: int | None = None
         self._uneven = False
+        self._notes: list[str] = []
         self._error: BaseException | None = None
         self._done = False
         self._target = _Target(name)
@@ -216,6 +233,14 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="marey-writer", daemon=True)
         self._thread.start()
 
+    def _choose_time_base(self) -> Fraction:
+        """In which the source's times and, if it may be, evenly spaced ones are whole numbers."""
+        if self._format == "avi":  # counts frames
+            return 1 / self._rate
+        source = self._like.time_base.denominator if self._like is not None else 1
+        common = math.lcm(source, self._rate.numerator)
+        return Fraction(1, common if common <= 10_000_000 else source)
+
     def _encoder_options(self, crf: int | None, preset: str) -> dict[str, str]:
         if self._codec == _VP9:
             quality = str(20 if crf is None else crf)
@@ -226,18 +251,25 @@ class Writer:
 
     def _open(self) -> None:
         """Open the container and write its header; a second time without audio if it refuses."""
-        try:
-            self._open_container(self._track)
-        except (ValueError, av.FFmpegError) as error:
-            self._close_container()
-            if self._track is None:
+        for track in (self._track, None):
+            try:
+                self._open_container(track)
+            except (ValueError, av.FFmpegError) as error:
+                self._close_container()
+                if track is not None:
+                    continue
                 reason = getattr(error, "strerror", None) or str(error)
                 raise ValueError(
                     f"[marey.video.Writer] path: expected a video that {self._codec} can encode; "
                     f"found {self._target.name!r}, {self._shape[1]}x{self._shape[0]} ({reason})"
                 ) from error
-            self._open_container(None)
-            self._warn_audio(["all streams"])
+            refused = ["all of it"] if self._audio is None else self._audio.refused
+            if self._track is not None and refused:
+                self._notes.append(
+                    f"audio left out ({', '.join(refused)}): "
+                    f"the {self._format} container cannot hold it"
+                )
+            return
 
     def _open_container(self, track: AudioTrack | None) -> None:
         options = {"movflags": "+faststart"} if self._format in {"mp4", "mov"} else {}
@@ -279,15 +311,6 @@ class Writer:
         if track is not None:
             self._audio = _AudioCopy(track, self._container)
         self._container.start_encoding()
-        if self._audio is not None and self._audio.refused:
-            self._warn_audio(self._audio.refused)
-
-    def _warn_audio(self, refused: list[str]) -> None:
-        warnings.warn(
-            f"{self._target.name}: audio left out ({', '.join(refused)}): "
-            f"the {self._format} container cannot hold it",
-            stacklevel=5,
-        )
 
     def write(self, frames: NDArray[np.uint8], pts: NDArray[np.int64] | None = None) -> None:
         """Append frames; returns when they are queued.
@@ -299,6 +322,8 @@ class Writer:
         pts : ndarray of int, (T,), optional
             Presentation times in ``like.time_base``; by default evenly spaced.
         """
+        if self._done:
+            raise ValueError("[marey.video.Writer.write] the file is closed: open another Writer")
         pixels = np.asarray(frames)
         if pixels.dtype != np.uint8:
             raise TypeError(
@@ -417,16 +442,15 @@ class Writer:
         self._done = True
         if self._audio is not None:
             self._audio.close()
+            if self._audio.broken:
+                self._notes.append("the audio breaks off before its end")
         self._target.commit()
         self._target.discard()
         if self._uneven:
-            warnings.warn(
-                f"{self._target.name}: frame times were moved, as {self._format} needs "
-                "them evenly spaced"
-                if self._format == "avi"
-                else f"{self._target.name}: frame times were moved to make them increase",
-                stacklevel=2,
-            )
+            need = "evenly spaced" if self._format == "avi" else "increasing"
+            self._notes.append(f"frame times were moved: {self._format} needs them {need}")
+        for note in self._notes:
+            warnings.warn(f"{self._target.name}: {note}", stacklevel=3)
 
     def abort(self) -> None:
         """Stop, and leave no trace."""
