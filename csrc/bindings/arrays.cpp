@@ -65,7 +65,7 @@ View view_of(std::string_view function, std::string_view argument, const py::han
   View view;
   view.dtype = dtype_of(function, argument, array);
   if (array.ndim() > kMaxDims) {
-    throw ValueError(function, argument, "at most " + std::to_string(kMaxDims) + " axes",
+    throw ValueError(function, argument, "at most " + std::to_string(kMaxArrayDims) + " axes",
                      std::to_string(array.ndim()));
   }
   const auto item = static_cast<uintptr_t>(item_size(view.dtype));

@@ -1,5 +1,11 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -13,10 +19,39 @@ namespace {
 
 constexpr std::string_view kName = "marey.Magnifier";
 
-LinearMagnifier make(int64_t height, int64_t width, int64_t channels, const std::string& dtype,
-                     int base_level, const std::vector<double>& alphas, bool gaussian,
-                     double chroma, const std::vector<double>& sos,
-                     const std::vector<double>& steady_zi) {
+// One caller at a time: the state is not made for two, and a signal handler may come back in.
+class Magnifier {
+ public:
+  explicit Magnifier(const LinearMagnifierOptions& options) : magnifier_(options) {}
+
+  class Access {
+   public:
+    explicit Access(Magnifier& owner) : owner_(owner) {
+      if (owner_.busy_.exchange(true)) {
+        throw std::runtime_error(
+            "[marey.Magnifier] expected one caller at a time; found another feed or state access "
+            "in progress");
+      }
+    }
+    ~Access() { owner_.busy_ = false; }
+    Access(const Access&) = delete;
+    Access& operator=(const Access&) = delete;
+    LinearMagnifier* operator->() const { return &owner_.magnifier_; }
+
+   private:
+    Magnifier& owner_;
+  };
+
+ private:
+  LinearMagnifier magnifier_;
+  std::atomic<bool> busy_{false};
+};
+
+std::unique_ptr<Magnifier> make(int64_t height, int64_t width, int64_t channels,
+                                const std::string& dtype, int base_level,
+                                const std::vector<double>& alphas, bool gaussian, double chroma,
+                                const std::vector<double>& sos,
+                                const std::vector<double>& steady_zi) {
   LinearMagnifierOptions options;
   options.height = height;
   options.width = width;
@@ -28,34 +63,37 @@ LinearMagnifier make(int64_t height, int64_t width, int64_t channels, const std:
   options.chroma = chroma;
   options.sos = sos;
   options.steady_zi = steady_zi;
-  return LinearMagnifier(options);
+  return std::make_unique<Magnifier>(options);
 }
 
-py::array feed(LinearMagnifier& magnifier, const py::object& frames, const py::object& out) {
+py::array feed(Magnifier& magnifier, const py::object& frames, const py::object& out) {
   const View source = view_of(kName, "frames", frames);
   py::array result = result_array(kName, out, source.shape, source.dtype, source);
   const View target = view_of(kName, "out", result);
   {
+    const Magnifier::Access access(magnifier);
     const py::gil_scoped_release release;
-    magnifier.feed(source, target);
+    access->feed(source, target);
   }
   return result;
 }
 
 // A copy of the filter state, or None before the first frame.
-py::object get_state(const LinearMagnifier& magnifier) {
-  if (!magnifier.started()) return py::none();
-  const View state = magnifier.state();
+py::object get_state(Magnifier& magnifier) {
+  const Magnifier::Access access(magnifier);
+  if (!access->started()) return py::none();
+  const View state = access->state();
   py::array copy = new_array(state.shape, state.dtype);
   std::memcpy(copy.mutable_data(), state.data,
               static_cast<std::size_t>(state.shape.count() * item_size(state.dtype)));
   return copy;
 }
 
-void set_state(LinearMagnifier& magnifier, const py::object& value) {
-  if (value.is_none()) return magnifier.set_started(false);
+void set_state(Magnifier& magnifier, const py::object& value) {
+  const Magnifier::Access access(magnifier);
+  if (value.is_none()) return access->set_started(false);
   const View given = view_of(kName, "state", value);
-  const View state = magnifier.state();
+  const View state = access->state();
   if (!(given.shape == state.shape)) {
     throw ValueError(kName, "state", "shape " + to_string(state.shape), to_string(given.shape));
   }
@@ -65,21 +103,27 @@ void set_state(LinearMagnifier& magnifier, const py::object& value) {
   if (!is_contiguous(given, 0, given.ndim())) {
     throw ValueError(kName, "state", "a C-contiguous array", "other strides");
   }
+  const auto* items = given.as<const float>();
+  if (!std::all_of(items, items + given.shape.count(), [](float z) { return std::isfinite(z); })) {
+    throw ValueError(kName, "state", "finite values", "NaN or infinity");
+  }
   std::memcpy(state.data, given.data,
               static_cast<std::size_t>(state.shape.count() * item_size(state.dtype)));
-  magnifier.set_started(true);
+  access->set_started(true);
 }
 
 }  // namespace
 
 void register_magnification(py::module_& module) {
-  py::class_<LinearMagnifier>(module, "LinearMagnifier")
+  py::class_<Magnifier>(module, "LinearMagnifier")
       .def(py::init(&make), py::kw_only(), py::arg("height"), py::arg("width"), py::arg("channels"),
            py::arg("dtype"), py::arg("base_level"), py::arg("alphas"), py::arg("gaussian"),
            py::arg("chroma"), py::arg("sos"), py::arg("steady_zi"))
       .def("feed", &feed, py::arg("frames"), py::arg("out"))
       .def_property("state", &get_state, &set_state)
-      .def_property_readonly("workspace_bytes", &LinearMagnifier::workspace_bytes);
+      .def_property_readonly("workspace_bytes", [](Magnifier& magnifier) {
+        return Magnifier::Access(magnifier)->workspace_bytes();
+      });
 }
 
 }  // namespace marey::python

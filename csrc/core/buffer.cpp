@@ -1,5 +1,6 @@
 #include "core/buffer.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -48,6 +49,8 @@ void unmap_block(const Block& block) {
 
 class BlockCache {
  public:
+  BlockCache() { kept_.reserve(kMaxKept); }
+
   Block take(int64_t bytes) {
     {
       const std::lock_guard lock(mutex_);
@@ -66,29 +69,44 @@ class BlockCache {
     return map_block(bytes);
   }
 
-  void give_back(const Block& block) {
+  void give_back(const Block& block) noexcept {
 #if defined(MADV_FREE)
     madvise(block.memory, static_cast<std::size_t>(block.bytes), MADV_FREE);
 #endif
-    const std::lock_guard lock(mutex_);
-    kept_.push_back(block);
-    kept_bytes_ += block.bytes;
-    shrink();
+    Block surplus[kMaxKept + 1];
+    std::size_t count = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      if (kept_.size() == kMaxKept) surplus[count++] = drop_oldest();
+      kept_.push_back(block);
+      kept_bytes_ += block.bytes;
+      while (kept_bytes_ > limit_) surplus[count++] = drop_oldest();
+    }
+    for (std::size_t k = 0; k < count; ++k) unmap_block(surplus[k]);
   }
 
   void set_limit(int64_t bytes) {
-    const std::lock_guard lock(mutex_);
-    limit_ = bytes;
-    shrink();
+    std::vector<Block> surplus;
+    {
+      const std::lock_guard lock(mutex_);
+      limit_ = bytes;
+      while (kept_bytes_ > limit_) surplus.push_back(drop_oldest());
+    }
+    for (const Block& block : surplus) unmap_block(block);
   }
 
+  // Held across a fork, so that no other thread holds it in the child for ever.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
  private:
-  void shrink() {
-    while (kept_bytes_ > limit_) {
-      kept_bytes_ -= kept_.front().bytes;
-      unmap_block(kept_.front());
-      kept_.erase(kept_.begin());
-    }
+  static constexpr std::size_t kMaxKept = 64;
+
+  Block drop_oldest() {
+    const Block oldest = kept_.front();
+    kept_.erase(kept_.begin());
+    kept_bytes_ -= oldest.bytes;
+    return oldest;
   }
 
   std::mutex mutex_;
@@ -103,7 +121,11 @@ class BlockCache {
 
 // Never destroyed: buffers may be freed while the process exits.
 BlockCache& cache() {
-  static auto* const blocks = new BlockCache;
+  static auto* const blocks = [] {
+    auto* const created = new BlockCache;
+    pthread_atfork([] { cache().lock(); }, [] { cache().unlock(); }, [] { cache().unlock(); });
+    return created;
+  }();
   return *blocks;
 }
 

@@ -33,20 +33,16 @@ bool is_compiled(Isa isa) {
 bool is_supported(Isa isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("bmi2");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  // The levels by name, because the compiler may use every instruction of a level.
   switch (isa) {
     case Isa::baseline:
       return true;
     case Isa::avx2:
-      return avx2;
+      return __builtin_cpu_supports("x86-64-v3");
     case Isa::avx512:
-      return avx512;
+      return __builtin_cpu_supports("x86-64-v4");
     case Isa::avx512_bf16:
-      return avx512 && __builtin_cpu_supports("avx512bf16");
+      return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
   }
   return false;
 #else

@@ -32,7 +32,9 @@ constexpr const char* name(DType dtype) {
   return "";
 }
 
+// NumPy's own functions stop at 64; a state or a channel axis needs one more than its array.
 inline constexpr int kMaxDims = 16;
+inline constexpr int kMaxArrayDims = kMaxDims - 1;
 
 struct Shape {
   int ndim = 0;

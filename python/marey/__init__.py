@@ -6,9 +6,19 @@ modules `marey.pyramid` and `marey.temporal`; on them stands motion and colour m
 for checking.
 """
 
+import importlib
+
 from marey import config, pyramid, temporal
 from marey.magnification import Magnifier, magnify
 
 __version__: str = config.build_config()["version"]
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use what not every program needs."""
+    if name in ("reference", "synthetic", "video"):
+        return importlib.import_module(f"marey.{name}")
+    raise AttributeError(f"module 'marey' has no attribute {name!r}")
+
 
 __all__ = ["Magnifier", "__version__", "config", "magnify", "pyramid", "temporal"]

@@ -59,7 +59,7 @@ def band_alphas(levels: int, alpha: float, cutoff: float | None) -> list[float]:
 
 def _number(name: str, value: float, minimum: float, expected: str) -> float:
     number = float(value)
-    if not (math.isfinite(number) and number >= minimum):
+    if not minimum <= number <= np.finfo(np.float32).max:
         raise ValueError(f"[{_NAME}] {name}: expected {expected}; found {value}")
     return number
 
@@ -123,8 +123,9 @@ class Magnifier:
     Notes
     -----
     The filter starts as if the first frame had stood for ever, so there is no flash at the start.
-    Memory is about 60 bytes a pixel and channel of the filtered level (`workspace_bytes`), whatever
-    the length of the stream.
+    Memory does not depend on the length of the stream (`workspace_bytes` says how much it is): the
+    levels from 1 on of at most 16 frames, twice, and 16 bytes for each section, pixel and channel
+    of the level that is filtered.
 
     References
     ----------

@@ -116,9 +116,9 @@ void LinearMagnifier::feed(const View& frames, const View& out) {
   if (total > chunk_ && started_) before.assign(state_.data(), state_.data() + state_.bytes());
   try {
     for (int64_t first = 0; first < total; first += chunk_) {
+      if (first != 0) check_interrupted();
       const int64_t count = std::min(chunk_, total - first);
       feed_chunk(chunk_of(frames, first, count), chunk_of(out, first, count));
-      check_interrupted();
     }
   } catch (...) {
     if (!before.empty()) std::memcpy(state_.data(), before.data(), before.size());

@@ -75,11 +75,12 @@ Shape with_size(const Shape& shape, const ImageAxes& axes, int64_t height, int64
 
 void check_writable_rows(std::string_view function, std::string_view argument, const View& view,
                          const ImageAxes& axes) {
+  if (view.shape.count() == 0) return;
   const Plane plane = plane_at(view, axes, 0);
   const int64_t item = item_size(view.dtype);
   const bool channels_adjacent = plane.channels == 1 || plane.channel_stride == item;
   const bool pixels_adjacent = plane.width == 1 || plane.pixel_stride == plane.channels * item;
-  if (view.shape.count() != 0 && !(channels_adjacent && pixels_adjacent)) {
+  if (!(channels_adjacent && pixels_adjacent)) {
     throw ValueError(function, argument, "an array whose rows are contiguous",
                      "strides that leave gaps between the items of a row");
   }

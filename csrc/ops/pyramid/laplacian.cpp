@@ -68,7 +68,11 @@ std::vector<Shape> shapes_of(const std::vector<View>& views) {
 std::vector<Shape> pyramid_shapes(std::string_view function, const View& image, int levels,
                                   std::optional<int> channel_axis) {
   const ImageAxes axes = image_axes(function, "image", image.shape, channel_axis);
-  if (levels < 0) throw ValueError(function, "levels", "0 or more", std::to_string(levels));
+  constexpr int kMaxLevels = 63;  // by then every size is one pixel
+  if (levels < 0 || levels > kMaxLevels) {
+    throw ValueError(function, "levels", "0 to " + std::to_string(kMaxLevels),
+                     std::to_string(levels));
+  }
   std::vector<Shape> shapes{image.shape};
   for (int level = 0; level < levels; ++level) {
     const Shape& last = shapes.back();

@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     except ImportError as error:
         raise ImportError("marey demo needs matplotlib: pip install 'marey[video]'") from error
     os.makedirs(arguments.out, exist_ok=True)
+    print(f"making, magnifying and measuring a clip of {SECONDS} s", flush=True)
     rows = demo(arguments.out)
     print(HEADER)
     for row in rows:

@@ -6,20 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from marey.video._stream import FULL, MATRICES, ColorTags, Frames, Orientation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# swscale's default (fast) paths are 1 to 1.5 levels too dark; these flags make it unbiased.
-_SCALER = int(
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
+# swscale's default (fast) paths are 1 to 1.5 levels too dark; these flags make it unbiased. By
+# value, as PyAV 17 has no names for them: SWS_BICUBIC, SWS_ACCURATE_RND,
+# SWS_FULL_CHR_H_INT, SWS_FULL_CHR_H_INP.
+_SCALER = 0x4 | 0x40000 | 0x2000 | 0x4000
 
 
 def pixels_of(plane: Any, dtype: type[np.generic] = np.uint8) -> NDArray[Any]:
@@ -56,7 +53,7 @@ class FromRgb:
     """8-bit RGB to a yuv420p frame."""
 
     def __init__(self, color: ColorTags, height: int) -> None:
-        self._matrix = MATRICES[color.resolved(height).matrix]
+        self._code = color.resolved(height).matrix
         self._full = color.range == FULL
         self._scaler = VideoReformatter()
 
@@ -64,11 +61,12 @@ class FromRgb:
         # swscale's own RGB to full-range chroma is half a level too low (up to FFmpeg 8.1):
         # so it converts to limited range in 16 bits, and the range is expanded here.
         source = av.VideoFrame.from_numpy_buffer(rgb, "rgb24")
+        source.colorspace = self._code  # PyAV 17 takes BT.2020 from here only
         converted = self._scaler.reformat(
             source,
             format="yuv420p16le" if self._full else "yuv420p",
             src_color_range=ColorRange.JPEG,
-            dst_colorspace=self._matrix,
+            dst_colorspace=MATRICES[self._code],
             dst_color_range=ColorRange.MPEG,
             interpolation=_SCALER,
             threads=1,

@@ -155,7 +155,7 @@ class Reader:
 
     def _video_stream(self) -> Any:
         for stream in self._container.streams.video:
-            cover = int(stream.disposition) & int(av.stream.Disposition.attached_pic)
+            cover = av.stream.Disposition.attached_pic in stream.disposition
             text = stream.codec_context.name in {"ansi", "bintext", "idf", "xbin"}
             if not cover and not text and stream.codec_context.width > 0:
                 return stream

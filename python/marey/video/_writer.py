@@ -126,7 +126,7 @@ class _AudioCopy:
         self._input.close()
 
 
-CAN_TAG_ORIENTATION = hasattr(av.video.stream.VideoStream, "set_display_matrix")  # PyAV 18
+CAN_TAG_ORIENTATION = hasattr(av.video.stream.VideoStream, "set_display_matrix")  # from PyAV 17.1
 
 _H264 = "libx264"
 _VP9 = "libvpx-vp9"
@@ -150,7 +150,7 @@ class Writer:
 
     H.264 in 4:2:0 needs even sizes: an odd last row or column is doubled. AVI holds only evenly
     spaced frames and no orientation; where a target cannot hold the orientation (AVI, or PyAV
-    before 18) the frames themselves are turned.
+    before 17.1) the frames themselves are turned.
 
     Parameters
     ----------
