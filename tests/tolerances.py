@@ -37,6 +37,20 @@ FLOAT = {
         "the recursion is the reference's but for fused multiply-adds, whose other roundings the "
         "poles prolong: with one pixel and a few frames that is luck on either side",
     ),
+    "sosfiltfilt": Bound(
+        16, "as sosfilt, twice; the steady state that it starts from is large for a narrow low band"
+    ),
+    "ideal_bandpass": Bound(
+        4,
+        "sums of as many products as there are frames, folded, which the reference does not; the scale "
+        "is the input's",
+    ),
+    "convolve": Bound(
+        2, "the reference's sum with fused multiply-adds; the scale is the input's times the taps'"
+    ),
+    "trajectory": Bound(
+        4, "rows, then columns, then time, where the reference takes whole frames in that order"
+    ),
     "magnification": Bound(
         8,
         "the whole chain, whose linear steps are taken in another order; it amplifies its own "

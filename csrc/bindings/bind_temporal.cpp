@@ -3,20 +3,14 @@
 
 #include "bindings/arrays.h"
 #include "bindings/register.h"
+#include "bindings/temporal.h"
 #include "core/error.h"
+#include "ops/temporal/ideal_bandpass.h"
 #include "ops/temporal/sosfilt.h"
+#include "ops/temporal/sosfiltfilt.h"
 
 namespace marey::python {
 namespace {
-
-int checked_axis(std::string_view function, const View& x, int axis) {
-  const int positive = axis < 0 ? axis + x.ndim() : axis;
-  if (positive < 0 || positive >= x.ndim()) {
-    throw ValueError(function, "axis", "an axis of shape " + to_string(x.shape),
-                     std::to_string(axis));
-  }
-  return positive;
-}
 
 // y, and zf unless zi is None. zf may be an array to write the final state to; zi itself is
 // allowed.
@@ -26,8 +20,8 @@ py::object py_sosfilt(const py::object& sos, const py::object& x, int axis, cons
   const View coefficients = view_of(kName, "sos", sos);
   const View source = view_of(kName, "x", x);
   axis = checked_axis(kName, source, axis);
-  const DType dtype = source.dtype == DType::u8 ? DType::f32 : source.dtype;
-  py::array result = result_array(kName, out, source.shape, dtype, source, source.dtype == dtype);
+  const DType dtype = float_type(source);
+  py::array result = float_result(kName, source, out, true);
   const View target = view_of(kName, "out", result);
   const bool with_state = !zi.is_none();
   View initial;
@@ -53,11 +47,80 @@ py::object py_sosfilt(const py::object& sos, const py::object& x, int axis, cons
   return py::make_tuple(result, final_state);
 }
 
+Extension extension_of(const std::string& padtype) {
+  if (padtype == "odd") return Extension::odd;
+  if (padtype == "even") return Extension::even;
+  if (padtype == "constant") return Extension::constant;
+  throw ValueError("marey.sosfiltfilt", "padtype", "'odd', 'even', 'constant' or None", padtype);
+}
+
+py::array py_sosfiltfilt(const py::object& sos, const py::object& x, int axis,
+                         const std::string& padtype, int64_t padlen, const py::object& zi,
+                         const py::object& out) {
+  constexpr std::string_view kName = "marey.sosfiltfilt";
+  const View coefficients = view_of(kName, "sos", sos);
+  const View steady = view_of(kName, "zi", zi);
+  const View source = view_of(kName, "x", x);
+  axis = checked_axis(kName, source, axis);
+  const Extension extension = extension_of(padtype);
+  py::array result = float_result(kName, source, out, true);
+  const View target = view_of(kName, "out", result);
+  {
+    const py::gil_scoped_release release;
+    sosfiltfilt(coefficients, source, axis, target, extension, padlen, steady);
+  }
+  return result;
+}
+
+// For a caller that fills it by other means.
+py::array py_ideal_bandpass_result(const py::object& x, const py::object& out) {
+  return float_result("marey.ideal_bandpass", view_of("marey.ideal_bandpass", "x", x), out, true);
+}
+
+py::array py_ideal_bandpass(const py::object& x, int axis, int64_t first, int64_t last,
+                            const py::object& out) {
+  constexpr std::string_view kName = "marey.ideal_bandpass";
+  const View source = view_of(kName, "x", x);
+  axis = checked_axis(kName, source, axis);
+  py::array result = float_result(kName, source, out, true);
+  const View target = view_of(kName, "out", result);
+  {
+    const py::gil_scoped_release release;
+    ideal_bandpass(source, axis, first, last, target);
+  }
+  return result;
+}
+
 }  // namespace
+
+int checked_axis(std::string_view function, const View& x, int axis) {
+  const int positive = axis < 0 ? axis + x.ndim() : axis;
+  if (positive < 0 || positive >= x.ndim()) {
+    throw ValueError(function, "axis", "an axis of shape " + to_string(x.shape),
+                     std::to_string(axis));
+  }
+  return positive;
+}
+
+DType float_type(const View& x) { return x.dtype == DType::u8 ? DType::f32 : x.dtype; }
+
+py::array float_result(std::string_view function, const View& x, const py::object& out,
+                       bool in_place) {
+  const DType dtype = float_type(x);
+  return result_array(function, out, x.shape, dtype, x, in_place && x.dtype == dtype);
+}
 
 void register_temporal(py::module_& module) {
   module.def("sosfilt", &py_sosfilt, py::arg("sos"), py::arg("x"), py::arg("axis"), py::arg("zi"),
              py::arg("out"), py::arg("zf"));
+  module.def("sosfiltfilt", &py_sosfiltfilt, py::arg("sos"), py::arg("x"), py::arg("axis"),
+             py::arg("padtype"), py::arg("padlen"), py::arg("zi"), py::arg("out"));
+  module.def("ideal_bandpass", &py_ideal_bandpass, py::arg("x"), py::arg("axis"), py::arg("first"),
+             py::arg("last"), py::arg("out"));
+  module.def("ideal_bandpass_result", &py_ideal_bandpass_result, py::arg("x"), py::arg("out"));
+  module.def("ideal_bandpass_cost", &ideal_bandpass_cost, py::arg("steps"), py::arg("first"),
+             py::arg("last"));
+  register_temporal_windows(module);
 }
 
 }  // namespace marey::python

@@ -8,6 +8,9 @@
 //
 // with a section's output the next one's input. All sections run in one pass over memory. The state
 // (z1, z2) has the type of the output.
+#include <string_view>
+#include <vector>
+
 #include "core/dispatch.h"
 #include "core/view.h"
 
@@ -15,6 +18,9 @@ namespace marey {
 
 // The shape of zi and zf: (sections, ..., 2, ...), x's shape with the filtered axis of length 2.
 Shape sosfilt_state_shape(const Shape& x, int axis, int64_t sections);
+
+// The rows of a (sections, 6) float64 array, checked: a0 = 1, all finite.
+std::vector<double> checked_sections(std::string_view function, const View& sos);
 
 // sos: (sections, 6) float64, rows b0 b1 b2 a0 a1 a2 with a0 = 1, finite. x: uint8, float32 or
 // float64. y: x's shape, float32 for uint8 and else x's type; the same memory as x or none of it.
@@ -40,7 +46,10 @@ struct SosfiltTile {
 };
 
 using SosfiltFn = void(const SosfiltTile&);
-using SelectSosfilt = SosfiltFn*(DType x, DType y, int64_t sections);
+using SelectSosfilt = SosfiltFn*(DType x, DType y);
 MAREY_DECLARE_KERNEL(select_sosfilt, SelectSosfilt)
+
+// The kernel in use, for operations that are made of it.
+SosfiltFn* sosfilt_kernel(DType x, DType y);
 
 }  // namespace marey

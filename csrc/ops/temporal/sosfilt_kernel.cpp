@@ -132,7 +132,7 @@ void run(const SosfiltTile& tile) {
 
 }  // namespace
 
-SosfiltFn* select_sosfilt(DType x, DType y, int64_t) {
+SosfiltFn* select_sosfilt(DType x, DType y) {
   if (y == DType::f64) return run<double, double>;
   return x == DType::u8 ? run<uint8_t, float> : run<float, float>;
 }

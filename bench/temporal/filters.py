@@ -1,0 +1,82 @@
+"""Filters over whole clips: zero-phase, ideal, finite, median. Clips as large as the peers bear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.harness import Program, Workload
+from bench.temporal.workloads import SOS, Video
+from marey import temporal
+
+FRAME = (360, 640, 3)
+SIGMA = 2.0
+BAND = (0.4, 3.0, 30.0)
+TAPS = np.array([1, 4, 6, 4, 1]) / 16
+
+
+def clip(frames: int, dtype: str) -> Video:
+    rng = np.random.default_rng(0)
+    if dtype == "uint8":
+        return rng.integers(0, 256, (frames, *FRAME), np.uint8)
+    return rng.random((frames, *FRAME), np.dtype(dtype))
+
+
+def _workload(
+    name: str,
+    operation: str,
+    frames: int,
+    dtype: str,
+    ours: Callable[[Video], Any],
+    tolerance: float,
+    result_bytes: float | None = None,
+) -> Workload:
+    pixels = float(np.prod(FRAME))
+    read = frames * pixels * np.dtype(dtype).itemsize
+    return Workload(
+        name=f"{name}, {frames} frames {dtype}",
+        operation=operation,
+        inputs=lambda: (clip(frames, dtype),),
+        ours=lambda x: Program(lambda: ours(x)),
+        amount=read + (read if result_bytes is None else result_bytes * pixels),
+        unit="GB/s",
+        tolerance=tolerance,
+    )
+
+
+FILTERS = [
+    _workload(
+        "sosfiltfilt", "sosfiltfilt", 60, "float32", lambda x: temporal.sosfiltfilt(SOS, x), 2e-5
+    ),
+    _workload(
+        "ideal band-pass",
+        "ideal_bandpass",
+        60,
+        "float32",
+        lambda x: temporal.ideal_bandpass(x, *BAND),
+        2e-6,
+    ),
+    _workload(
+        "ideal band-pass",
+        "ideal_bandpass",
+        240,
+        "float32",
+        lambda x: temporal.ideal_bandpass(x, *BAND),
+        2e-6,
+    ),
+    _workload("Gaussian", "gaussian", 120, "float32", lambda x: temporal.gaussian(x, SIGMA), 2e-6),
+    _workload("5 taps", "convolve", 120, "float32", lambda x: temporal.convolve(x, TAPS), 2e-6),
+    _workload(
+        "median of 5", "median_filter 5", 30, "uint8", lambda x: temporal.median_filter(x, 5), 0
+    ),
+    _workload(
+        "median of 5", "median_filter 5", 30, "float32", lambda x: temporal.median_filter(x, 5), 0
+    ),
+    _workload(
+        "median of 31", "median_filter 31", 40, "uint8", lambda x: temporal.median_filter(x, 31), 0
+    ),
+    _workload("median over all", "median", 60, "uint8", temporal.median, 0, 4),
+    _workload("median over all", "median", 60, "float32", temporal.median, 1e-6, 4),
+]

@@ -1,0 +1,26 @@
+#pragma once
+// sosfiltfilt: a cascade of second-order sections forward and then backward along one axis, as
+// scipy.signal.sosfiltfilt: no phase shift, and the gain squared (Gustafsson, Determining the
+// initial states in forward-backward filtering, IEEE Transactions on Signal Processing 44(4), 1996,
+// calls it the padding method).
+//
+// The signal is extended by `padlen` values at each end; both passes start in the steady state of
+// their first value. The forward result of a tile stays in the cache, and the backward pass runs
+// from there: every item is read from memory once and written once.
+#include "core/view.h"
+
+namespace marey {
+
+// How a signal a b c .. x y z goes on beyond its ends: odd 2a-c 2a-b | a, even c b | a, constant a
+// a | a.
+enum class Extension : int { odd, even, constant };
+
+// sos: as for sosfilt. zi: (sections, 2) float64, the state in which a step of height one is steady
+// (scipy.signal.sosfilt_zi). x: uint8, float32 or float64; more than padlen steps along `axis`. y:
+// x's shape, float32 for uint8 and else x's type; the same memory as x or none of it. `axis` is not
+// negative. Each thread's scratch is (steps + 2 * padlen) items for each of 64 to 1024 series, at
+// most 320 KiB unless 64 series need more.
+void sosfiltfilt(const View& sos, const View& x, int axis, const View& y, Extension extension,
+                 int64_t padlen, const View& zi);
+
+}  // namespace marey
