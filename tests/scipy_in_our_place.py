@@ -1,8 +1,8 @@
 """A pytest plugin: SciPy's own tests meet our functions where they call SciPy's, along one axis.
 
-What marey does not take is translated first: lists and integers become float64 (marey computes in the type
-it is given), complex numbers two calls, a dtype given as output a cast. Calls that filter along
-several axes at once go to SciPy. How many calls were ours is printed at the end.
+What marey does not take is translated first: lists and integers become float64 (marey computes in
+the type it is given), complex numbers two calls, a dtype given as output a cast. Calls that filter
+along several axes at once go to SciPy. How many calls were ours is printed at the end.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ def sosfiltfilt(
 
 
 def convolve1d(
-    input: Any,
+    input: Any,  # noqa: A002
     weights: Any,
     axis: int = -1,
     output: Any = None,
@@ -80,7 +80,7 @@ def _output(x: Any, y: Any, output: Any, is_complex: bool = False) -> Any:
 
 
 def median_filter(
-    input: Any,
+    input: Any,  # noqa: A002
     size: Any = None,
     footprint: Any = None,
     output: Any = None,

@@ -14,7 +14,9 @@ from temporal_cases import DTYPES, computed_in, layouts, signal
 from tolerances import assert_close
 
 
-def check_filtfilt(sos: NDArray[np.float64], x: NDArray[Any], axis: int = 0, **options: Any) -> None:
+def check_filtfilt(
+    sos: NDArray[np.float64], x: NDArray[Any], axis: int = 0, **options: Any
+) -> None:
     y = sosfiltfilt(sos, x, axis, **options)
     assert y.dtype == computed_in(x.dtype)
     compute = partial(reference.sosfiltfilt, sos, x, axis, **options)
@@ -115,7 +117,9 @@ class TestSosfiltfilt:
         )
 
     def test_a_short_recording_is_an_error(self) -> None:
-        with pytest.raises(ValueError, match=r"\[marey\.sosfiltfilt\] x: expected more than padlen"):
+        with pytest.raises(
+            ValueError, match=r"\[marey\.sosfiltfilt\] x: expected more than padlen"
+        ):
             sosfiltfilt(butter_bandpass(1, 4, 30), np.zeros((9, 7), np.float32))
 
     def test_bad_arguments_are_named(self) -> None:
@@ -185,7 +189,7 @@ class TestIdealBandpass:
 
     @pytest.mark.parametrize("phase", [0, 1, 2, 3, 4, 5])
     def test_a_wave_in_the_band_comes_back_as_it_was(self, phase: float) -> None:
-        """With its sign: the absolute value of the inverse transform, as a peer has it, rectifies."""
+        """With its sign: a peer takes the inverse transform's absolute value, which rectifies."""
         t = np.arange(60) / 30
         wave = np.cos(2 * np.pi * 2 * t + phase)
         x = 5 + wave + np.cos(2 * np.pi * 9 * t)

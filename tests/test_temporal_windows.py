@@ -94,9 +94,7 @@ class TestConvolve:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("size", SIZES)
-    def test_every_edge(
-        self, dtype: type, mode: str, size: int, rng: np.random.Generator
-    ) -> None:
+    def test_every_edge(self, dtype: type, mode: str, size: int, rng: np.random.Generator) -> None:
         taps = rng.standard_normal(size)
         for steps in (1, 2, 5, 13):
             x = signal(rng, (steps, 75), dtype)
@@ -286,9 +284,7 @@ class TestMedianFilter:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("size", [2, 5, 16, 19])
-    def test_every_edge(
-        self, dtype: type, mode: str, size: int, rng: np.random.Generator
-    ) -> None:
+    def test_every_edge(self, dtype: type, mode: str, size: int, rng: np.random.Generator) -> None:
         x = signal(rng, (13, 75), dtype)
         for origin in {-(size // 2), 0, (size - 1) // 2}:
             check_median_filter(x, size, mode=mode, origin=origin, cval=3)
@@ -341,9 +337,10 @@ def streams(draw: Any) -> Any:
     return axis, partial(FirFilter, taps, axis, start)
 
 
+@pytest.mark.usefixtures("isa")
 class TestStreams:
     @given(data=st.data())
-    def test_any_chunking_gives_the_result_of_one_call(self, isa: str, data: st.DataObject) -> None:
+    def test_any_chunking_gives_the_result_of_one_call(self, data: st.DataObject) -> None:
         axis, make = streams(data.draw)
         dtype = data.draw(st.sampled_from(DTYPES))
         shape = tuple(data.draw(st.integers(1, 20)) for _ in range(3))
@@ -362,7 +359,7 @@ class TestStreams:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("size", [1, 4, 5, 16, 17])
     def test_a_stream_is_the_filter_of_what_has_come(
-        self, isa: str, dtype: type, size: int, rng: np.random.Generator
+        self, dtype: type, size: int, rng: np.random.Generator
     ) -> None:
         x = signal(rng, (40, 70), dtype)
         taps = rng.standard_normal(size)

@@ -42,8 +42,8 @@ FLOAT = {
     ),
     "ideal_bandpass": Bound(
         4,
-        "sums of as many products as there are frames, folded, which the reference does not; the scale "
-        "is the input's",
+        "sums of as many products as there are frames, folded, which the reference's are not; the "
+        "scale is the input's",
     ),
     "convolve": Bound(
         2, "the reference's sum with fused multiply-adds; the scale is the input's times the taps'"

@@ -90,8 +90,8 @@ def sosfiltfilt(
 ) -> Any:
     """Filter forward and then backward, each time from the steady state of the first value.
 
-    The signal is first extended by `padlen` values at both ends: reflected about the end point ("odd"),
-    about the end's time ("even"), or by the end value ("constant").
+    The signal is first extended by `padlen` values at both ends: reflected about the end point
+    ("odd"), about the end's time ("even"), or by the end value ("constant").
     """
     rows = np.asarray(sos, np.float64)
     x = np.moveaxis(np.asarray(x).astype(dtype), axis, 0)
@@ -157,14 +157,14 @@ def _source_step(i: int, n: int, mode: str) -> int:
     raise ValueError(mode)
 
 
-def _windows(
-    x: NDArray[Any], size: int, before: int, mode: str, cval: float
-) -> NDArray[Any]:
-    """Return an array (size, T, ...): entry [j, t] is what step t - before + j of x, (T, ...), is."""
+def _windows(x: NDArray[Any], size: int, before: int, mode: str, cval: float) -> NDArray[Any]:
+    """Return an array (size, T, ...): entry [j, t] is step t - before + j of x, (T, ...)."""
     constant = np.full(x.shape[1:], cval, x.dtype)
     steps = range(-before, len(x) + size - 1 - before)
     sources = [_source_step(i, len(x), mode) if len(x) else -1 for i in steps]
-    extended = np.array([constant if s < 0 else x[s] for s in sources]).reshape(-1, *x.shape[1:])
+    extended = np.empty((len(sources), *x.shape[1:]), x.dtype)
+    for i, s in enumerate(sources):
+        extended[i] = constant if s < 0 else x[s]
     return np.stack([extended[j : j + len(x)] for j in range(size)])
 
 

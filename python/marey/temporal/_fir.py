@@ -36,8 +36,8 @@ def _convolve(
     before = (len(taps) - 1) // 2 - operator.index(origin)
     if not 0 <= before < len(taps):
         raise ValueError(
-            f"[{function}] origin: expected between {-(len(taps) // 2)} and {(len(taps) - 1) // 2} for "
-            f"{len(taps)} taps; found {origin}"
+            f"[{function}] origin: expected between {-(len(taps) // 2)} and "
+            f"{(len(taps) - 1) // 2} for {len(taps)} taps; found {origin}"
         )
     y = _cpu.convolve(
         function,
@@ -65,9 +65,9 @@ def convolve(
 ) -> Any:
     """Filter along one axis with a finite impulse response.
 
-    The same as `scipy.ndimage.convolve1d` but for these: `axis` is 0 by default; float32 is computed in
-    float32 (SciPy computes in float64 and rounds); and uint8 gives float32, where SciPy gives uint8 and
-    lets it wrap around.
+    The same as `scipy.ndimage.convolve1d` but for these: `axis` is 0 by default; float32 is
+    computed in float32 (SciPy computes in float64 and rounds); and uint8 gives float32, where SciPy
+    gives uint8 and lets it wrap around.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def convolve(
         ``y z | a b``, or by `cval`. SciPy's names ``grid-mirror``, ``grid-wrap`` and
         ``grid-constant`` are understood too.
     origin : int
-        The tap that meets step t itself is ``size // 2 + origin``, so that a positive `origin` makes the
-        result earlier.
+        The tap that meets step t itself is ``size // 2 + origin``, so that a positive `origin`
+        makes the result earlier.
     cval : float
         For ``mode="constant"``; for uint8 one of its values.
     out : array, optional
@@ -103,8 +103,8 @@ def convolve(
 
     Notes
     -----
-    Each thread holds a pointer for each step and, if the other axes are not contiguous, the steps of 64
-    series.
+    Each thread holds a pointer for each step and, if the other axes are not contiguous, the steps
+    of 64 series.
 
     Examples
     --------
@@ -142,8 +142,9 @@ def gaussian(
     """Smooth along time with a Gaussian, at rest or along a motion.
 
     Without a velocity the same as `scipy.ndimage.gaussian_filter1d`, with the differences that
-    `convolve` has from its counterpart. With one, each pixel is averaged along the path of something that
-    moves so: what does stays sharp, and the rest blurs, as in a panned photograph [1]_.
+    `convolve` has from its counterpart. With one, each pixel is averaged along the path of
+    something that moves so: what does stays sharp, and the rest blurs, as in a panned photograph
+    [1]_.
 
     Parameters
     ----------
@@ -156,8 +157,8 @@ def gaussian(
     velocity : (float, float), optional
         ``(vy, vx)`` in pixels a frame: down and to the right are positive.
     mode : {"reflect", "nearest", "mirror", "wrap", "constant"}
-        How time goes on beyond its ends, as for `convolve`; with a velocity not "wrap". A frame that
-        stands for another one is shifted by what has moved until its own time.
+        How time goes on beyond its ends, as for `convolve`; with a velocity not "wrap". A frame
+        that stands for another one is shifted by what has moved until its own time.
     cval : float
         For ``mode="constant"``; for uint8 one of its values.
     truncate : float
@@ -179,16 +180,16 @@ def gaussian(
 
     Notes
     -----
-    Between pixels frames are interpolated by cubic convolution [2]_, and beyond their borders they go on
-    with their outermost pixels. Whole pixels are taken as they are. With a velocity, rows that are not
-    contiguous are copied first, and `out` is copied to.
+    Between pixels frames are interpolated by cubic convolution [2]_, and beyond their borders they
+    go on with their outermost pixels. Whole pixels are taken as they are. With a velocity, rows
+    that are not contiguous are copied first, and `out` is copied to.
 
     References
     ----------
     .. [1] E. Adelson and J. Bergen, "Spatiotemporal energy models for the perception of motion",
        Journal of the Optical Society of America A 2(2), 1985: motion as orientation in space-time.
-    .. [2] R. Keys, "Cubic Convolution Interpolation for Digital Image Processing", IEEE Transactions on
-       Acoustics, Speech, and Signal Processing 29(6), 1981, with a = -1/2.
+    .. [2] R. Keys, "Cubic Convolution Interpolation for Digital Image Processing", IEEE
+       Transactions on Acoustics, Speech, and Signal Processing 29(6), 1981, with a = -1/2.
 
     Examples
     --------
@@ -221,8 +222,8 @@ def gaussian(
     target = to_numpy(function, "out", out)
     if target.shape != y.shape or target.dtype != y.dtype:
         raise ValueError(
-            f"[{function}] out: expected {y.dtype} of shape {y.shape}; found {target.dtype} of shape "
-            f"{target.shape}"
+            f"[{function}] out: expected {y.dtype} of shape {y.shape}; "
+            f"found {target.dtype} of shape {target.shape}"
         )
     target[...] = y
     return out
@@ -231,8 +232,8 @@ def gaussian(
 def derivative(x: Any, fs: float = 1.0, axis: int = 0, out: Any = None) -> Any:
     """Differentiate along time by central differences.
 
-    ``y[t] = fs * (x[t + 1] - x[t - 1]) / 2``, and at the two ends the difference of the last two values: the
-    same as `numpy.gradient` with a spacing of ``1 / fs``.
+    ``y[t] = fs * (x[t + 1] - x[t - 1]) / 2``, and at the two ends the difference of the last two
+    values: the same as `numpy.gradient` with a spacing of ``1 / fs``.
 
     Parameters
     ----------
@@ -270,7 +271,8 @@ def derivative(x: Any, fs: float = 1.0, axis: int = 0, out: Any = None) -> Any:
     axis = operator.index(axis)
     if not -source.ndim <= axis < source.ndim or source.shape[axis] < 2:
         raise ValueError(
-            f"[{function}] x: expected at least two steps along axis {axis}; found shape {source.shape}"
+            f"[{function}] x: expected at least two steps along axis {axis}; "
+            f"found shape {source.shape}"
         )
     target = None if out is None else to_numpy(function, "out", out)
     taps = np.array([0.5, 0.0, -0.5]) * fs
@@ -285,9 +287,9 @@ def derivative(x: Any, fs: float = 1.0, axis: int = 0, out: Any = None) -> Any:
 class FirFilter(WindowStream):
     """A finite impulse response for streams: call it chunk by chunk.
 
-    ``y[t] = taps[0] x[t] + taps[1] x[t - 1] + ...``: each frame needs only what came before it. Taps that are
-    symmetric, as a Gaussian's, delay by ``(size - 1) / 2`` frames. Any chunking gives the result of one
-    call. Not for several threads at once.
+    ``y[t] = taps[0] x[t] + taps[1] x[t - 1] + ...``: each frame needs only what came before it.
+    Taps that are symmetric, as a Gaussian's, delay by ``(size - 1) / 2`` frames. Any chunking gives
+    the result of one call. Not for several threads at once.
 
     Parameters
     ----------
@@ -301,8 +303,8 @@ class FirFilter(WindowStream):
     Attributes
     ----------
     state : array or None
-        The last ``size - 1`` frames, as they came; None before the first one. Save it, and assign it to
-        continue.
+        The last ``size - 1`` frames, as they came; None before the first one. Save it, and assign
+        it to continue.
 
     Examples
     --------

@@ -15,7 +15,8 @@ from marey._arrays import from_numpy_like, to_numpy
 
 __all__ = ["ideal_bandpass"]
 
-# Projecting onto the band takes two multiply-adds a value and bin; from here on a transform is faster.
+# Projecting onto the band takes two multiply-adds a value and bin; from here on a transform is
+# faster.
 _MOST_PROJECTED_BINS = 64
 _BLOCK_BYTES = 1 << 24
 
@@ -26,17 +27,17 @@ def ideal_bandpass(
     """Keep the frequencies of a band and no others.
 
     What the discrete Fourier transform of `x` holds at the frequencies ``k * fs / T`` with
-    ``low <= k * fs / T <= high`` is kept, and all else set to zero. The result has the sign, the phase and
-    the amplitude of what `x` holds in the band. The signal is taken as periodic, as by any such
-    transform: a trend shows as ringing at the ends.
+    ``low <= k * fs / T <= high`` is kept, and all else set to zero. The result has the sign, the
+    phase and the amplitude of what `x` holds in the band. The signal is taken as periodic, as by
+    any such transform: a trend shows as ringing at the ends.
 
     Parameters
     ----------
     x : array
         uint8, float32 or float64. Any strides; fastest where the other axes are contiguous.
     low, high : float
-        The band in Hz, both ends included: ``0 <= low <= high <= fs / 2``. With ``low = 0`` the mean is
-        kept.
+        The band in Hz, both ends included: ``0 <= low <= high <= fs / 2``. With ``low = 0`` the
+        mean is kept.
     fs : float
         The sampling rate in Hz: frames per second as filmed.
     axis : int
@@ -63,13 +64,14 @@ def ideal_bandpass(
 
     Notes
     -----
-    A band of few bins (or of all but few) is projected out of a group of pixels in the cache by a matrix
-    product, in one visit to memory; a band of more than 64 goes through `scipy.fft`, 16 MiB at a time.
+    A band of few bins (or of all but few) is projected out of a group of pixels in the cache by a
+    matrix product, in one visit to memory; a band of more than 64 goes through `scipy.fft`, 16 MiB
+    at a time.
 
     References
     ----------
-    .. [1] H.-Y. Wu et al., "Eulerian Video Magnification for Revealing Subtle Changes in the World", ACM
-       Transactions on Graphics 31(4), 2012: its temporal filter for colour.
+    .. [1] H.-Y. Wu et al., "Eulerian Video Magnification for Revealing Subtle Changes in the
+       World", ACM Transactions on Graphics 31(4), 2012: its temporal filter for colour.
 
     Examples
     --------
@@ -92,7 +94,9 @@ def ideal_bandpass(
     target = None if out is None else to_numpy(function, "out", out)
     axis = operator.index(axis)
     if not -source.ndim <= axis < source.ndim:
-        raise ValueError(f"[{function}] axis: expected an axis of shape {source.shape}; found {axis}")
+        raise ValueError(
+            f"[{function}] axis: expected an axis of shape {source.shape}; found {axis}"
+        )
     steps = source.shape[axis]
     first, last = _bins(steps, low, high, fs)
     if steps > 0 and last < first:
@@ -124,9 +128,7 @@ def _transform(x: np.ndarray[Any, Any], first: int, last: int, y: np.ndarray[Any
         spectrum[:first] = 0
         spectrum[last + 1 :] = 0
         result = y[:, begin : begin + rows]
-        result[...] = scipy.fft.irfft(
-            spectrum, len(x), axis=0, overwrite_x=True, workers=workers
-        )
+        result[...] = scipy.fft.irfft(spectrum, len(x), axis=0, overwrite_x=True, workers=workers)
         if first == 0:
             result += origin
 

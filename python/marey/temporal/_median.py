@@ -31,8 +31,8 @@ def median_filter(
 ) -> Any:
     """Take the median of a window that slides along one axis.
 
-    The same as `scipy.ndimage.median_filter` along one axis, with `axis` 0 by default. As there, of an
-    even number of values the upper of the middle two is taken. What is not defined there: a
+    The same as `scipy.ndimage.median_filter` along one axis, with `axis` 0 by default. As there, of
+    an even number of values the upper of the middle two is taken. What is not defined there: a
     window that holds a NaN gives NaN.
 
     Parameters
@@ -67,9 +67,9 @@ def median_filter(
 
     Notes
     -----
-    Windows up to 15 are sorted by a network, larger ones are kept sorted from step to step: the time
-    grows with `size`, and not with ``size * log(size)``. Each thread holds at most 256 bytes for each
-    place of the window, and a pointer for each step.
+    Windows up to 15 are sorted by a network, larger ones are kept sorted from step to step: the
+    time grows with `size`, and not with ``size * log(size)``. Each thread holds at most 256 bytes
+    for each place of the window, and a pointer for each step.
 
     Examples
     --------
@@ -126,7 +126,8 @@ def median(x: Any, axis: int = 0, out: Any = None) -> Any:
     Notes
     -----
     uint8 is counted: eight passes over a group of pixels in the cache. Floats are sorted by a
-    network, or counted bit by bit if there are many. Each thread holds the steps of at least 64 pixels.
+    network, or counted bit by bit if there are many. Each thread holds the steps of at least 64
+    pixels.
 
     Examples
     --------
@@ -146,9 +147,9 @@ def median(x: Any, axis: int = 0, out: Any = None) -> Any:
 class MedianFilter(WindowStream):
     """A sliding median for streams: call it chunk by chunk.
 
-    Each frame becomes the median of itself and the ``size - 1`` frames before it, so that with an odd
-    size it lags by ``size // 2`` frames. Any chunking gives the result of one call. Not for several threads
-    at once.
+    Each frame becomes the median of itself and the ``size - 1`` frames before it, so that with an
+    odd size it lags by ``size // 2`` frames. Any chunking gives the result of one call. Not for
+    several threads at once.
 
     Parameters
     ----------
@@ -166,8 +167,8 @@ class MedianFilter(WindowStream):
 
     Notes
     -----
-    A window longer than 15 is sorted anew for each chunk, which takes about as long as `size` frames:
-    feed chunks of at least as many if it must be fast.
+    A window longer than 15 is sorted anew for each chunk, which takes about as long as `size`
+    frames: feed chunks of at least as many if it must be fast.
 
     Examples
     --------

@@ -114,9 +114,8 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) ->
 
     References
     ----------
-    .. [1] A. Oppenheim and R. Schafer, "Discrete-Time Signal Processing", section 6.3: direct
-       form II
-       transposed.
+    .. [1] A. Oppenheim and R. Schafer, "Discrete-Time Signal Processing", section 6.3: direct form
+       II transposed.
 
     Examples
     --------
@@ -151,8 +150,8 @@ def sosfiltfilt(
     The gain is the square of the filter's. The same as `scipy.signal.sosfiltfilt` but for these:
     `axis` is 0 by default; float32 stays float32; uint8 is extended as numbers (SciPy's odd
     extension of uint8 wraps around at 256); and the result can be written to `out`, which may
-    be `x` itself. Both passes over a group of pixels run in the cache, so that the video is read and
-    written once.
+    be `x` itself. Both passes over a group of pixels run in the cache, so that the video is read
+    and written once.
 
     Parameters
     ----------
@@ -182,7 +181,8 @@ def sosfiltfilt(
     TypeError
         If `x` is not an array, or of another type; if `out` is of another type than the result.
     ValueError
-        If `sos` is not as `sosfilt` needs it, `x` is not longer than `padlen`, or a shape does not fit.
+        If `sos` is not as `sosfilt` needs it, `x` is not longer than `padlen`, or a shape does not
+        fit.
 
     Notes
     -----

@@ -14,7 +14,10 @@ Array = np.ndarray[Any, Any]
 
 
 class WindowStream:
-    """What filters over the last `size` frames have in common: the state is the last ``size - 1`` frames."""
+    """What filters over the last `size` frames have in common.
+
+    The state is the last ``size - 1`` frames.
+    """
 
     _name: ClassVar[str]
 
@@ -32,8 +35,8 @@ class WindowStream:
         Parameters
         ----------
         x : array
-            uint8, float32 or float64: every chunk of the same type and of the same shape but for the
-            length of the time axis.
+            uint8, float32 or float64: every chunk of the same type and of the same shape but for
+            the length of the time axis.
         out : array, optional
             Where to write the result: an array that does not overlap `x`.
 
