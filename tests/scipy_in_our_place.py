@@ -1,8 +1,9 @@
 """A pytest plugin: SciPy's own tests meet our functions where they call SciPy's, along one axis.
 
 What marey does not take is translated first: lists and integers become float64 (marey computes in
-the type it is given), complex numbers two calls, a dtype given as output a cast. Calls that filter
-along several axes at once go to SciPy. How many calls were ours is printed at the end.
+the type it is given), a complex signal of sosfiltfilt two calls, a dtype given as output a cast.
+Calls that marey has no counterpart of, along several axes at once or a complex convolve1d, go to
+SciPy. How many calls were ours is printed at the end.
 """
 
 from typing import Any
@@ -13,7 +14,8 @@ import scipy.ndimage
 import scipy.signal
 from marey import temporal
 
-_theirs = scipy.ndimage.median_filter
+_their_convolve1d = scipy.ndimage.convolve1d
+_their_median_filter = scipy.ndimage.median_filter
 _calls = {"sosfiltfilt": 0, "convolve1d": 0, "median_filter": 0}
 
 
@@ -48,35 +50,23 @@ def convolve1d(
     origin: int = 0,
 ) -> Any:
     x, taps = np.asarray(input), np.asarray(weights)
-    is_complex = np.iscomplexobj(x) or np.iscomplexobj(taps)
-
-    def filtered(part: Any, by: Any, constant: float) -> Any:
-        return _ours(
-            "convolve1d",
-            lambda v: temporal.convolve(v, by, axis, mode, origin, cval=constant),
-            np.array(part, np.float64),
-        )
-
-    if is_complex:
-        value = complex(cval)
-        real = filtered(x.real, taps.real, value.real) - filtered(x.imag, taps.imag, value.imag)
-        imag = filtered(x.real, taps.imag, value.real) + filtered(x.imag, taps.real, value.imag)
-        y = real + 1j * imag
-    else:
-        y = filtered(x, taps, float(cval))
-    return _output(x, y, output, is_complex)
+    if np.iscomplexobj(x) or np.iscomplexobj(taps) or np.iscomplexobj(cval):
+        return _their_convolve1d(input, weights, axis, output, mode, cval, origin)
+    y = _ours(
+        "convolve1d",
+        lambda v: temporal.convolve(v, taps, axis, mode, origin, cval=float(cval)),
+        np.array(x, np.float64),
+    )
+    return _output(x, y, output)
 
 
-def _output(x: Any, y: Any, output: Any, is_complex: bool = False) -> Any:
+def _output(x: Any, y: Any, output: Any) -> Any:
     if isinstance(output, np.ndarray):
         if output.shape != y.shape:
             raise RuntimeError("output shape not correct")
         output[...] = y.astype(output.dtype)
         return output
-    dtype = x.dtype if output is None else np.dtype(output)
-    if is_complex and dtype.kind != "c":
-        dtype = np.promote_types(dtype, np.complex64)
-    return y.astype(dtype)
+    return y.astype(x.dtype if output is None else output)
 
 
 def median_filter(
@@ -97,7 +87,7 @@ def median_filter(
     origins = np.broadcast_to(origin, len(over)) if sizes != () else ()
     fits = len(longer) == 1 and not np.delete(origins, longer).any() and isinstance(mode, str)
     if not fits or x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
-        return _theirs(
+        return _their_median_filter(
             input, size, footprint, output, mode=mode, cval=cval, origin=origin, axes=axes
         )
     (a,) = longer
