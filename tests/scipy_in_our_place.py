@@ -82,15 +82,16 @@ def median_filter(
 ) -> Any:
     x = np.asarray(input)
     over = tuple(range(x.ndim)) if axes is None else tuple(np.atleast_1d(axes))
-    sizes = np.broadcast_to(size, len(over)) if footprint is None and size is not None else ()
-    longer = [a for a, n in enumerate(sizes) if n != 1]
-    origins = np.broadcast_to(origin, len(over)) if sizes != () else ()
-    fits = len(longer) == 1 and not np.delete(origins, longer).any() and isinstance(mode, str)
+    fits = footprint is None and size is not None and isinstance(mode, str)
+    sizes = np.broadcast_to(size, len(over)) if fits else np.empty(0)
+    origins = np.broadcast_to(origin, len(over)) if fits else np.empty(0)
+    longer = np.flatnonzero(sizes != 1)
+    fits = len(longer) == 1 and not np.delete(origins, longer).any()
     if not fits or x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
         return _their_median_filter(
             input, size, footprint, output, mode=mode, cval=cval, origin=origin, axes=axes
         )
-    (a,) = longer
+    a = longer[0]
     y = _ours(
         "median_filter",
         lambda v: temporal.median_filter(

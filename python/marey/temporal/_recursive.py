@@ -209,11 +209,6 @@ def sosfiltfilt(
         raise ValueError(
             f"[{function}] padtype: expected 'odd', 'even', 'constant' or None; found {padtype!r}"
         )
-    if coefficients.ndim != 2 or coefficients.shape[1] != 6 or len(coefficients) == 0:
-        raise ValueError(
-            f"[{function}] sos: expected (n_sections, 6) with at least one section; "
-            f"found {coefficients.shape}"
-        )
     if not np.isfinite(coefficients).all() or (coefficients[:, 3] != 1).any():
         raise ValueError(f"[{function}] sos: expected finite numbers and a0 = 1; found {sos}")
     if padtype is None:
