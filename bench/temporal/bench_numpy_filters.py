@@ -1,7 +1,5 @@
 """NumPy: the median over the first axis."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,6 +1,4 @@
-"""SciPy: scipy.signal and scipy.ndimage along the first axis, and its FFT on as many workers as marey has threads."""
-
-from __future__ import annotations
+"""SciPy: scipy.signal and scipy.ndimage along the first axis; its FFT on a worker a thread."""
 
 from collections.abc import Callable
 

@@ -1,15 +1,13 @@
 """Filters over whole clips: zero-phase, ideal, finite, median. Clips as large as the peers bear."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from marey import temporal
 
 from bench.harness import Program, Workload
 from bench.temporal.workloads import SOS, Video
-from marey import temporal
 
 FRAME = (360, 640, 3)
 SIGMA = 2.0

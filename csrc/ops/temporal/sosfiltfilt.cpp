@@ -12,6 +12,7 @@ namespace marey {
 namespace {
 
 constexpr std::string_view kName = "marey.sosfiltfilt";
+constexpr int64_t kStagger = 16;  // items: a cache line of float32
 
 std::vector<double> checked_steady_state(const View& zi, int64_t sections) {
   Shape expected;
@@ -149,7 +150,8 @@ void sosfiltfilt(const View& sos, const View& x, int axis, const View& y, Extens
   const int64_t item = item_size(y.dtype);
   TileJob job({&x}, y, axis);
   job.width = cached_tile_width(plan.scratch_rows() * item, item);
-  plan.stride = widest_tile(job);
+  // Not a power of two: rows a page apart would share the same few places of the first-level cache.
+  plan.stride = widest_tile(job) + kStagger;
   job.scratch_bytes = plan.scratch_rows() * plan.stride * item;
   for_each_tile(job, [&](const SeriesTile& tile) {
     if (y.dtype == DType::f64) return filter<double, double>(plan, tile);
