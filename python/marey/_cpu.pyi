@@ -14,10 +14,16 @@ __all__: list[str] = [
     "build_info",
     "collapse",
     "compiled_isas",
+    "convolve",
     "down",
     "gaussian",
+    "ideal_bandpass",
+    "ideal_bandpass_cost",
+    "ideal_bandpass_result",
     "kernels",
     "laplacian",
+    "median",
+    "median_filter",
     "num_threads",
     "probe",
     "set_cache_limit",
@@ -25,6 +31,8 @@ __all__: list[str] = [
     "set_num_threads",
     "set_thread_num_threads",
     "sosfilt",
+    "sosfiltfilt",
+    "trajectory_mean",
     "up",
 ]
 
@@ -57,16 +65,48 @@ def collapse(
     bands: list[typing.Any], channel_axis: int | None, out: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def compiled_isas() -> list[str]: ...
+def convolve(
+    function: str,
+    x: typing.Any,
+    axis: int,
+    taps: typing.Any,
+    before: int,
+    mode: str,
+    cval: float,
+    history: typing.Any,
+    out: typing.Any,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def down(
     image: typing.Any, channel_axis: int | None, out: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def gaussian(
     image: typing.Any, levels: int, channel_axis: int | None, out: typing.Any
 ) -> list[numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]: ...
+def ideal_bandpass(
+    x: typing.Any, axis: int, first: int, last: int, out: typing.Any
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def ideal_bandpass_cost(steps: int, first: int, last: int) -> int: ...
+def ideal_bandpass_result(
+    x: typing.Any, out: typing.Any
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def kernels() -> dict[str, str]: ...
 def laplacian(
     image: typing.Any, levels: int, channel_axis: int | None, out: typing.Any
 ) -> list[numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]: ...
+def median(
+    x: typing.Any, axis: int, out: typing.Any
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def median_filter(
+    function: str,
+    x: typing.Any,
+    axis: int,
+    size: int,
+    before: int,
+    mode: str,
+    cval: float,
+    history: typing.Any,
+    out: typing.Any,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def num_threads() -> int: ...
 def probe() -> dict[str, typing.Any]: ...
 def set_cache_limit(bytes: int) -> None: ...
@@ -76,6 +116,23 @@ def set_thread_num_threads(count: int) -> int: ...
 def sosfilt(
     sos: typing.Any, x: typing.Any, axis: int, zi: typing.Any, out: typing.Any, zf: typing.Any
 ) -> typing.Any: ...
+def sosfiltfilt(
+    sos: typing.Any,
+    x: typing.Any,
+    axis: int,
+    padtype: str,
+    padlen: int,
+    zi: typing.Any,
+    out: typing.Any,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def trajectory_mean(
+    x: typing.Any,
+    weights: collections.abc.Sequence[float],
+    mode: str,
+    cval: float,
+    vy: float,
+    vx: float,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def up(
     image: typing.Any,
     height: int | None,

@@ -20,11 +20,16 @@ namespace marey {
 void convolve(std::string_view function, const View& x, int axis, const View& taps,
               const Window& window, const View& y);
 
-// rows: steps + size - 1 rows of x's type; weights: size items of y's type, for the earliest step
-// first.
+// A block of so many steps is computed together where there are as many taps.
+inline constexpr int64_t kConvolveSteps = 6;
+
+// rows: steps + size - 1 rows of x's type. weights: size items of y's type, for the earliest step
+// first. table: what row j of a block's size + kConvolveSteps - 1 counts in each of its steps, item
+// [j][s] = weights[j - s], or anything where there is none.
 struct ConvolveTile {
   const std::byte* const* rows;
   const void* weights;
+  const void* table;
   int64_t size;
   void* y;
   int64_t y_stride;  // in bytes

@@ -3,6 +3,9 @@
 // step at a time the loads, not the multiply-adds, are the limit. Rows of a tile that overlapping
 // blocks share stay in the second-level cache. Folding symmetric taps saves no instruction here: a
 // sum and a product stand for two fused products, and their loads are the same.
+// The weights of a block come from a table, each row's side by side: read as one array they look to
+// the compiler like values to carry from row to row, for which there are no registers (a third
+// slower).
 //
 // A block runs through three ranges of rows: those that only its first steps need, those that all
 // need, and those that only its last steps need. Weights padded with zeros would be simpler, but
@@ -19,7 +22,7 @@ struct Block {
   static constexpr int64_t kLanes = static_cast<int64_t>(V::size());
 
   const std::byte* const* rows;
-  const T* weights;
+  const T* weights;  // kSteps for each row
   int64_t size;
   std::byte* y;
   int64_t y_stride;
@@ -36,7 +39,7 @@ struct Block {
 #pragma GCC unroll 8
     for (int s = 0; s < kSteps; ++s) {
       if (s < first || s >= last) continue;
-      const V weight(weights[j - s]);
+      const V weight(weights[j * kSteps + s]);
       for (int v = 0; v < kVectors; ++v) sums[s][v] = fma(weight, x[v], sums[s][v]);
     }
   }
@@ -75,8 +78,9 @@ template <class S, class T, int kSteps, bool kStreaming>
 void run_steps(const ConvolveTile& tile, int64_t t) {
   constexpr int kVectors = 2;
   const auto block = [&]<int kCount>() {
+    const void* weights = kSteps == 1 ? tile.weights : tile.table;
     return Block<S, T, kSteps, kCount, kStreaming>{
-        tile.rows + t, static_cast<const T*>(tile.weights),
+        tile.rows + t, static_cast<const T*>(weights),
         tile.size,     static_cast<std::byte*>(tile.y) + t * tile.y_stride,
         tile.y_stride, {}};
   };
@@ -93,7 +97,8 @@ void run_steps(const ConvolveTile& tile, int64_t t) {
 
 template <class S, class T, bool kStreaming>
 void run_tile(const ConvolveTile& tile) {
-  constexpr int kSteps = 5;  // ten sums, two rows' vectors and a weight: 13 of 16 registers
+  // Twelve sums, a row's two vectors and a weight: 15 of 16 registers.
+  constexpr int kSteps = static_cast<int>(kConvolveSteps);
   int64_t t = 0;
   if (tile.size >= kSteps) {
     for (; t + kSteps <= tile.steps; t += kSteps) run_steps<S, T, kSteps, kStreaming>(tile, t);

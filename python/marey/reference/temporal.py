@@ -195,7 +195,8 @@ def _gaussian_taps(sigma: float, truncate: float) -> NDArray[np.float64]:
     radius = int(truncate * sigma + 0.5)
     t = np.arange(-radius, radius + 1)
     weights: NDArray[np.float64] = np.exp(-0.5 * (t / max(sigma, 1e-300)) ** 2)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _shifted(frame: NDArray[Any], shift: float, axis: int) -> NDArray[Any]:

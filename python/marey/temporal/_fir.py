@@ -124,8 +124,9 @@ def _gaussian_taps(function: str, sigma: float, truncate: float) -> Taps:
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return np.ones(1)
-    weights: Taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    return weights / weights.sum()
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    return weights
 
 
 def gaussian(
@@ -325,6 +326,6 @@ class FirFilter(WindowStream):
 
     def _filter(self, x: Array, state: Array, out: Array | None) -> Array:
         before = len(self.taps) - 1
-        return _cpu.convolve(  # type: ignore[no-any-return]
+        return _cpu.convolve(
             self._name, x, self.axis, self.taps, before, "nearest", 0.0, state, out
         )

@@ -13,10 +13,10 @@ __all__ = ["MedianFilter", "median", "median_filter"]
 
 
 def _checked_size(function: str, size: Any) -> int:
-    size = operator.index(size)
-    if size < 1:
-        raise ValueError(f"[{function}] size: expected 1 or more; found {size}")
-    return size
+    steps: int = operator.index(size)
+    if steps < 1:
+        raise ValueError(f"[{function}] size: expected 1 or more; found {steps}")
+    return steps
 
 
 def median_filter(
@@ -187,6 +187,6 @@ class MedianFilter(WindowStream):
         super().__init__(self.size, axis, start)
 
     def _filter(self, x: Array, state: Array, out: Array | None) -> Array:
-        return _cpu.median_filter(  # type: ignore[no-any-return]
+        return _cpu.median_filter(
             self._name, x, self.axis, self.size, self.size - 1, "nearest", 0.0, state, out
         )
