@@ -15,7 +15,7 @@ namespace marey {
 // Keeps bins first .. last of 0 .. T / 2, none if last < first; bin k is the frequency of k cycles
 // in the T steps. x: uint8, float32 or float64. y: x's shape, float32 for uint8 and else x's type;
 // the same memory as x or none of it. `axis` is not negative. Each thread's scratch is the steps of
-// 64 to 1024 series, at most 320 KiB unless 64 series need more; all threads share two tables of T
+// 64 to 1024 series, at most 160 KiB unless 64 series need more; all threads share two tables of T
 // * bins items.
 void ideal_bandpass(const View& x, int axis, int64_t first, int64_t last, const View& y);
 

@@ -17,7 +17,7 @@ constexpr int64_t kShortestRun = 64;
 // Gathered rows are worked on in whole vectors: their tails cost more than idle lanes.
 constexpr int64_t kGatheredMultiple = 16;
 // What a tile may take of a second-level cache, most of which have 512 KiB and more.
-constexpr int64_t kCachedBytes = int64_t{320} << 10;
+constexpr int64_t kCachedBytes = int64_t{160} << 10;
 constexpr int64_t kNarrowestTile = 64;
 constexpr int64_t kPage = 4096;
 

@@ -102,12 +102,18 @@ class Pass {
   void extend(int64_t edge, int64_t inner, T* result) const {
     const S* a = reinterpret_cast<const S*>(tile_.in[0].row(edge));
     const S* b = reinterpret_cast<const S*>(tile_.in[0].row(inner));
-    for (int64_t k = 0; k < tile_.width; ++k) {
-      const T at_edge = static_cast<T>(a[k]);
-      const T within = static_cast<T>(b[k]);
-      result[k] = plan_.extension == Extension::odd    ? T{2} * at_edge - within
-                  : plan_.extension == Extension::even ? within
-                                                       : at_edge;
+    const auto fill = [&](const auto& value) {
+      for (int64_t k = 0; k < tile_.width; ++k) {
+        result[k] = value(static_cast<T>(a[k]), static_cast<T>(b[k]));
+      }
+    };
+    switch (plan_.extension) {
+      case Extension::odd:
+        return fill([](T at_edge, T within) { return T{2} * at_edge - within; });
+      case Extension::even:
+        return fill([](T, T within) { return within; });
+      case Extension::constant:
+        return fill([](T at_edge, T) { return at_edge; });
     }
   }
 

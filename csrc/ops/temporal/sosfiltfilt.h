@@ -19,7 +19,7 @@ enum class Extension : int { odd, even, constant };
 // (scipy.signal.sosfilt_zi). x: uint8, float32 or float64; more than padlen steps along `axis`. y:
 // x's shape, float32 for uint8 and else x's type; the same memory as x or none of it. `axis` is not
 // negative. Each thread's scratch is (steps + 2 * padlen) items for each of 64 to 1024 series, at
-// most 320 KiB unless 64 series need more.
+// most 160 KiB unless 64 series need more.
 void sosfiltfilt(const View& sos, const View& x, int axis, const View& y, Extension extension,
                  int64_t padlen, const View& zi);
 
