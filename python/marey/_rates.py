@@ -37,18 +37,18 @@ def _running_sum(x: Signal, length: int) -> Signal:
 
 
 def _overlap(x: Signal, length: int) -> Signal:
-    """At each time the sum over the windows that hold it: (windows, ...) to (windows + length - 1, ...)."""
+    """At each time the sum over the windows that hold it (`length` - 1 more than windows)."""
     edge = np.zeros((length - 1, *x.shape[1:]))
     return _running_sum(np.concatenate([edge, x, edge]), length)
 
 
 def pos(traces: Signal, fs: float) -> Signal:
-    """Plane orthogonal to skin (Wang et al. 2017, algorithm 1), every window to the last one included.
+    """Plane orthogonal to skin (Wang et al. 2017, algorithm 1), to the last window.
 
     In a window with mean colour m, and x / m projected to S1 and S2, the signal is
-    h = S1 + std(S1) / std(S2) S2, which has mean 0. It is linear in x, so the sum over all windows that
-    hold a time is x times the sum of the windows' coefficients: running sums instead of windows. The sum
-    is divided by the number of windows.
+    h = S1 + std(S1) / std(S2) S2, which has mean 0. It is linear in x, so the sum over all windows
+    that hold a time is x times the sum of the windows' coefficients: running sums instead of
+    windows. The sum is divided by the number of windows.
 
     Parameters
     ----------
@@ -99,10 +99,11 @@ def _normalised(traces: Signal, fs: float) -> Signal:
 
 
 def chrom(traces: Signal, fs: float, low: float, high: float) -> Signal:
-    """Chrominance (de Haan and Jeanne 2013): X - std(X) / std(Y) Y in windows, overlapped and added.
+    """Chrominance (de Haan and Jeanne 2013): X - std(X) / std(Y) Y, in windows.
 
-    X = 3 R - 2 G and Y = 1.5 R + G - 1.5 B of normalised, band-passed colours; Hann windows that overlap
-    by half, the last one ending with the signal; their sum is divided by the sum of the windows.
+    X = 3 R - 2 G and Y = 1.5 R + G - 1.5 B of normalised, band-passed colours; Hann windows that
+    overlap by half, the last one ending with the signal; their sum is divided by the sum of the
+    windows.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ def chrom(traces: Signal, fs: float, low: float, high: float) -> Signal:
 
 
 def green(traces: Signal, fs: float) -> Signal:
-    """The green channel over its running mean (Verkruysse et al. 2008), turned to rise with the blood."""
+    """The green channel over its running mean (Verkruysse et al. 2008), rising with the blood."""
     return -_normalised(traces, fs)[..., 1]
 
 
@@ -153,9 +154,9 @@ def signals(traces: Signal, fs: float, method: str, low: float, high: float) -> 
 def combine(patches: Signal, rounds: int = 3) -> tuple[Signal, Signal]:
     """One signal from many, each weighted by how well it fits what the others say.
 
-    With s the weighted sum of the other patches, a patch is taken for a s + noise; the best weight is then
-    a / var(noise) (none where a < 0). Starting from 1 / var(patch), a few rounds are enough. No frequency
-    is looked at, so noise is not combed for a rate.
+    With s the weighted sum of the other patches, a patch is taken for a s + noise; the best weight
+    is then a / var(noise) (none where a < 0). Starting from 1 / var(patch), a few rounds are
+    enough. No frequency is looked at, so noise is not combed for a rate.
 
     Parameters
     ----------
@@ -202,7 +203,9 @@ def spectrum(signal: Signal, fs: float) -> Spectrum:
 
 
 def peak(spectrum: Spectrum, low: float, high: float) -> float:
-    """The frequency of the highest maximum inside a band, between bins by a parabola on the logarithm.
+    """The frequency of the highest maximum in a band, interpolated between bins.
+
+    A parabola through the logarithms of three bins says where the maximum lies.
 
     NaN where the power has no maximum inside.
     """
@@ -219,13 +222,12 @@ def peak(spectrum: Spectrum, low: float, high: float) -> float:
     return float(frequency[best] + shift * (frequency[1] - frequency[0]))
 
 
-def snr_db(
-    spectrum: Spectrum, rate: float, seconds: float, low: float, high: float
-) -> float:
+def snr_db(spectrum: Spectrum, rate: float, seconds: float, low: float, high: float) -> float:
     """De Haan and Jeanne's signal-to-noise ratio (2013), in dB.
 
-    The power around the rate and around twice the rate, over the rest of the band. "Around" is 0.1 Hz to
-    either side, or the half-width of the window's main lobe where the signal is too short for that.
+    The power around the rate and around twice the rate, over the rest of the band. "Around" is 0.1
+    Hz to either side, or the half-width of the window's main lobe where the signal is too short
+    for that.
     """
     if not math.isfinite(rate):
         return -math.inf

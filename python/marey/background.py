@@ -1,7 +1,8 @@
 """Background subtraction: what moves in front of a camera that stands still.
 
-`subtract` takes a whole video; `MedianBackground` and `MixtureBackground` take frames as they come. All of
-them give a mask for each frame (True where something is in front of the background) and the background.
+`subtract` takes a whole video; `MedianBackground` and `MixtureBackground` take frames as they
+come. All of them give a mask for each frame (True where something is in front of the background)
+and the background.
 """
 
 from __future__ import annotations
@@ -85,8 +86,7 @@ def _frames(
     if source.shape[1:] != shape:
         wanted = ", ".join(map(str, shape))
         raise ValueError(
-            f"[{name}] frames: expected shape (T, {wanted}) or ({wanted}); "
-            f"found {np.shape(frames)}"
+            f"[{name}] frames: expected shape (T, {wanted}) or ({wanted}); found {np.shape(frames)}"
         )
     if source.dtype != dtype:
         raise TypeError(f"[{name}] frames: expected {dtype}; found {source.dtype}")
@@ -116,13 +116,14 @@ def difference(
     frames : array, (T, H, W), (T, H, W, 3), or one frame
         uint8, or float32 in [0, 1]; any strides.
     background : array, (H, W) or (H, W, 3)
-        The picture to compare with, of the type of `frames`. It is copied if it is not C-contiguous.
+        The picture to compare with, of the type of `frames`. It is copied if it is not
+        C-contiguous.
     threshold : float
         How much the most different colour channel may differ, in levels of 255.
     clean : int
-        The width of a majority filter for the masks, an odd number of pixels up to 15: a pixel is set if
-        more than half of those around it differ (at the border, of those inside the image). 0 or 1 for
-        none.
+        The width of a majority filter for the masks, an odd number of pixels up to 15: a pixel is
+        set if more than half of those around it differ (at the border, of those inside the image).
+        0 or 1 for none.
 
     Returns
     -------
@@ -152,9 +153,7 @@ def difference(
     return from_numpy_like(frames)(masks[0] if single else masks)
 
 
-def _difference(
-    frames: NDArray[Any], background: Picture, threshold: float, clean: int
-) -> Masks:
+def _difference(frames: NDArray[Any], background: Picture, threshold: float, clean: int) -> Masks:
     if frames.dtype == np.float32:
         threshold /= 255.0
     return _cleaned(_cpu.background_difference(frames, background, threshold, 1), clean)
@@ -173,10 +172,10 @@ def _static_median(sample: NDArray[Any]) -> Picture:
 class MedianBackground:
     """Subtract the median of the last frames, in a stream.
 
-    The background is each pixel's median over a sliding window: every `every`-th frame enters it, and the
-    oldest of `window` leaves. What stands at a pixel for less than half of ``window * every`` frames is in
-    front of it. The values of each pixel are kept in order, so a new frame costs one pass over them. Any
-    chunking gives the same result. Not for several threads at once.
+    The background is each pixel's median over a sliding window: every `every`-th frame enters it,
+    and the oldest of `window` leaves. What stands at a pixel for less than half of ``window *
+    every`` frames is in front of it. The values of each pixel are kept in order, so a new frame
+    costs one pass over them. Any chunking gives the same result. Not for several threads at once.
 
     Parameters
     ----------
@@ -200,8 +199,9 @@ class MedianBackground:
 
     Notes
     -----
-    A frame that enters the window does so before it is compared. Of an even number of values the median
-    is the mean of the two in the middle, for uint8 rounded half up. Memory is ``2 * window`` frames.
+    A frame that enters the window does so before it is compared. Of an even number of values the
+    median is the mean of the two in the middle, for uint8 rounded half up. Memory is ``2 *
+    window`` frames.
 
     Examples
     --------
@@ -290,7 +290,7 @@ class MedianBackground:
 
     @property
     def background(self) -> Picture | None:
-        """The background (a copy), of the shape and type of a frame; None before the first frame."""
+        """The background as a frame (a copy); None before the first frame."""
         return self._background.copy() if self._frames else None
 
     @property
@@ -332,34 +332,35 @@ class MedianBackground:
 class MixtureBackground:
     """Subtract an adaptive Gaussian mixture, in a stream.
 
-    Each pixel has up to `modes` Gaussians, whose number adapts [1]_: a background that flickers, waves or
-    changes slowly is learnt, and what is new is in front of it until it has stayed for a while. Any
-    chunking gives the same result, and every instruction set the same model to the last bit. Not for
-    several threads at once.
+    Each pixel has up to `modes` Gaussians, whose number adapts [1]_: a background that flickers,
+    waves or changes slowly is learnt, and what is new is in front of it until it has stayed for a
+    while. Any chunking gives the same result, and every instruction set the same model to the last
+    bit. Not for several threads at once.
 
     Parameters
     ----------
     shape : (H, W) or (H, W, 3)
         The shape of one frame.
     history : int
-        How many frames the model looks back: the learning rate is ``1 / min(2 n, history)`` at frame n.
+        How many frames the model looks back: the learning rate is ``1 / min(2 n, history)`` at
+        frame n.
     threshold : float
-        The squared distance from a mode, in units of its variance, below which a pixel belongs to the
-        background.
+        The squared distance from a mode, in units of its variance, below which a pixel belongs to
+        the background.
     match_threshold : float
         The same, below which a value belongs to a mode that exists, so that no new one is made.
     background_ratio : float
         The heaviest modes are background, until their weights sum to this.
     initial_variance, minimum_variance, maximum_variance : float
-        In levels of 255, squared. The minimum is the noise that is taken for granted: with less, the grain
-        of compression is taken for motion.
+        In levels of 255, squared. The minimum is the noise that is taken for granted: with less,
+        the grain of compression is taken for motion.
     complexity : float
         How much evidence a mode must have to stay, in units of the learning rate.
     modes : int
         The largest number of modes, 1 to 8.
     shadows : bool
-        Take what is only a darker version of the background [2]_ for background too. `labels` tells the
-        two apart.
+        Take what is only a darker version of the background [2]_ for background too. `labels`
+        tells the two apart.
     darkest : float
         The share of the background's brightness down to which a shadow can be dark.
     clean : int
@@ -374,18 +375,19 @@ class MixtureBackground:
 
     Notes
     -----
-    Variances and thresholds are those of OpenCV's ``BackgroundSubtractorMOG2``, whose arithmetic this is,
-    but for three defaults: `initial_variance` 36 (there 15), `minimum_variance` 16 (4) and
-    `maximum_variance` 80 (75); and `shadows` are not looked for unless asked for. A learning rate of 0
-    changes nothing at all in the model. A NaN is in front of the background, and spoils no mode but the
-    one it makes. Memory is ``4 * modes * (2 + channels)`` bytes a pixel; feeding several frames at once
-    reads and writes it once for all of them.
+    Variances and thresholds are those of OpenCV's ``BackgroundSubtractorMOG2``, whose arithmetic
+    this is, but for three defaults: `initial_variance` 36 (there 15), `minimum_variance` 16 (4)
+    and `maximum_variance` 80 (75); and `shadows` are not looked for unless asked for. A learning
+    rate of 0 changes nothing at all in the model. A NaN is in front of the background, and spoils
+    no mode but the one it makes. Memory is ``4 * modes * (2 + channels)`` bytes a pixel; feeding
+    several frames at once reads and writes it once for all of them.
 
     References
     ----------
-    .. [1] Z. Zivkovic, "Improved adaptive Gaussian mixture model for background subtraction", ICPR 2004.
-    .. [2] A. Prati, I. Mikic, M. Trivedi and R. Cucchiara, "Detecting moving shadows: algorithms and
-       evaluation", IEEE Transactions on Pattern Analysis and Machine Intelligence 25(7), 2003.
+    .. [1] Z. Zivkovic, "Improved adaptive Gaussian mixture model for background subtraction",
+       ICPR 2004.
+    .. [2] A. Prati, I. Mikic, M. Trivedi and R. Cucchiara, "Detecting moving shadows: algorithms
+       and evaluation", IEEE Transactions on Pattern Analysis and Machine Intelligence 25(7), 2003.
 
     Examples
     --------
@@ -518,8 +520,8 @@ class MixtureBackground:
         """What to save; assign it to continue.
 
         ``weights`` (modes, H, W), heaviest first and 0 where there is no mode; ``variances``
-        (modes, H, W); ``means`` (modes, H, W, channels), in levels of 255: all float32. ``frames``, how
-        many were learnt from.
+        (modes, H, W); ``means`` (modes, H, W, channels), in levels of 255: all float32.
+        ``frames``, how many were learnt from.
         """
         model = self._mixture.state
         modes, height, blocks, fields, lanes = model.shape
@@ -581,15 +583,16 @@ def subtract(
     video : array, (T, H, W) or (T, H, W, 3)
         uint8, or float32 in [0, 1].
     method : "median" or "mixture"
-        The median of frames of the whole video, compared with every frame (with `window`, of a sliding
-        window: `MedianBackground`); or an adaptive Gaussian mixture (`MixtureBackground`).
+        The median of frames of the whole video, compared with every frame (with `window`, of a
+        sliding window: `MedianBackground`); or an adaptive Gaussian mixture (`MixtureBackground`).
     window : int, optional
         Median only: the number of frames of a sliding window. Default: the whole video.
     every : int, optional
-        Median only: take every `every`-th frame. Default: so many that 101 frames are taken at most; with
-        `window`, 7.
+        Median only: take every `every`-th frame. Default: so many that 101 frames are taken at
+        most; with `window`, 7.
     threshold : float, optional
-        For the median in levels of 255 (default 30), for the mixture as in `MixtureBackground` (16).
+        For the median in levels of 255 (default 30), for the mixture as in `MixtureBackground`
+        (16).
     clean : int
         The width of the majority filter for masks; see `difference`.
     shadows : bool
@@ -609,8 +612,8 @@ def subtract(
     Raises
     ------
     TypeError, ValueError
-        If `video` is of another type or shape, or has no frames; if an argument is out of range, or does
-        not belong to `method`.
+        If `video` is of another type or shape, or has no frames; if an argument is out of range,
+        or does not belong to `method`.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """The heart rate from video of skin.
 
-With every beat the blood in the skin changes its colour, by less than one level of 255. `estimate` takes a
-whole video; `PulseMonitor` takes frames as they come and keeps nothing of them but the mean colours of a
-grid of patches.
+With every beat the blood in the skin changes its colour, by less than one level of 255. `estimate`
+takes a whole video; `PulseMonitor` takes frames as they come and keeps nothing of them but the
+mean colours of a grid of patches.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ class PulseEstimate:
     Attributes
     ----------
     bpm : float
-        The heart rate in beats a minute; NaN where there is nothing like one. Not to be relied on unless
-        `reliable`.
+        The heart rate in beats a minute; NaN where there is nothing like one. Not to be relied on
+        unless `reliable`.
     snr_db : float
-        De Haan and Jeanne's signal-to-noise ratio: the power of the waveform within 0.1 Hz (or 1.5 over
-        the seconds of the recording, if that is more) of the rate and of twice the rate, over the
-        remaining power of the band, in dB.
+        De Haan and Jeanne's signal-to-noise ratio: the power of the waveform within 0.1 Hz (or 1.5
+        over the seconds of the recording, if that is more) of the rate and of twice the rate, over
+        the remaining power of the band, in dB.
     required_snr_db : float
         What noise alone hardly ever reaches in a recording of this length.
     reliable : bool
-        Whether there is a pulse: ``snr_db >= required_snr_db``, seen in skin-coloured patches (if those
-        were looked for).
+        Whether there is a pulse: ``snr_db >= required_snr_db``, seen in skin-coloured patches (if
+        those were looked for).
     waveform : array, (N,)
         The pulse wave, band-passed, of standard deviation 1, evenly spaced in time.
     times : array, (N,)
         The times of `waveform`, in the seconds of the frame times.
     bpm_over_time, rate_snr_db, rate_times : array, (M,)
-        The rate in windows of 10 s (of the whole recording, if that is shorter), one a second; its signal-
-        to-noise ratio; and the middle of each window.
+        The rate in windows of 10 s (of the whole recording, if that is shorter), one a second; its
+        signal- to-noise ratio; and the middle of each window.
     frequencies, power : array, (K,)
         The spectrum of the waveform, in Hz.
     weights : array, (rows, columns)
@@ -89,8 +89,8 @@ def required_snr_db(seconds: float) -> float:
     """The signal-to-noise ratio, in dB, that a recording of this length must reach to be relied on.
 
     The highest peak of a noise spectrum holds a share of the band that falls with the length of the
-    recording. 14 - 10 log10(seconds) lies above what POS gave for 99 % of simulated recordings of white
-    and of pink noise of 4 to 60 s; below 8 s 3 dB more are asked for.
+    recording. 14 - 10 log10(seconds) lies above what POS gave for 99 % of simulated recordings of
+    white and of pink noise of 4 to 60 s; below 8 s 3 dB more are asked for.
     """
     return max(-2.0, 14.0 - 10.0 * math.log10(seconds)) + (3.0 if seconds < 8.0 else 0.0)
 
@@ -99,8 +99,8 @@ def skin_coloured(colours: Any) -> NDArray[np.bool_]:
     """Whether colours are those of skin.
 
     The rectangle of Chai and Ngan [1]_ in the chrominance of ITU-R BT.601 (77 <= Cb <= 127 and
-    133 <= Cr <= 173), for colours that are neither nearly black nor clipped. It is the same for light and
-    for dark skin; wood, sand and many walls are in it too.
+    133 <= Cr <= 173), for colours that are neither nearly black nor clipped. It is the same for
+    light and for dark skin; wood, sand and many walls are in it too.
 
     Parameters
     ----------
@@ -113,8 +113,8 @@ def skin_coloured(colours: Any) -> NDArray[np.bool_]:
 
     References
     ----------
-    .. [1] D. Chai and K. Ngan, "Face segmentation using skin-color map in videophone applications", IEEE
-       Transactions on Circuits and Systems for Video Technology 9(4), 1999.
+    .. [1] D. Chai and K. Ngan, "Face segmentation using skin-color map in videophone applications",
+       IEEE Transactions on Circuits and Systems for Video Technology 9(4), 1999.
     """
     rgb = np.asarray(colours, np.float64)
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
@@ -126,10 +126,6 @@ def skin_coloured(colours: Any) -> NDArray[np.bool_]:
     return result
 
 
-def _edges(name: str, argument: str, edges: Any) -> list[int]:
-    return [operator.index(edge) for edge in edges]
-
-
 def patch_means(frames: Any, row_edges: Any, column_edges: Any, mask: Any = None) -> Signal:
     """The mean colour of each patch of a grid, in every frame.
 
@@ -138,8 +134,8 @@ def patch_means(frames: Any, row_edges: Any, column_edges: Any, mask: Any = None
     frames : array, (T, H, W, 3)
         uint8 or float32; any strides, fastest where the rows of a frame are contiguous.
     row_edges, column_edges : sequence of int
-        Patch (i, j) is ``frames[:, row_edges[i]:row_edges[i + 1], column_edges[j]:column_edges[j + 1]]``;
-        rising from 0 or more to H (W) or less.
+        Patch (i, j) is ``frames[:, row_edges[i]:row_edges[i + 1], column_edges[j]:column_edges[j +
+        1]]``; rising from 0 or more to H (W) or less.
     mask : array of bool, (H, W), optional
         Which pixels count.
 
@@ -167,8 +163,8 @@ def patch_means(frames: Any, row_edges: Any, column_edges: Any, mask: Any = None
         selected = np.ascontiguousarray(_mask(name, mask)).view(np.uint8)
     means: Signal = _cpu.patch_means(
         source,
-        _edges(name, "row_edges", row_edges),
-        _edges(name, "column_edges", column_edges),
+        [operator.index(edge) for edge in row_edges],
+        [operator.index(edge) for edge in column_edges],
         selected,
     )
     return means
@@ -178,13 +174,13 @@ def _mask(name: str, mask: Any) -> NDArray[np.bool_]:
     array = np.asarray(mask)
     if array.dtype != np.bool_ or array.ndim != 2:
         raise TypeError(
-            f"[{name}] mask: expected a bool array (H, W); found {array.dtype} of shape {array.shape}"
+            f"[{name}] mask: expected a bool array (H, W); found {array.dtype}, shape {array.shape}"
         )
     return array
 
 
 class _Region:
-    """Where to look: the edges of a grid of patches, a mask, and whether skin is to be picked out."""
+    """Where to look: the edges of patches, a mask, and whether skin is to be picked out."""
 
     def __init__(self, name: str, roi: Any, height: int, width: int) -> None:
         self.mask: NDArray[np.bool_] | None = None
@@ -197,8 +193,8 @@ class _Region:
         elif isinstance(roi, str):
             if roi != "frame":
                 raise ValueError(
-                    f"[{name}] roi: expected None, 'frame', a box (x, y, width, height) or a bool mask "
-                    f"(H, W); found {roi!r}"
+                    f"[{name}] roi: expected None, 'frame', a box (x, y, width, height) or a bool "
+                    f"mask (H, W); found {roi!r}"
                 )
         elif np.ndim(roi) == 2:
             mask = _mask(name, roi)
@@ -230,8 +226,8 @@ class _Region:
 class PulseMonitor:
     """Follow the pulse in a stream of frames.
 
-    Of the frames only the mean colours of the patches are kept: 24 bytes a patch and frame. Not for several
-    threads at once.
+    Of the frames only the mean colours of the patches are kept: 24 bytes a patch and frame. Not
+    for several threads at once.
 
     Parameters
     ----------
@@ -242,9 +238,9 @@ class PulseMonitor:
     method : "pos", "chrom" or "green"
         POS [1]_, CHROM [2]_, or the green channel alone [3]_.
     roi : None, "frame", box or mask
-        None: a grid of patches, of which the skin-coloured ones are weighted by the quality of their
-        signals. "frame": the mean of the whole frame. (x, y, width, height): of a box, in pixels. A bool
-        array (H, W): of the pixels where it is True.
+        None: a grid of patches, of which the skin-coloured ones are weighted by the quality of
+        their signals. "frame": the mean of the whole frame. (x, y, width, height): of a box, in
+        pixels. A bool array (H, W): of the pixels where it is True.
     low_bpm, high_bpm : float
         The rates to look for, in beats a minute.
 
@@ -255,12 +251,12 @@ class PulseMonitor:
 
     References
     ----------
-    .. [1] W. Wang, A. den Brinker, S. Stuijk and G. de Haan, "Algorithmic principles of remote PPG", IEEE
-       Transactions on Biomedical Engineering 64(7), 2017.
-    .. [2] G. de Haan and V. Jeanne, "Robust pulse rate from chrominance-based rPPG", IEEE Transactions on
-       Biomedical Engineering 60(10), 2013.
-    .. [3] W. Verkruysse, L. Svaasand and J. Nelson, "Remote plethysmographic imaging using ambient light",
-       Optics Express 16(26), 2008.
+    .. [1] W. Wang, A. den Brinker, S. Stuijk and G. de Haan, "Algorithmic principles of remote
+       PPG", IEEE Transactions on Biomedical Engineering 64(7), 2017.
+    .. [2] G. de Haan and V. Jeanne, "Robust pulse rate from chrominance-based rPPG", IEEE
+       Transactions on Biomedical Engineering 60(10), 2013.
+    .. [3] W. Verkruysse, L. Svaasand and J. Nelson, "Remote plethysmographic imaging using ambient
+       light", Optics Express 16(26), 2008.
 
     Examples
     --------
@@ -319,7 +315,8 @@ class PulseMonitor:
         frames : array, (T, H, W, 3), or one frame
             uint8, or float32 in [0, 1].
         times : array, (T,), or float, optional
-            When each frame was filmed, in seconds, rising; may be uneven. Default: `fs` frames a second.
+            When each frame was filmed, in seconds, rising; may be uneven. Default: `fs` frames a
+            second.
 
         Raises
         ------
@@ -353,7 +350,9 @@ class PulseMonitor:
         if source.dtype != np.uint8:
             means *= 255.0
         if not np.isfinite(means).all():
-            raise ValueError(f"[{self._name}] frames: expected finite values; found NaN or infinity")
+            raise ValueError(
+                f"[{self._name}] frames: expected finite values; found NaN or infinity"
+            )
         self._traces.append(means)
         self._times.append(when)
         self._frames += len(source)
@@ -398,9 +397,7 @@ class PulseMonitor:
             traces, times = traces[recent], times[recent]
         result = _estimate(self, traces, times)
         if not result.reliable:
-            warnings.warn(
-                f"no pulse to rely on: {result.reason}", PulseWarning, stacklevel=2
-            )
+            warnings.warn(f"no pulse to rely on: {result.reason}", PulseWarning, stacklevel=2)
         return result
 
 
@@ -528,8 +525,9 @@ def estimate(
 
     Notes
     -----
-    Frames at uneven times are interpolated to the median frame rate. The spectrum's peak is interpolated
-    between bins, so the rate is not held to multiples of one over the recording's length.
+    Frames at uneven times are interpolated to the median frame rate. The spectrum's peak is
+    interpolated between bins, so the rate is not held to multiples of one over the recording's
+    length.
 
     Examples
     --------
