@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = _Parser(
         prog="marey",
-        description="Show motions and colour changes in video that are too small to see, and measure them.",
+        description="Show and measure motions and colour changes that are too small to see.",
         epilog="'marey COMMAND --help' tells all about a command.",
     )
     parser.add_argument("--version", action="version", version=f"marey {__version__}")

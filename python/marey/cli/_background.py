@@ -105,7 +105,7 @@ def _advance(bar: Any, chunk: Chunk) -> None:
 
 def _static_background(reader: Reader, bar: Any) -> np.ndarray[Any, Any]:
     """The median of evenly spread frames, in memory for about 200 of them at most."""
-    from marey import background
+    from marey.background._masks import STATIC_FRAMES, static_median
 
     every, kept, index = 1, [], 0
     for chunk in reader:
@@ -114,10 +114,10 @@ def _static_background(reader: Reader, bar: Any) -> np.ndarray[Any, Any]:
                 kept.append(frame.copy())
             index += 1
             # How long the video is shows only at its end: so every other one is dropped again.
-            if len(kept) == 2 * background.STATIC_FRAMES:
+            if len(kept) == 2 * STATIC_FRAMES:
                 kept, every = kept[::2], 2 * every
         _advance(bar, chunk)
-    return background._static_median(np.stack(kept))
+    return static_median(np.stack(kept))
 
 
 def write_png(path: Path, picture: np.ndarray[Any, Any]) -> None:

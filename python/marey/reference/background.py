@@ -14,7 +14,7 @@ def difference(frames: ArrayLike, background: ArrayLike, threshold: float) -> ND
     background = np.asarray(background)
     distance = np.abs(frames.astype(np.float64) - background.astype(np.float64))
     far: NDArray[np.bool_] = ~(distance <= threshold)
-    return far.any(axis=-1) if background.ndim == 3 else far
+    return np.any(far, axis=-1) if background.ndim == 3 else far
 
 
 def majority(mask: ArrayLike, size: int) -> NDArray[np.bool_]:
