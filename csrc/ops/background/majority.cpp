@@ -17,11 +17,13 @@ namespace {
 constexpr std::string_view kName = "marey.background.majority";
 // Rows in a band: its first row sums the window anew.
 constexpr int64_t kBandRows = 64;
+constexpr int64_t kSerialPixels = int64_t{1} << 16;
 
 }  // namespace
 
 void majority(const View& mask, int64_t size, const View& out) {
-  if (mask.ndim() != 3 || mask.dtype != DType::u8 || !is_contiguous(mask, 0, 3)) {
+  if (mask.ndim() != 3 || mask.dtype != DType::u8 ||
+      (mask.shape.count() != 0 && !is_contiguous(mask, 0, 3))) {
     throw ValueError(kName, "mask", "a C-contiguous (T, H, W) array of uint8",
                      to_string(mask.shape));
   }
@@ -37,8 +39,10 @@ void majority(const View& mask, int64_t size, const View& out) {
   MajorityRow* const finish = majority_row_stub.get();
   SlideRows* const slide = slide_rows_stub.get();
   if (mask.shape.count() == 0) return;
+  const int64_t grain =
+      std::max<int64_t>(1, kSerialPixels / (std::min(height, kBandRows) * width));
   parallel_for(
-      mask.shape[0] * bands, 1, padded + static_cast<std::size_t>(width),
+      mask.shape[0] * bands, grain, padded + static_cast<std::size_t>(width),
       [&](int64_t begin, int64_t end, std::byte* scratch) {
         auto* padded_sums = reinterpret_cast<uint8_t*>(scratch);
         uint8_t* sums = padded_sums + radius;

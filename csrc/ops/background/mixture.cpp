@@ -72,7 +72,7 @@ void Mixture::feed(const View& frames, const std::vector<float>& rates, const Vi
   }
   if (frames.dtype != dtype_) throw TypeError(kName, "frames", name(dtype_), name(frames.dtype));
   if (!(labels.shape == label_shape) || labels.dtype != DType::u8 ||
-      !is_contiguous(labels, 0, labels.ndim())) {
+      (labels.shape.count() != 0 && !is_contiguous(labels, 0, labels.ndim()))) {
     throw ValueError(kName, "out", "contiguous uint8 of shape " + to_string(label_shape),
                      to_string(labels.shape));
   }

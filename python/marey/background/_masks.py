@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,23 @@ CLEAN = 5
 """Width in pixels of the majority filter for masks."""
 STATIC_FRAMES = 101
 """As many frames, evenly spread, are enough for a static median."""
+
+
+class OneCaller:
+    """Lets one caller in at a time: a state is not made for two (or for a signal handler)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                f"[{self._name}] expected one caller at a time; found another call in progress"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def checked_number(name: str, argument: str, value: float, low: float, high: float) -> float:

@@ -12,6 +12,8 @@ from marey._arrays import from_numpy_like
 from marey.background._masks import (
     CLEAN,
     THRESHOLD,
+    Masks,
+    OneCaller,
     Picture,
     checked_count,
     checked_dtype,
@@ -91,6 +93,7 @@ class MedianBackground:
         self._sorted = _cpu.SortedWindow(math.prod(self.shape), self.window, self.dtype.name)
         self._ring = np.empty((self.window, *self.shape), self.dtype)
         self._background = np.empty(self.shape, self.dtype)
+        self._alone = OneCaller(name)
         self._frames = 0
 
     def _enter(self, frame: NDArray[Any]) -> None:
@@ -127,6 +130,11 @@ class MedianBackground:
         if source.dtype == np.float32 and np.isnan(source).any():
             raise ValueError(f"[{self._name}] frames: expected no NaN; found NaN")
         masks = np.empty(source.shape[:3], np.bool_)
+        with self._alone:
+            self._take(source, masks)
+        return from_numpy_like(frames)(masks[0] if single else masks)
+
+    def _take(self, source: NDArray[Any], masks: Masks) -> None:
         done = 0
         try:
             while done < len(source):
@@ -139,14 +147,14 @@ class MedianBackground:
                 self._frames += run
                 done += run
         except BaseException:
-            self.reset()
+            self._forget()
             raise
-        return from_numpy_like(frames)(masks[0] if single else masks)
 
     @property
     def background(self) -> Picture | None:
         """The background as a frame (a copy); None before the first frame."""
-        return self._background.copy() if self._frames else None
+        with self._alone:
+            return self._background.copy() if self._frames else None
 
     @property
     def state(self) -> dict[str, Any]:
@@ -154,14 +162,16 @@ class MedianBackground:
 
         Assign it to continue.
         """
-        entered = -(-self._frames // self.every)
-        held = [self._ring[k % self.window] for k in range(max(0, entered - self.window), entered)]
-        window = np.stack(held) if held else np.empty((0, *self.shape), self.dtype)
-        return {"window": window, "frames": self._frames}
+        with self._alone:
+            entered = -(-self._frames // self.every)
+            kept = range(max(0, entered - self.window), entered)
+            window = self._ring[[k % self.window for k in kept]]
+            return {"window": window, "frames": self._frames}
 
     @state.setter
     def state(self, value: dict[str, Any]) -> None:
-        window, frames = np.asarray(value["window"]), int(value["frames"])
+        window = np.asarray(value["window"])
+        frames = checked_count(self._name, "state", value["frames"], 0)
         entered = -(-frames // self.every)
         expected = (min(entered, self.window), *self.shape)
         if window.shape != expected or window.dtype != self.dtype:
@@ -169,16 +179,21 @@ class MedianBackground:
                 f"[{self._name}] state: expected a window of shape {expected} and {self.dtype} for "
                 f"{frames} frames; found {window.shape} and {window.dtype}"
             )
-        self.reset()
-        for index, frame in zip(range(entered - len(window), entered), window, strict=True):
-            slot = self._ring[index % self.window]
-            slot[...] = frame
-            self._sorted.replace(slot, None)
-        if len(window):
-            self._sorted.median(self._background)
-        self._frames = frames
+        with self._alone:
+            self._forget()
+            for index, frame in zip(range(entered - len(window), entered), window, strict=True):
+                slot = self._ring[index % self.window]
+                slot[...] = frame
+                self._sorted.replace(slot, None)
+            if len(window):
+                self._sorted.median(self._background)
+            self._frames = frames
 
     def reset(self) -> None:
         """Forget all frames. An interrupted `feed` (Ctrl-C) does this too."""
+        with self._alone:
+            self._forget()
+
+    def _forget(self) -> None:
         self._sorted.clear()
         self._frames = 0

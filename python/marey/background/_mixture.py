@@ -11,6 +11,7 @@ from marey import _cpu
 from marey._arrays import from_numpy_like
 from marey.background._masks import (
     CLEAN,
+    OneCaller,
     Picture,
     checked_count,
     checked_dtype,
@@ -145,6 +146,7 @@ class MixtureBackground:
             darkest=checked_number(name, "darkest", darkest, 0.0, 1.0),
             shadows=bool(shadows),
         )
+        self._alone = OneCaller(name)
         self._frames = 0
 
     def _rates(self, count: int, learning_rate: float | None) -> list[float]:
@@ -157,15 +159,16 @@ class MixtureBackground:
         self, frames: Any, learning_rate: float | None, shadow: int, foreground: int
     ) -> tuple[NDArray[np.uint8], bool]:
         source, single = checked_frames(self._name, frames, self.shape, self.dtype)
-        rates = self._rates(len(source), learning_rate)
-        try:
-            result = self._mixture.feed(source, rates, shadow, foreground)
-        except KeyboardInterrupt:
-            # Some pixels have seen more frames than others.
-            self.reset()
-            raise
-        if learning_rate is None or learning_rate > 0:
-            self._frames += len(source)
+        with self._alone:
+            rates = self._rates(len(source), learning_rate)
+            try:
+                result = self._mixture.feed(source, rates, shadow, foreground)
+            except KeyboardInterrupt:
+                # Some pixels have seen more frames than others.
+                self._forget()
+                raise
+            if learning_rate is None or learning_rate > 0:
+                self._frames += len(source)
         return result, single
 
     def feed(self, frames: Any, learning_rate: float | None = None) -> Any:
@@ -210,7 +213,8 @@ class MixtureBackground:
     @property
     def background(self) -> Picture | None:
         """The mean of the background modes by weight, as a frame; None before the first frame."""
-        return picture_of(self._mixture.background(), self.dtype) if self._frames else None
+        with self._alone:
+            return picture_of(self._mixture.background(), self.dtype) if self._frames else None
 
     @property
     def state(self) -> dict[str, Any]:
@@ -220,7 +224,8 @@ class MixtureBackground:
         (modes, H, W); ``means`` (modes, H, W, channels), in levels of 255: all float32.
         ``frames``, how many were learnt from.
         """
-        model = self._mixture.state
+        with self._alone:
+            model, count = self._mixture.state, self._frames
         modes, height, blocks, fields, lanes = model.shape
         planes = model.transpose(0, 1, 2, 4, 3).reshape(modes, height, blocks * lanes, fields)
         planes = planes[:, :, : self.shape[1]]
@@ -228,12 +233,13 @@ class MixtureBackground:
             "weights": planes[..., 0].copy(),
             "variances": planes[..., 1].copy(),
             "means": planes[..., 2:].copy(),
-            "frames": self._frames,
+            "frames": count,
         }
 
     @state.setter
     def state(self, value: dict[str, Any]) -> None:
-        model = np.zeros_like(self._mixture.state)
+        with self._alone:
+            model = np.zeros_like(self._mixture.state)
         modes, height, blocks, fields, lanes = model.shape
         width = self.shape[1]
         parts = []
@@ -252,10 +258,16 @@ class MixtureBackground:
         padded = np.zeros((modes, height, blocks * lanes, fields), np.float32)
         padded[:, :, :width] = np.concatenate(parts, axis=-1)
         model[...] = padded.reshape(modes, height, blocks, lanes, fields).transpose(0, 1, 2, 4, 3)
-        self._mixture.state = model
-        self._frames = int(value["frames"])
+        count = checked_count(self._name, "state", value["frames"], 0)
+        with self._alone:
+            self._mixture.state = model
+            self._frames = count
 
     def reset(self) -> None:
         """Forget all frames. An interrupted `feed` (Ctrl-C) does this too."""
+        with self._alone:
+            self._forget()
+
+    def _forget(self) -> None:
         self._mixture.state = np.zeros_like(self._mixture.state)
         self._frames = 0
