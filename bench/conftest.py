@@ -14,8 +14,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import harness, limits, memory
+from bench.limits import Limits
 from bench.memory import Peak
 
+LIMITS = pytest.StashKey[Limits]()
 MEMORY = pytest.StashKey[list[dict[str, Any]]]()
 
 
@@ -32,19 +34,30 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEMORY] = []
 
 
+@pytest.fixture(scope="session")
+def _limits(pytestconfig: pytest.Config) -> None:
+    """Measures the machine's limits before the first race; they are measured again at the end."""
+    if not pytestconfig.getoption("benchmark_disable"):
+        pytestconfig.stash[LIMITS] = limits.measure(pytestconfig.getoption("--threads"))
+
+
 @pytest.fixture
-def race(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[..., None]:
+def race(
+    benchmark: BenchmarkFixture,
+    pytestconfig: pytest.Config,
+    _limits: None,
+) -> Callable[..., None]:
     """``race(workload, peer)`` compares and times the two."""
-    return partial(harness.race, benchmark, threads=request.config.getoption("--threads"))
+    return partial(harness.race, benchmark, threads=pytestconfig.getoption("--threads"))
 
 
 @pytest.fixture
-def record_memory(request: pytest.FixtureRequest) -> Callable[[str, int, Peak], None]:
+def record_memory(pytestconfig: pytest.Config) -> Callable[[str, int, Peak], None]:
     """``record_memory(program, frames, peak)`` saves a row of the memory table."""
 
     def record(program: str, frames: int, peak: Peak) -> None:
         row = {"program": program, "frames": frames, **asdict(peak)}
-        request.config.stash[MEMORY].append(row)
+        pytestconfig.stash[MEMORY].append(row)
 
     return record
 
@@ -62,16 +75,15 @@ def record_peer_memory(
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
-    threads = config.getoption("--threads")
     return {
         "processor": cpuinfo.get_cpu_info()["brand_raw"],
         "cores": os.cpu_count(),
+        "threads": config.getoption("--threads"),
         "system": platform.system(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "marey": marey.__version__,
         "build": marey.config.build_config(),
-        "limits": asdict(limits.measure(threads)),
     }
 
 
@@ -81,4 +93,6 @@ def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    after = limits.measure(config.getoption("--threads"))
+    output_json["limits"] = asdict(config.stash.get(LIMITS, after).or_more(after))
     output_json["memory"] = config.stash[MEMORY]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 STAT = Path("/proc/stat")
 QUIET = 0.03  # of the processor
-PATIENCE = 60.0  # seconds to wait for it
+PATIENCE = 20.0  # seconds to wait for it
 IDLE = (3, 4)  # columns of /proc/stat: idle, and waiting for input or output
 GUEST = (8, 9)  # counted in user and nice already
 

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import marey
 import numpy as np
 
-from bench import limits
 from bench.disturbance import Disturbance, wait_until_quiet
 
 PAUSE = 0.05  # seconds of rest before a block
@@ -142,7 +141,6 @@ def race(benchmark: Any, workload: Workload, peer: Peer, threads: int) -> None:
     `benchmark` is pytest-benchmark's fixture: marey's times are its own, and the row of the report
     goes to its ``extra_info``. With ``--benchmark-disable`` nothing is timed.
     """
-    limit = None if benchmark.disabled else limits.measure(threads)
     marey.config.set_num_threads(threads)
     peer.set_threads(threads)
     inputs = workload.inputs()
@@ -156,14 +154,13 @@ def race(benchmark: Any, workload: Workload, peer: Peer, threads: int) -> None:
         )
     ours.reset()
     theirs.reset()
-    if limit is None:
+    if benchmark.disabled:
         benchmark.pedantic(ours.call)
         return
 
     wait_until_quiet()
     disturbance = Disturbance()
     our_seconds, their_seconds = _by_turns(benchmark, ours, theirs)
-    rate = workload.rate(float(np.median(our_seconds)))
     benchmark.extra_info.update(
         work=workload.name,
         peer=peer.name,
@@ -174,9 +171,8 @@ def race(benchmark: Any, workload: Workload, peer: Peer, threads: int) -> None:
         seconds=_summary(our_seconds),
         peer_seconds=_summary(their_seconds),
         ratio=_summary(np.divide(their_seconds, our_seconds)),
-        rate=rate,
+        rate=workload.rate(float(np.median(our_seconds))),
         unit=workload.unit,
-        share_of_limit=limit.share(rate, workload.unit),
     )
 
 

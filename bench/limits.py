@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +24,23 @@ PAUSE = 0.02  # seconds between repeats, to see more than one moment of a shared
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that `threads` threads reached."""
+    """The most that was reached."""
 
-    threads: int
     gflops: float  # float32 multiply-adds, counted as two operations each
     gbytes: float  # per second, read plus written
 
-    def share(self, rate: float, unit: str) -> float | None:
-        """`rate` as a fraction of the limit in its unit; None where there is none."""
-        limit = {"GFLOP/s": self.gflops, "GB/s": self.gbytes}.get(unit)
-        return None if limit is None else rate / limit
+    def or_more(self, other: "Limits") -> "Limits":
+        """The better of two measurements: a limit is what nothing disturbed."""
+        return Limits(max(self.gflops, other.gflops), max(self.gbytes, other.gbytes))
 
 
-@cache
 def measure(threads: int) -> Limits:
-    """Measure both limits, each the best of many repeats: a limit is what nothing disturbed."""
+    """Measure both limits, each the best of many repeats."""
     library = _library()
     wait_until_quiet()
     gflops = max(_multiply_add(library, threads) for _ in range(TRIALS)) / 1e9
     gbytes = max(_copy(library, threads) for _ in range(TRIALS)) / 1e9
-    return Limits(threads, gflops, gbytes)
+    return Limits(gflops, gbytes)
 
 
 def _multiply_add(library: ctypes.CDLL, threads: int) -> float:

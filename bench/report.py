@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGES = ROOT / "docs" / "benchmarks"
+DISTURBED = 0.05
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 
 INTRODUCTION = """\
@@ -29,13 +30,14 @@ the table has their median, the quartiles in brackets, and the peer's own time.
 The limits are measured in the same run: for GFLOP/s a loop of float32 multiply-adds, for GB/s a
 large copy, read plus written. GB/s counts what must be read and written at least once: a detour
 through memory lowers it, and data that stay in the cache can lift it above the copy's. Where no
-array is given to write to, the time includes the operating system's for fresh memory.
+array is given to write to, the time includes the operating system's for fresh memory. A row is
+called disturbed if other programs took more than a twentieth of the processor meanwhile.
 """
 
 
 @dataclass(frozen=True)
 class Work:
-    """A row of the table: one workload, raced against each of `peers`."""
+    """A row of the table: one workload, and its races by the name of the peer."""
 
     name: str
     races: dict[str, dict[str, Any]]
@@ -47,11 +49,6 @@ class Work:
     @cached_property
     def rate(self) -> float:
         return float(np.median([race["rate"] for race in self.races.values()]))
-
-    @cached_property
-    def share_of_limit(self) -> float | None:
-        shares = [race["share_of_limit"] for race in self.races.values()]
-        return None if None in shares else float(np.median(shares))
 
     @cached_property
     def unit(self) -> str:
@@ -91,6 +88,11 @@ class Family:
             str(work.races[peer]["peer_version"]) for work in self.works if peer in work.races
         )
 
+    def limit(self, unit: str) -> float | None:
+        """The machine's, in this unit; None where there is none, as for frames/s."""
+        key = {"GFLOP/s": "gflops", "GB/s": "gbytes"}.get(unit)
+        return None if key is None else float(self.saved["limits"][key])
+
     @cached_property
     def against_fastest(self) -> float:
         """The geometric mean over the works."""
@@ -119,7 +121,7 @@ def machine(saved: dict[str, Any]) -> str:
     info = saved["machine_info"]
     return (
         f"## {info['processor']}, {info['cores']} cores\n\n"
-        f"{info['limits']['threads']} threads, instruction set {info['build']['isa']}, "
+        f"{info['threads']} threads, instruction set {info['build']['isa']}, "
         f"{info['build']['compiler']}, {info['system']}, Python {info['python']}, "
         f"NumPy {info['numpy']}.\n"
     )
@@ -137,22 +139,23 @@ def section(family: Family, machine: str) -> str:
 
 
 def circumstances(family: Family) -> str:
-    commit, limits = family.saved["commit_info"], family.saved["machine_info"]["limits"]
+    commit = family.saved["commit_info"]
     peers = "; ".join(f"{peer} ({family.version(peer)})" for peer in family.peers)
     changes = " with uncommitted changes" if commit["dirty"] else ""
-    busy = max(work.disturbance for work in family.works)
     return (
         f"Peers: {peers}. Measured on {family.saved['datetime'][:10]} at commit "
-        f"`{commit['id'][:10]}`{changes}, with limits of {limits['gflops']:.0f} GFLOP/s and "
-        f"{limits['gbytes']:.1f} GB/s; other programs took at most {busy:.0%} of the processor."
+        f"`{commit['id'][:10]}`{changes}, with limits of {family.limit('GFLOP/s'):.0f} GFLOP/s and "
+        f"{family.limit('GB/s'):.1f} GB/s."
     )
 
 
 def table(family: Family) -> str:
     rows = []
     for work in family.works:
-        share = "" if work.share_of_limit is None else f"{work.share_of_limit:.0%}"
-        ours = [work.name, duration(work.seconds), f"{work.rate:.3g} {work.unit}", share]
+        limit = family.limit(work.unit)
+        share = "" if limit is None else f"{work.rate / limit:.0%}"
+        name = f"{work.name} (disturbed)" if work.disturbance > DISTURBED else work.name
+        ours = [name, duration(work.seconds), f"{work.rate:.3g} {work.unit}", share]
         rows.append([*ours, *(versus(work.races.get(peer)) for peer in family.peers)])
     mean = f"**{family.against_fastest:.2f}x**"
     rows.append([f"against the fastest peer of each row, geometric mean: {mean}"])

@@ -1,6 +1,8 @@
-"""Draw the pictures of the documentation from real runs: ``python docs/make_pictures.py DATA``.
+"""Draw the pictures of the documentation from real runs.
 
-DATA is the folder with the clips (baby.mp4).
+``python docs/make_pictures.py DATA [NAME ...]``
+
+DATA is the folder with the clips (baby.mp4, face.mp4, highway/).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from marey import video
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from marey.cli._pulse import figure as pulse_figure
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -55,6 +58,37 @@ def baby(data: Path) -> None:
     plt.close(figure)
 
 
+def pulse(data: Path) -> None:
+    """Draw where the pulse of the face was found, and what it is."""
+    frames, fps = video.read(data / "face.mp4")
+    drawing = pulse_figure(marey.pulse.estimate(frames, fps), frames[0])
+    drawing.savefig(IMAGES / "pulse.png", dpi=72)
+
+
+def background(data: Path) -> None:
+    """Draw a frame of the highway, its background, and two masks."""
+    names = sorted((data / "highway" / "input").glob("*.jpg"))
+    frames = np.stack([plt.imread(name) for name in names])
+    median, still = marey.background.subtract(frames)
+    mixture, _ = marey.background.subtract(frames, "mixture")
+    shown = 849
+    figure, axes = plt.subplots(1, 4, figsize=(12, 2.6), layout="constrained")
+    for axis, picture, title in zip(
+        axes,
+        (frames[shown], still, median[shown], mixture[shown]),
+        ("a frame", "the background", "median", "mixture"),
+        strict=True,
+    ):
+        axis.imshow(picture, cmap="gray")
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    figure.savefig(IMAGES / "background.png", dpi=80)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
-    baby(Path(sys.argv[1]))
+    clips = Path(sys.argv[1])
+    chosen = sys.argv[2:] or ["baby", "pulse", "background"]
+    for name in chosen:
+        {"baby": baby, "pulse": pulse, "background": background}[name](clips)

@@ -1,14 +1,15 @@
 """marey: fast kernels for video and temporal models.
 
 A video is a space-time array, ``(T, H, W)`` or ``(T, H, W, C)``. The families of operations are the
-modules `marey.pyramid` and `marey.temporal`; on them stands motion and colour magnification
-(`Magnifier`, `magnify`). `marey.reference` has the same functions in plain NumPy, for reading and
-for checking.
+modules `marey.pyramid` and `marey.temporal`; on them stand motion and colour magnification
+(`Magnifier`, `magnify`), the pulse from video (`marey.pulse`) and background subtraction
+(`marey.background`). `marey.reference` has the same functions in plain NumPy, for reading and for
+checking.
 """
 
 import importlib
 
-from marey import config, pyramid, temporal
+from marey import background, config, pulse, pyramid, temporal
 from marey.magnification import Magnifier, magnify
 
 __version__: str = config.build_config()["version"]
@@ -21,4 +22,13 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module 'marey' has no attribute {name!r}")
 
 
-__all__ = ["Magnifier", "__version__", "config", "magnify", "pyramid", "temporal"]
+__all__ = [
+    "Magnifier",
+    "__version__",
+    "background",
+    "config",
+    "magnify",
+    "pulse",
+    "pyramid",
+    "temporal",
+]

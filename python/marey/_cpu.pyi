@@ -9,8 +9,12 @@ import typing
 
 __all__: list[str] = [
     "LinearMagnifier",
+    "Mixture",
+    "SortedWindow",
     "active_isa",
     "available_isas",
+    "background_difference",
+    "background_majority",
     "build_info",
     "collapse",
     "compiled_isas",
@@ -25,6 +29,7 @@ __all__: list[str] = [
     "median",
     "median_filter",
     "num_threads",
+    "patch_means",
     "probe",
     "set_cache_limit",
     "set_isa",
@@ -58,8 +63,54 @@ class LinearMagnifier:
     @property
     def workspace_bytes(self) -> int: ...
 
+class Mixture:
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        channels: int,
+        dtype: str,
+        modes: int,
+        threshold: float,
+        match_threshold: float,
+        background_ratio: float,
+        initial_variance: float,
+        minimum_variance: float,
+        maximum_variance: float,
+        complexity: float,
+        darkest: float,
+        shadows: bool,
+    ) -> None: ...
+    def background(self) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+    def feed(
+        self,
+        frames: typing.Any,
+        rates: collections.abc.Sequence[float],
+        shadow: int,
+        foreground: int,
+    ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+    @property
+    def state(self) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+    @state.setter
+    def state(self, arg1: typing.Any) -> None: ...
+
+class SortedWindow:
+    def __init__(self, items: int, length: int, dtype: str) -> None: ...
+    def clear(self) -> None: ...
+    def median(self, out: typing.Any) -> None: ...
+    def replace(self, entering: typing.Any, leaving: typing.Any) -> None: ...
+    @property
+    def count(self) -> int: ...
+
 def active_isa() -> str: ...
 def available_isas() -> list[str]: ...
+def background_difference(
+    frames: typing.Any, background: typing.Any, threshold: float, foreground: int
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def background_majority(
+    mask: typing.Any, size: int
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def build_info() -> dict[str, str]: ...
 def collapse(
     bands: list[typing.Any], channel_axis: int | None, out: typing.Any
@@ -108,6 +159,12 @@ def median_filter(
     out: typing.Any,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def num_threads() -> int: ...
+def patch_means(
+    frames: typing.Any,
+    row_edges: collections.abc.Sequence[int],
+    column_edges: collections.abc.Sequence[int],
+    mask: typing.Any,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def probe() -> dict[str, typing.Any]: ...
 def set_cache_limit(bytes: int) -> None: ...
 def set_isa(isa: str) -> None: ...

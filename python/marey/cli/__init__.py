@@ -1,4 +1,4 @@
-"""The `marey` command: ``magnify``, ``info`` and ``demo``.
+"""The `marey` command: ``magnify``, ``pulse``, ``background``, ``info`` and ``demo``.
 
 Exit codes: 0; 2 for bad input, with one line on standard error; 130 after Ctrl-C (143 after
 SIGTERM). A target file is written whole or not at all.
@@ -16,7 +16,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from marey.cli import _demo, _info, _magnify
+from marey.cli import _background, _demo, _info, _magnify, _pulse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,14 +42,14 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = _Parser(
         prog="marey",
-        description="Show motions and colour changes in video that are too small to see.",
+        description="Show and measure motions and colour changes that are too small to see.",
         epilog="'marey COMMAND --help' tells all about a command.",
     )
     parser.add_argument("--version", action="version", version=f"marey {__version__}")
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
-    for module in (_magnify, _info, _demo):
+    for module in (_magnify, _pulse, _background, _info, _demo):
         module.add_parser(commands)
     return parser
 

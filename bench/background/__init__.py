@@ -1,0 +1,1 @@
+"""Background subtraction of full-HD video."""

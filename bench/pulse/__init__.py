@@ -1,0 +1,1 @@
+"""Mean colours of patches, from which the pulse is estimated."""
