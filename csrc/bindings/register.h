@@ -5,7 +5,9 @@ namespace marey::python {
 
 void register_config(pybind11::module_& module);
 void register_pyramid(pybind11::module_& module);
+void register_steerable(pybind11::module_& module);
 void register_temporal(pybind11::module_& module);
 void register_magnification(pybind11::module_& module);
+void register_phase(pybind11::module_& module);
 
 }  // namespace marey::python
