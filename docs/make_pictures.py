@@ -2,7 +2,7 @@
 
 ``python docs/make_pictures.py DATA [NAME ...]``
 
-DATA is the folder with the clips (baby.mp4, face.mp4, highway/).
+DATA is the folder with the clips (baby.mp4, crane_crop.mp4, face.mp4, guitar.mp4, highway/).
 """
 
 from __future__ import annotations
@@ -86,9 +86,79 @@ def background(data: Path) -> None:
     plt.close(figure)
 
 
+def methods(
+    name: str,
+    clip: Path,
+    line: tuple[slice, slice],
+    options: dict[str, float],
+    linear: dict[str, float],
+    sigma: float,
+    shown: slice = slice(None),
+) -> None:
+    """Draw one line of a clip over time: as filmed, and magnified in three ways."""
+    frames, _ = video.read(clip)
+    clips = {
+        "input": frames,
+        "linear": marey.magnify(frames, **options, **linear),
+        "phase-based": marey.magnify(frames, **options, method="phase", sigma=sigma),
+        "Riesz": marey.magnify(frames, **options, method="riesz", sigma=sigma),
+    }
+    first, last, _ = shown.indices(len(frames))
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), sharey=True)
+    for axis, (title, magnified) in zip(axes, clips.items(), strict=True):
+        strip = magnified[(shown, *line)]
+        strip = strip.reshape(len(strip), -1, 3)
+        axis.imshow(
+            strip.transpose(1, 0, 2),
+            extent=(first / options["fs"], last / options["fs"], strip.shape[1], 0),
+            aspect="auto",
+            interpolation="nearest",
+        )
+        axis.set_title(
+            title if title == "input" else f"{title}, alpha {options['alpha']:g}", fontsize=10
+        )
+        axis.set_xlabel("time (s)")
+    axes[0].set_ylabel("pixels")
+    figure.tight_layout()
+    figure.savefig(IMAGES / f"phase_{name}.png", dpi=64)
+    plt.close(figure)
+
+
+def crane(data: Path) -> None:
+    """Draw a row across the crane's mast."""
+    methods(
+        "crane",
+        data / "crane_crop.mp4",
+        (slice(140, 141), slice(60, 220)),
+        {"fs": 24, "low": 0.2, "high": 0.25, "alpha": 75},
+        {},
+        5,
+    )
+
+
+def guitar(data: Path) -> None:
+    """Draw a column across the lowest string."""
+    methods(
+        "guitar",
+        data / "guitar.mp4",
+        (slice(40, 72), slice(216, 217)),
+        {"fs": 600, "low": 72, "high": 92, "alpha": 25},
+        {"cutoff": 10, "chroma": 0},
+        2,
+        slice(120, 240),
+    )
+
+
+PICTURES = {
+    "baby": baby,
+    "pulse": pulse,
+    "background": background,
+    "crane": crane,
+    "guitar": guitar,
+}
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     clips = Path(sys.argv[1])
-    chosen = sys.argv[2:] or ["baby", "pulse", "background"]
-    for name in chosen:
-        {"baby": baby, "pulse": pulse, "background": background}[name](clips)
+    for picture in sys.argv[2:] or PICTURES:
+        PICTURES[picture](clips)

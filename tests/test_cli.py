@@ -163,10 +163,13 @@ def test_an_existing_target_is_replaced(clip, tmp_path):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("baby", (0.4, 3, 10, "motion", 16, 0.1, None, None)),
-        ("face", (5 / 6, 1, 50, "color", None, 1, 4, None)),
-        ("guitar", (72, 92, 50, "motion", 10, 0, None, 600)),
-        ("subway", (3.6, 6.2, 60, "motion", 90, 0.3, None, None)),
+        ("baby", (0.4, 3, 10, "motion", 16, 0.1, None, None, "linear", 2)),
+        ("face", (5 / 6, 1, 50, "color", None, 1, 4, None, "linear", 2)),
+        ("guitar", (72, 92, 50, "motion", 10, 0, None, 600, "linear", 2)),
+        ("subway", (3.6, 6.2, 60, "motion", 90, 0.3, None, None, "linear", 2)),
+        ("baby-phase", (0.4, 3, 20, "motion", None, 0.1, None, None, "phase", 5)),
+        ("crane", (0.2, 0.25, 75, "motion", None, 0.1, None, 24, "phase", 5)),
+        ("guitar-phase", (72, 92, 25, "motion", None, 0.1, None, 600, "phase", 2)),
     ],
 )
 def test_presets_hold_the_published_parameters(name, expected):
@@ -180,13 +183,16 @@ def test_every_preset_is_accepted_by_the_magnifier(name):
     marey.Magnifier(
         (32, 32, 3), fs, s.low, s.high, s.alpha,
         mode=s.mode, cutoff=s.cutoff, chroma=s.chroma, levels=s.levels,
+        method=s.method, sigma=s.sigma,
     )  # fmt: skip
 
 
 def test_explicit_options_override_the_preset():
     s = settings("--preset", "baby", "--alpha", 25, "--cutoff", 0, "--high", 2)
     assert (s.low, s.high, s.alpha, s.cutoff, s.chroma) == (0.4, 2, 25, 0, 0.1)
-    # What means another thing in the other mode is not taken over.
+    # What means another thing in the other mode, or nothing to the method, is not taken over.
+    s = settings("--preset", "baby", "--method", "riesz", "--sigma", 3)
+    assert (s.low, s.alpha, s.method, s.sigma, s.cutoff) == (0.4, 10, "riesz", 3, None)
     s = settings("--preset", "face", "--mode", "motion")
     assert (s.low, s.alpha, s.mode, s.levels) == (5 / 6, 50, "motion", None)
 

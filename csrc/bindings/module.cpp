@@ -44,8 +44,10 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
 
   marey::python::register_config(module);
   marey::python::register_pyramid(module);
+  marey::python::register_steerable(module);
   marey::python::register_temporal(module);
   marey::python::register_magnification(module);
   marey::python::register_pulse(module);
   marey::python::register_background(module);
+  marey::python::register_phase(module);
 }

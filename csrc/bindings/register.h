@@ -5,9 +5,11 @@ namespace marey::python {
 
 void register_config(pybind11::module_& module);
 void register_pyramid(pybind11::module_& module);
+void register_steerable(pybind11::module_& module);
 void register_temporal(pybind11::module_& module);
 void register_magnification(pybind11::module_& module);
 void register_pulse(pybind11::module_& module);
 void register_background(pybind11::module_& module);
+void register_phase(pybind11::module_& module);
 
 }  // namespace marey::python

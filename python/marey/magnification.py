@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import scipy.signal
 
-from marey import _cpu
+from marey import _cpu, _phase
 from marey._arrays import from_numpy_like, to_numpy
 from marey.temporal import butter_bandpass
 
@@ -21,7 +21,7 @@ __all__ = ["Magnifier", "magnify"]
 _NAME = "marey.Magnifier"
 
 Mode = Literal["motion", "color"]
-Method = Literal["linear"]
+Method = Literal["linear", "phase", "riesz"]
 
 
 def band_alphas(levels: int, alpha: float, cutoff: float | None) -> list[float]:
@@ -83,6 +83,12 @@ class Magnifier:
     Pyramid and temporal filter commute, and the finest band is not amplified; so the filter runs
     once, at a quarter of the pixels or fewer, and the result is the published one to rounding.
 
+    ``method="phase"`` is phase-based magnification [2]_: the coefficients of a complex steerable
+    pyramid of the luma are turned by `alpha` times their band-passed phase. That moves what linear
+    magnification can only lighten or darken: larger factors, and noise is moved instead of
+    amplified. ``method="riesz"`` does the same with a Riesz pyramid [3]_, several times faster.
+    Both keep I and Q.
+
     Not for several threads at once.
 
     Parameters
@@ -96,22 +102,35 @@ class Magnifier:
         temporal filter is -3 dB there.
     alpha : float
         The amplification, 0 or more: what moved by d moves by about ``(1 + alpha) d``.
-    method : "linear"
+    method : "linear", "phase" or "riesz"
         The algorithm.
     mode : "motion" or "color"
         What to amplify.
     cutoff : float, optional
-        Motion only: the spatial wavelength in pixels below which amplification is reduced (the
-        paper's lambda_c), because large amplification of fine detail gives artefacts and noise.
+        Linear motion only: the spatial wavelength in pixels below which amplification is reduced
+        (the paper's lambda_c), because large amplification of fine detail gives artefacts and
+        noise.
     chroma : float
-        What `alpha` is multiplied by for the I and Q channels of YIQ.
+        Linear only: what `alpha` is multiplied by for the I and Q channels of YIQ.
     levels : int, optional
         Motion: the number of bands, at least 2 (default: until the shorter side has about 4
-        pixels). Color: the Gaussian level that is amplified, at least 1 (default 4).
+        pixels); of "phase" and "riesz" the number of octaves, at least 1 (default: all that fit).
+        Color: the Gaussian level that is amplified, at least 1 (default 4).
     order : int
         The order of the Butterworth band-pass' prototype.
     dtype : uint8 or float32
         The type of the frames; float32 frames are in [0, 1], and the results are limited to that.
+    sigma : float
+        "phase" and "riesz": the standard deviation, in pixels of each scale, of the Gaussian (cut
+        at two) that phases are smoothed with, weighted by amplitude; 0 for none.
+    orientations : int
+        "phase": the pyramid's orientations.
+    octave_fraction : float
+        "phase": the width of its scales in octaves, 1, 1/2 or 1/4. Narrower scales can be moved
+        farther, and cost more.
+    attenuate : bool
+        "phase" and "riesz": take motion faster than `high` away, by a Butterworth low-pass of the
+        phase; motion below it then comes a little later.
 
     Raises
     ------
@@ -132,6 +151,10 @@ class Magnifier:
     .. [1] H.-Y. Wu, M. Rubinstein, E. Shih, J. Guttag, F. Durand and W. Freeman, "Eulerian Video
        Magnification for Revealing Subtle Changes in the World", ACM Transactions on Graphics 31(4),
        2012.
+    .. [2] N. Wadhwa, M. Rubinstein, F. Durand and W. Freeman, "Phase-Based Video Motion
+       Processing", ACM Transactions on Graphics 32(4), 2013.
+    .. [3] N. Wadhwa, M. Rubinstein, F. Durand and W. Freeman, "Riesz Pyramids for Fast Phase-Based
+       Video Magnification", IEEE ICCP, 2014.
 
     Examples
     --------
@@ -157,6 +180,10 @@ class Magnifier:
         levels: int | None = None,
         order: int = 1,
         dtype: Any = np.uint8,
+        sigma: float = 2.0,
+        orientations: int = 8,
+        octave_fraction: float = 1.0,
+        attenuate: bool = False,
     ) -> None:
         self.shape = tuple(operator.index(n) for n in shape)
         grey = len(self.shape) == 2
@@ -168,12 +195,38 @@ class Magnifier:
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
             raise TypeError(f"[{_NAME}] dtype: expected uint8 or float32; found {self.dtype}")
-        _one_of("method", method, ("linear",))
+        _one_of("method", method, ("linear", "phase", "riesz"))
         _one_of("mode", mode, ("motion", "color"))
         alpha = _number("alpha", alpha, 0.0, "0 or more")
         chroma = _number("chroma", chroma, 0.0, "0 or more")
         if cutoff is not None:
             cutoff = _number("cutoff", cutoff, 0.0, "a wavelength in pixels, 0 or more")
+        if method != "linear":
+            if mode != "motion":
+                raise ValueError(
+                    f"[{_NAME}] mode: expected 'motion' for method {method!r}; found {mode!r}"
+                )
+            if cutoff is not None:
+                raise ValueError(
+                    f"[{_NAME}] cutoff: expected None for method {method!r}; found {cutoff}"
+                )
+            self._magnifier, self.levels = _phase.make(
+                _NAME,
+                method,
+                self.shape,
+                fs,
+                low,
+                high,
+                alpha,
+                levels=levels,
+                order=order,
+                dtype=self.dtype,
+                sigma=sigma,
+                orientations=orientations,
+                octave_fraction=octave_fraction,
+                attenuate=attenuate,
+            )
+            return
         sos = butter_bandpass(low, high, fs, order)
 
         if mode == "motion":
@@ -256,7 +309,7 @@ class Magnifier:
     @property
     def workspace_bytes(self) -> int:
         """How much memory this object holds, in bytes."""
-        return self._magnifier.workspace_bytes
+        return self._magnifier.workspace_bytes  # type: ignore[no-any-return]
 
 
 def magnify(
@@ -272,6 +325,10 @@ def magnify(
     chroma: float = 0.1,
     levels: int | None = None,
     order: int = 1,
+    sigma: float = 2.0,
+    orientations: int = 8,
+    octave_fraction: float = 1.0,
+    attenuate: bool = False,
     progress: bool = False,
 ) -> Any:
     """Magnify small motions or colour changes in a video.
@@ -283,6 +340,8 @@ def magnify(
     video : array, (T, H, W) or (T, H, W, 3)
         Grey or RGB frames, uint8 or float32 in [0, 1].
     fs, low, high, alpha, method, mode, cutoff, chroma, levels, order
+        As for `Magnifier`.
+    sigma, orientations, octave_fraction, attenuate
         As for `Magnifier`.
     progress : bool
         Show a progress bar (needs tqdm).
@@ -323,6 +382,10 @@ def magnify(
         levels=levels,
         order=order,
         dtype=source.dtype,
+        sigma=sigma,
+        orientations=orientations,
+        octave_fraction=octave_fraction,
+        attenuate=attenuate,
     )
     if not progress:
         return from_numpy_like(video)(magnifier.feed(source))

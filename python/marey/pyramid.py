@@ -1,4 +1,4 @@
-"""Gaussian and Laplacian pyramids of images.
+"""Gaussian, Laplacian, complex steerable and Riesz pyramids of images.
 
 Images are uint8, float32 or float64 arrays ``(..., H, W)`` or ``(..., H, W, C)`` of any size from
 one pixel up; leading axes are batch. Every function takes NumPy arrays, or any CPU array with
@@ -18,11 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 from marey import _cpu
 from marey._arrays import from_numpy_like, to_numpy
+from marey._steerable import (
+    RieszCoefficients,
+    RieszPyramid,
+    SteerableCoefficients,
+    SteerablePyramid,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["collapse", "down", "gaussian", "laplacian", "up"]
+__all__ = [
+    "RieszCoefficients",
+    "RieszPyramid",
+    "SteerableCoefficients",
+    "SteerablePyramid",
+    "collapse",
+    "down",
+    "gaussian",
+    "laplacian",
+    "up",
+]
 
 
 def down(image: Any, *, channel_axis: int | None = -1, out: Any = None) -> Any:

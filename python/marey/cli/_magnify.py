@@ -30,6 +30,8 @@ class Settings:
     chroma: float = 0.1
     levels: int | None = None
     fs: float | None = None
+    method: Literal["linear", "phase", "riesz"] = "linear"
+    sigma: float = 2.0
 
 
 # Parameters of the code published with Wu et al. (2012), for its own clips. There the Butterworth
@@ -62,6 +64,15 @@ PRESETS = {
         Settings(100, 120, 100, cutoff=10, chroma=0, fs=600),
         "A string of a guitar, filmed at 600 Hz",
     ),
+    "baby-phase": (Settings(0.4, 3.0, 20, method="phase", sigma=5), "the baby, phase-based"),
+    "crane": (
+        Settings(0.2, 0.25, 75, method="phase", sigma=5, fs=24),
+        "sway of a crane, filmed at 24 Hz, phase-based",
+    ),
+    "guitar-phase": (
+        Settings(72, 92, 25, method="phase", sigma=2, fs=600),
+        "low E string of a guitar, filmed at 600 Hz, phase-based",
+    ),
     "shadow": (Settings(0.5, 10, 5, cutoff=48, chroma=0), "shadow on the wall of a house"),
     "subway": (Settings(3.6, 6.2, 60, cutoff=90, chroma=0.3), "sway of people in a train"),
     "wrist": (Settings(0.4, 3.0, 10, cutoff=16, chroma=0.1), "artery of a wrist"),
@@ -74,7 +85,10 @@ def _preset_lines() -> str:
         parts = [s.mode, f"{s.low:.4g}-{s.high:.4g} Hz", f"alpha {s.alpha:g}"]
         parts += [f"cutoff {s.cutoff:g} px"] if s.cutoff is not None else []
         parts += [f"level {s.levels}"] if s.levels is not None else []
-        parts += [f"chroma {s.chroma:g}"]
+        if s.method == "linear":
+            parts += [f"chroma {s.chroma:g}"]
+        else:
+            parts += [s.method, f"sigma {s.sigma:g} px"]
         parts += [f"fs {s.fs:g} Hz"] if s.fs is not None else []
         lines.append(f"  {name:<13} {subject}\n  {'':<13} ({', '.join(parts)})")
     return "\n".join(lines)
@@ -95,7 +109,8 @@ examples:
   marey magnify face.mp4 out.mp4 --mode color --low 0.83 --high 1 --alpha 50
   marey magnify guitar.mp4 out.mp4 --low 72 --high 92 --alpha 50 --cutoff 10 --fs 600
 
-presets (parameters published with Wu et al., "Eulerian Video Magnification", 2012):
+presets (parameters published with Wu et al., "Eulerian Video Magnification", 2012, and Wadhwa et
+al., "Phase-Based Video Motion Processing", 2013):
 {_preset_lines()}
 """
 
@@ -174,7 +189,16 @@ def add_parser(commands: Any) -> None:
         help="order of the Butterworth band-pass (default: 1)",
     )
     how.add_argument(
-        "--method", choices=("linear",), default="linear", help="algorithm (default: linear)"
+        "--method",
+        choices=("linear", "phase", "riesz"),
+        help="algorithm: linear, phase-based (larger factors, less noise, slower) or by Riesz "
+        "pyramids (nearly as good, fast); the last two for motion (default: linear)",
+    )
+    how.add_argument(
+        "--sigma",
+        metavar="PX",
+        type=number("a number of pixels >= 0", least=0),
+        help="phase, riesz: smooth phases over space by PX pixels, 0 for none (default: 2)",
     )
 
     files = parser.add_argument_group("input, output and speed")
@@ -213,13 +237,26 @@ def settings(arguments: argparse.Namespace) -> Settings:
     """The preset, if any, with the explicit options laid over it."""
     given = {
         name: value
-        for name in ("low", "high", "alpha", "mode", "cutoff", "chroma", "levels", "fs")
+        for name in (
+            "low",
+            "high",
+            "alpha",
+            "mode",
+            "cutoff",
+            "chroma",
+            "levels",
+            "fs",
+            "method",
+            "sigma",
+        )
         if (value := getattr(arguments, name)) is not None
     }
     if arguments.preset is not None:
         base = vars(PRESETS[arguments.preset][0])
         if given.get("mode", base["mode"]) != base["mode"]:
             base = base | {"cutoff": None, "levels": None}  # these mean other things there
+        if given.get("method", base["method"]) != "linear":
+            base = base | {"cutoff": None}  # only linear magnification has one
         return Settings(**(base | given))
     missing = [f"--{name}" for name in ("low", "high") if name not in given]
     if missing:
@@ -311,12 +348,13 @@ def run(arguments: argparse.Namespace) -> None:
             chosen.low,
             chosen.high,
             chosen.alpha,
-            method=arguments.method,
+            method=chosen.method,
             mode=chosen.mode,
             cutoff=chosen.cutoff,
             chroma=chosen.chroma,
             levels=chosen.levels,
             order=arguments.order,
+            sigma=chosen.sigma,
         )
         width = info.width * (2 if arguments.compare else 1)
         writer = stack.enter_context(

@@ -5,7 +5,24 @@ in float64, whatever its input's dtype, unless told otherwise: with ``dtype=np.f
 plain float32 computation, whose error is the yardstick for a float32 kernel's.
 """
 
-from marey.reference import background, magnification, pulse, pyramid, temporal
+from marey.reference import (
+    background,
+    magnification,
+    phase,
+    pulse,
+    pyramid,
+    steerable,
+    temporal,
+)
 from marey.reference.magnification import magnify
 
-__all__ = ["background", "magnification", "magnify", "pulse", "pyramid", "temporal"]
+__all__ = [
+    "background",
+    "magnification",
+    "magnify",
+    "phase",
+    "pulse",
+    "pyramid",
+    "steerable",
+    "temporal",
+]

@@ -1,0 +1,119 @@
+"""Phase-based and Riesz magnification: what of them is designed in Python."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.signal
+
+from marey import _cpu
+from marey.temporal import butter_bandpass
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SCALES_PER_OCTAVE = {1.0: 1, 0.5: 2, 0.25: 4}
+
+
+def scales_per_octave(name: str, octave_fraction: float) -> int:
+    """Check `octave_fraction` and return how many of it make an octave."""
+    if float(octave_fraction) not in SCALES_PER_OCTAVE:
+        raise ValueError(
+            f"[{name}] octave_fraction: expected 1, 1/2 or 1/4; found {octave_fraction}"
+        )
+    return SCALES_PER_OCTAVE[float(octave_fraction)]
+
+
+def most_octaves(height: int, width: int) -> int:
+    """Return how many octaves fit: the coarsest grid has about 4 pixels a side, or more."""
+    return max(0, min(height, width).bit_length() - 3)
+
+
+def increment_sections(sos: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sections G with ``H(z) = (1 - 1/z) G(z)``, for sections H that block frequency 0.
+
+    H of a phase that is unwrapped along time is G of the phase's wrapped increments.
+    """
+    sections = sos.copy()
+    at_zero = np.abs(sections[:, :3].sum(axis=1)) / np.abs(sections[:, :3]).sum(axis=1)
+    b = sections[np.argmin(at_zero)]
+    b[:3] = b[0], b[0] + b[1], 0.0
+    return sections
+
+
+def fast_sections(high: float, fs: float, order: int) -> NDArray[np.float64]:
+    """Return sections that, from a phase's increments, make its low-pass less itself.
+
+    With the Butterworth low-pass B(z) / A(z) at `high`: (B - A) / A, divided by ``1 - 1/z``.
+    """
+    b, a = scipy.signal.butter(order, high, fs=fs)
+    sections: NDArray[np.float64] = scipy.signal.tf2sos(np.cumsum(b - a)[:-1], a)
+    return sections
+
+
+def half_gaussian(sigma: float) -> list[float]:
+    """Return the taps of a Gaussian from its centre on, cut at two standard deviations."""
+    radius = math.ceil(2.0 * sigma)
+    taps = np.exp(-0.5 * (np.arange(radius + 1) / max(sigma, 1e-9)) ** 2)
+    taps /= taps[0] + 2.0 * taps[1:].sum()
+    return [float(tap) for tap in taps]
+
+
+def make(
+    name: str,
+    method: str,
+    shape: tuple[int, ...],
+    fs: float,
+    low: float,
+    high: float,
+    alpha: float,
+    *,
+    levels: int | None,
+    order: int,
+    dtype: np.dtype[Any],
+    sigma: float,
+    orientations: int,
+    octave_fraction: float,
+    attenuate: bool,
+) -> tuple[Any, int]:
+    """Return the compiled magnifier of `method` "phase" or "riesz", and its number of levels."""
+    height, width = shape[:2]
+    fraction = scales_per_octave(name, octave_fraction)
+    if operator.index(orientations) < 1:
+        raise ValueError(f"[{name}] orientations: expected 1 or more; found {orientations}")
+    sigma = float(sigma)
+    if not 0.0 <= sigma <= 100.0:
+        raise ValueError(f"[{name}] sigma: expected 0 to 100 pixels; found {sigma}")
+    most = most_octaves(height, width)
+    if method == "riesz":
+        most = max(1, most)
+    if levels is None:
+        levels = most
+    elif not 1 <= operator.index(levels) <= most:
+        raise ValueError(
+            f"[{name}] levels: expected 1 to {most} for {height}x{width} pixels; found {levels}"
+        )
+    band = increment_sections(butter_bandpass(low, high, fs, order))
+    fast = fast_sections(high, fs, order) if attenuate else np.empty((0, 6))
+    common: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "channels": 1 if len(shape) == 2 else 3,
+        "dtype": dtype.name,
+        "band": np.delete(band, 3, axis=1).ravel().tolist(),
+        "fast": np.delete(fast, 3, axis=1).ravel().tolist(),
+        "alpha": alpha,
+        "smoothing": half_gaussian(sigma),
+    }
+    if method == "riesz":
+        return _cpu.RieszMagnifier(levels=levels, **common), levels
+    magnifier = _cpu.PhaseMagnifier(
+        orientations=operator.index(orientations),
+        octaves=levels,
+        scales_per_octave=fraction,
+        **common,
+    )
+    return magnifier, levels
