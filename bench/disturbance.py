@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 STAT = Path("/proc/stat")
-QUIET = 0.03  # of the processor
+QUIET = 0.03  # of the processor: what to wait for
+DISTURBED = 0.1  # of the processor: what spoils a time
 PATIENCE = 20.0  # seconds to wait for it
 IDLE = (3, 4)  # columns of /proc/stat: idle, and waiting for input or output
 GUEST = (8, 9)  # counted in user and nice already
@@ -17,12 +18,10 @@ class Disturbance:
     def __init__(self) -> None:
         self._wall, self._others = time.perf_counter(), _others()
 
-    def share(self) -> float | None:
-        """Processor time of others until now, as a fraction of all there was; None if unknown."""
-        if self._others is None or (others := _others()) is None:
-            return None
+    def share(self) -> float:
+        """Processor time of others until now, as a fraction of all there was."""
         available = (time.perf_counter() - self._wall) * (os.cpu_count() or 1)
-        return max(0.0, others - self._others) / available
+        return max(0.0, _others() - self._others) / available
 
 
 def wait_until_quiet() -> None:
@@ -31,14 +30,17 @@ def wait_until_quiet() -> None:
     while time.perf_counter() < end:
         disturbance = Disturbance()
         time.sleep(1)
-        if (disturbance.share() or 0.0) < QUIET:
+        if disturbance.share() < QUIET:
             return
 
 
-def _others() -> float | None:
-    """Processor seconds since boot that neither this process nor its children took; Linux only."""
+def _others() -> float:
+    """Processor seconds since boot that neither this process nor its children took.
+
+    Zero, as if there were no others, where there is no /proc/stat.
+    """
     if not STAT.exists():
-        return None
+        return 0.0
     columns = STAT.read_text().split("\n", 1)[0].split()[1:]
     ticks = [int(n) for i, n in enumerate(columns) if i not in IDLE + GUEST]
     own = os.times()

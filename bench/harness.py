@@ -5,8 +5,9 @@ Their results are compared first. Then rounds follow; in each, first the peer an
    would steal the cores from whoever runs next;
 2. warms up;
 3. is timed over a block of calls.
-A round gives one ratio of two times taken within a fraction of a second, so that what drifts on the
-machine moves both; the median of the ratios is the result and their quartiles are its spread.
+A round gives one ratio of two times taken within a fraction of a second, so that what drifts on
+the machine moves both; the median of the ratios is the result and their quartiles are its spread.
+Rounds in which other programs took the processor are left out, if enough others remain.
 """
 
 import gc
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import marey
 import numpy as np
 
-from bench.disturbance import Disturbance, wait_until_quiet
+from bench.disturbance import DISTURBED, Disturbance, wait_until_quiet
 
 PAUSE = 0.05  # seconds of rest before a block
 WARM_UP = 0.02  # seconds of calls before a block
@@ -158,40 +159,60 @@ def race(benchmark: Any, workload: Workload, peer: Peer, threads: int) -> None:
         benchmark.pedantic(ours.call)
         return
 
-    wait_until_quiet()
-    disturbance = Disturbance()
-    our_seconds, their_seconds = _by_turns(benchmark, ours, theirs)
+    rounds = _by_turns(benchmark, ours, theirs)
+    undisturbed = [each for each in rounds if each.disturbance < DISTURBED]
+    counted = undisturbed if len(undisturbed) >= ROUNDS[0] else rounds
+    seconds = [each.ours for each in counted]
     benchmark.extra_info.update(
         work=workload.name,
         peer=peer.name,
         peer_version=peer.version,
         threads=threads,
         difference=difference,
-        disturbance=disturbance.share(),
-        seconds=_summary(our_seconds),
-        peer_seconds=_summary(their_seconds),
-        ratio=_summary(np.divide(their_seconds, our_seconds)),
-        rate=workload.rate(float(np.median(our_seconds))),
+        rounds=len(rounds),
+        rounds_counted=len(counted),
+        disturbance=float(np.mean([each.disturbance for each in counted])),
+        seconds=_summary(seconds),
+        peer_seconds=_summary([each.theirs for each in counted]),
+        ratio=_summary([each.theirs / each.ours for each in counted]),
+        rate=workload.rate(float(np.median(seconds))),
         unit=workload.unit,
     )
 
 
-def _by_turns(benchmark: Any, ours: Program, theirs: Program) -> tuple[list[float], list[float]]:
-    """Seconds a call of both, round by round."""
+@dataclass(frozen=True)
+class Round:
+    """Seconds a call, and what other programs took of the processor meanwhile."""
+
+    ours: float
+    theirs: float
+    disturbance: float
+
+
+def _by_turns(benchmark: Any, ours: Program, theirs: Program) -> list[Round]:
     their_seconds: list[float] = []
+    disturbances: list[float] = []
+    disturbance = Disturbance()
 
     def before_our_block() -> None:
+        nonlocal disturbance
+        if their_seconds:
+            disturbances.append(disturbance.share())
+        disturbance = Disturbance()
         their_block.settle()
         their_seconds.append(_seconds(their_block.run) / their_block.calls)
         our_block.settle()
         # pytest-benchmark divides by it; its own argument for it excludes a setup.
         benchmark.stats.iterations = our_block.calls
 
+    wait_until_quiet()
     with _no_garbage_collection():
         our_block, their_block = Block(ours), Block(theirs)
         rounds = int(np.clip(BUDGET / (our_block.seconds + their_block.seconds), *ROUNDS))
         benchmark.pedantic(our_block.run, setup=before_our_block, rounds=rounds)
-    return benchmark.stats.stats.data, their_seconds
+    disturbances.append(disturbance.share())
+    our_seconds = benchmark.stats.stats.data
+    return list(map(Round, our_seconds, their_seconds, disturbances))
 
 
 def largest_difference(a: Any, b: Any) -> float:

@@ -11,10 +11,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from bench.disturbance import DISTURBED
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGES = ROOT / "docs" / "benchmarks"
-DISTURBED = 0.05
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 
 INTRODUCTION = """\
@@ -31,7 +32,7 @@ The limits are measured in the same run: for GFLOP/s a loop of float32 multiply-
 large copy, read plus written. GB/s counts what must be read and written at least once: a detour
 through memory lowers it, and data that stay in the cache can lift it above the copy's. Where no
 array is given to write to, the time includes the operating system's for fresh memory. A row is
-called disturbed if other programs took more than a twentieth of the processor meanwhile.
+called disturbed if other programs took more than a tenth of the processor meanwhile.
 """
 
 
@@ -56,7 +57,7 @@ class Work:
 
     @cached_property
     def disturbance(self) -> float:
-        return max(float(race["disturbance"] or 0) for race in self.races.values())
+        return max(float(race["disturbance"]) for race in self.races.values())
 
     @cached_property
     def against_fastest(self) -> float:
