@@ -46,7 +46,7 @@ void laplacian_level(std::string_view function, const View& image, const ImageAx
   const bool streaming = band.shape.count() * item_size(band.dtype) > kStreamBytes;
   const int64_t rows = coarse.shape[axes.row];
   const Plane first = plane_at(image, axes, 0);
-  parallel_for(plane_count(image.shape, axes) * rows, row_grain(first.row_items()),
+  parallel_for(plane_count(image.shape, axes) * rows, row_grain(first.row_items() / 3),
                static_cast<std::size_t>(kernel.scratch_bytes(first)),
                [&](int64_t begin, int64_t end, std::byte* scratch) {
                  for_each_piece(begin, end, rows, [&](int64_t p, int64_t from, int64_t to) {

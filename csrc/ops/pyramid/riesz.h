@@ -1,6 +1,6 @@
 #pragma once
-// The approximate Riesz transform of a Laplacian band (Wadhwa, Rubinstein, Durand and Freeman, "Riesz
-// Pyramids for Fast Phase-Based Video Magnification", ICCP 2014): differences of three taps.
+// The approximate Riesz transform of a Laplacian band (Wadhwa, Rubinstein, Durand and Freeman,
+// "Riesz Pyramids for Fast Phase-Based Video Magnification", ICCP 2014): differences of three taps.
 //
 //   x[y, x] = c (band[y, x - 1] - band[y, x + 1]),   y[y, x] = c (band[y - 1, x] - band[y + 1, x])
 //
@@ -12,8 +12,8 @@
 
 namespace marey {
 
-// Exact at w = pi / 4 and 3 pi / 4. (The paper has 0.5, exact at pi / 2 only: Laplacian bands have most
-// of their energy below, and motion came out a quarter short; 0.7 gives 96 to 98 % of it.)
+// Exact at w = pi / 4 and 3 pi / 4. (The paper has 0.5, exact at pi / 2 only: Laplacian bands have
+// most of their energy below, and motion came out a quarter short; 0.7 gives 96 to 98 % of it.)
 inline constexpr double kRieszTap = 0.70710678118654752440;
 
 // band: (..., H, W) float32 or float64, its rows contiguous; x, y: alike.

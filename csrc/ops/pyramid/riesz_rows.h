@@ -7,8 +7,8 @@ namespace marey::MAREY_ISA_NS {
 
 // Items [0, n) of two rows from column `from` on; all pointers stand at that column.
 template <class T>
-inline void riesz_vector(const T* above, const T* here, const T* below, int64_t from,
-                         int64_t width, int64_t n, T* x, T* y) {
+inline void riesz_vector(const T* above, const T* here, const T* below, int64_t from, int64_t width,
+                         int64_t n, T* x, T* y) {
   constexpr T kTap = T(kRieszTap);
   for (int64_t k = 0; k < n; ++k) y[k] = kTap * (above[k] - below[k]);
   const int64_t first = from == 0 ? 1 : 0;

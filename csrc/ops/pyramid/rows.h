@@ -2,9 +2,11 @@
 // Row operations of the Burt-Adelson pyramid, shared by the kernels in this folder and by motion
 // magnification. A row is width * channels items, channels interleaved.
 //
-// The taps (1 4 6 4 1) / 16 are applied first down the columns, which vectorises over any number of
-// channels; the sum is split into even and odd pixels, after which the taps along the row are plain
-// loads at distances of one pixel. Doubling does the same in reverse. A is the type of the sums:
+// Halving applies the taps (1 4 6 4 1) / 16 first down the columns, which vectorises over any
+// number of channels, and then along the row. Doubling applies them first along the row, once for
+// every source row, and then down the columns, on the way to memory. Along the row, a pixel of
+// three or four floating-point channels is a vector of its own; elsewhere rows are split into even
+// and odd pixels, whose taps are plain loads at distances of one pixel. A is the type of the sums:
 // float, double, or uint16_t for uint8 images, whose largest sum, 255 * 256 + 128, fits it exactly.
 #include <algorithm>
 #include <cstring>
@@ -46,7 +48,7 @@ class Arena {
 template <class S>
 class RowReader {
  public:
-  static constexpr int64_t kKept = 8;  // a band and the five rows of the next coarse row
+  static constexpr int64_t kKept = 8;  // the seven rows under two coarse rows; a power of two
 
   RowReader(const Plane& plane, Arena& arena)
       : plane_(plane),
@@ -93,26 +95,25 @@ inline void for_each_vector(int64_t n, F&& f) {
   if (n % kLanes != 0) f(n - kLanes);
 }
 
-// dst = p0 + 4 p1 + 6 p2 + 4 p3 + p4, exactly n items read.
+// Column sums of two neighbouring coarse rows, so that the rows that they share are read once:
+// dst[d] = p[2 d] + 4 p[2 d + 1] + 6 p[2 d + 2] + 4 p[2 d + 3] + p[2 d + 4]. Reads exactly n items.
 template <class S, class A>
-inline void column_taps(const S* p0, const S* p1, const S* p2, const S* p3, const S* p4, A* dst,
-                        int64_t n) {
+inline void column_taps(const S* const (&p)[7], A* dst0, A* dst1, int64_t n) {
   using V = Vec<A>;
-  constexpr int64_t kLanes = static_cast<int64_t>(V::size());
   const A six = 6;
   const A four = 4;
-  const auto taps = [&](const V& a, const V& b, const V& c, const V& d, const V& e) {
-    return (a + e) + four * (b + d) + six * c;
+  const auto taps = [&](int64_t k, auto&& get) {
+    const V p2 = get(p[2] + k);
+    const V p3 = get(p[3] + k);
+    const V p4 = get(p[4] + k);
+    store(dst0 + k, (get(p[0] + k) + p4) + four * (get(p[1] + k) + p3) + six * p2);
+    store(dst1 + k, (p2 + get(p[6] + k)) + four * (p3 + get(p[5] + k)) + six * p4);
   };
-  if (n < kLanes) {
-    store(dst, taps(load_partial<V>(p0, n), load_partial<V>(p1, n), load_partial<V>(p2, n),
-                    load_partial<V>(p3, n), load_partial<V>(p4, n)));
+  if (n < static_cast<int64_t>(V::size())) {
+    taps(0, [n](const S* row) { return load_partial<V>(row, n); });
     return;
   }
-  for_each_vector<V>(n, [&](int64_t k) {
-    store(dst + k, taps(load<V>(p0 + k), load<V>(p1 + k), load<V>(p2 + k), load<V>(p3 + k),
-                        load<V>(p4 + k)));
-  });
+  for_each_vector<V>(n, [&](int64_t k) { taps(k, [](const S* row) { return load<V>(row); }); });
 }
 
 // Copies one pixel of kBytes bytes, and whatever follows up to the next power of two: the copies
@@ -203,6 +204,80 @@ inline void merge(const A* even, const A* odd, A* dst, int64_t pairs, int64_t ch
   }
 }
 
+// A pixel of three or four channels, and in the first case an item of the next pixel.
+constexpr int kPixelLanes = 4;
+template <class A>
+using Pixel = stdx::simd<A, stdx::simd_abi::deduce_t<A, kPixelLanes>>;
+
+template <class A>
+inline bool by_pixel(int64_t channels) {
+  return std::is_floating_point_v<A> && (channels == 3 || channels == kPixelLanes);
+}
+
+// dst[k] = v[2 k] + 4 v[2 k + 1] + 6 v[2 k + 2] + 4 v[2 k + 3] + v[2 k + 4], over 256, in pixels.
+template <int kChannels, class A>
+inline void down_pixels(const A* v, A* dst, int64_t count) {
+  using P = Pixel<A>;
+  const auto at = [&](int64_t k) { return load<P>(v + k * kChannels); };
+  const auto taps = [](const P& a, const P& b, const P& c, const P& d, const P& e) {
+    return ((a + e) + A(4) * (b + d) + A(6) * c) * A(1.0 / 256.0);
+  };
+  P a = at(0);
+  P b = at(1);
+  P c = at(2);
+  int64_t k = 0;
+  // The excess of a store is overwritten by the next one; the last pixel has none.
+  for (; k + 2 < count; k += 2) {
+    const P d = at(2 * k + 3);
+    const P e = at(2 * k + 4);
+    const P f = at(2 * k + 5);
+    const P g = at(2 * k + 6);
+    store(dst + k * kChannels, taps(a, b, c, d, e));
+    store(dst + (k + 1) * kChannels, taps(c, d, e, f, g));
+    a = e;
+    b = f;
+    c = g;
+  }
+  for (; k < count; ++k) {
+    const P sum = taps(at(2 * k), at(2 * k + 1), at(2 * k + 2), at(2 * k + 3), at(2 * k + 4));
+    store_partial(dst + k * kChannels, sum, kChannels);
+  }
+}
+
+// A row of `count` pixels doubled: dst[2 k] = (v[k - 1] + 6 v[k] + v[k + 1]) / 8 and
+// dst[2 k + 1] = (v[k] + v[k + 1]) / 2, in pixels. Writes an item beyond the last if there are
+// three channels.
+template <int kChannels, class A>
+inline void up_pixels(const A* v, A* dst, int64_t count) {
+  using P = Pixel<A>;
+  const auto at = [&](int64_t k) { return load<P>(v + k * kChannels); };
+  const auto put = [&](int64_t k, const P& left, const P& centre, const P& right) {
+    store(dst + 2 * k * kChannels, (left + right + A(6) * centre) * A(1.0 / 8.0));
+    store(dst + (2 * k + 1) * kChannels, (centre + right) * A(1.0 / 2.0));
+  };
+  const int64_t last = count - 1;
+  const P end = load_partial<P>(v + last * kChannels, kChannels);
+  if (last == 0) return put(0, end, end, end);
+  P left = before(0, count) == last ? end : at(before(0, count));
+  P centre = at(0);
+  int64_t k = 0;
+  for (; k + 2 < last; k += 2) {
+    const P next = at(k + 1);
+    const P after_next = at(k + 2);
+    put(k, left, centre, next);
+    put(k + 1, centre, next, after_next);
+    left = next;
+    centre = after_next;
+  }
+  for (; k < last; ++k) {
+    const P right = k + 1 < last ? at(k + 1) : end;
+    put(k, left, centre, right);
+    left = centre;
+    centre = right;
+  }
+  put(last, left, end, end);
+}
+
 // A vector of sums times 256, as stored: rounded for uint8, as OpenCV does.
 template <class D, class A>
 inline void store_down(D* p, const Vec<A>& sum) {
@@ -220,38 +295,37 @@ inline void store_down(D* p, const Vec<A>& sum) {
   }
 }
 
-// Produces single rows of down(plane).
+// Produces single rows of down(plane); cheapest in ascending order.
 template <class S, class A, class D>
 class DownRows {
  public:
   DownRows(const Plane& plane, RowReader<S>& read, Arena& arena)
       : plane_(plane),
         read_(read),
-        columns_(arena.take<A>(buffer_items<A>(plane.width, plane.channels))),
+        columns_{arena.take<A>(buffer_items<A>(plane.width, plane.channels)),
+                 arena.take<A>(buffer_items<A>(plane.width, plane.channels))},
         even_(arena.take<A>(buffer_items<A>(half(plane.width), plane.channels))),
         odd_(arena.take<A>(buffer_items<A>(half(plane.width), plane.channels))),
         row_(arena.take<D>(buffer_items<D>(half(plane.width), plane.channels))) {}
 
   static int64_t scratch_bytes(const Plane& plane) {
-    return Arena::bytes<A>(buffer_items<A>(plane.width, plane.channels)) +
+    return 2 * Arena::bytes<A>(buffer_items<A>(plane.width, plane.channels)) +
            2 * Arena::bytes<A>(buffer_items<A>(half(plane.width), plane.channels)) +
            Arena::bytes<D>(buffer_items<D>(half(plane.width), plane.channels));
   }
 
   void operator()(int64_t i, D* dst) {
     const int64_t c = plane_.channels;
-    const int64_t w = plane_.width;
-    const int64_t h = plane_.height;
-    const auto row = [&](int64_t y) { return read_(reflect101(y, h)); };
-    A* v = columns_ + 2 * c;
-    column_taps(row(2 * i - 2), row(2 * i - 1), row(2 * i), row(2 * i + 1), row(2 * i + 2), v,
-                w * c);
-    for (const int64_t x : {int64_t{-2}, int64_t{-1}, w, w + 1}) {
-      std::copy_n(v + reflect101(x, w) * c, c, v + x * c);
+    const int64_t out_width = half(plane_.width);
+    const A* columns = column_sums(i);
+    if constexpr (std::is_same_v<A, D>) {
+      if (by_pixel<A>(c)) {
+        return c == 3 ? down_pixels<3>(columns, dst, out_width)
+                      : down_pixels<kPixelLanes>(columns, dst, out_width);
+      }
     }
-    // From pixel -2 on: even_ holds -2, 0, 2, ... and odd_ holds -1, 1, 3, ...
-    const int64_t out_width = half(w);
-    split(columns_, even_, odd_, out_width + 2, c);
+    // even_ holds pixels -2, 0, 2, ... and odd_ holds -1, 1, 3, ...
+    split(columns, even_, odd_, out_width + 2, c);
 
     using V = Vec<A>;
     constexpr int64_t kLanes = static_cast<int64_t>(V::size());
@@ -272,12 +346,31 @@ class DownRows {
   }
 
  private:
+  // The taps down the columns for row i of the result, from pixel -2 of the source to two beyond.
+  const A* column_sums(int64_t i) {
+    if (i == next_) return columns_[1];
+    next_ = i + 1;
+    const S* rows[7];
+    for (int64_t k = 0; k < 7; ++k) rows[k] = read_(reflect101(2 * i - 2 + k, plane_.height));
+    const int64_t c = plane_.channels;
+    const int64_t w = plane_.width;
+    column_taps(rows, columns_[0] + 2 * c, columns_[1] + 2 * c, w * c);
+    for (A* columns : columns_) {
+      A* v = columns + 2 * c;
+      for (const int64_t x : {int64_t{-2}, int64_t{-1}, w, w + 1}) {
+        std::copy_n(v + reflect101(x, w) * c, c, v + x * c);
+      }
+    }
+    return columns_[0];
+  }
+
   const Plane& plane_;
   RowReader<S>& read_;
-  A* columns_;
+  A* columns_[2];
   A* even_;
   A* odd_;
   D* row_;
+  int64_t next_ = -1;  // the row whose sums columns_[1] holds
 };
 
 // Produces single rows of up(source), in A, from rows of the source.
@@ -290,90 +383,113 @@ class UpRows {
         w_(source_width),
         width_(width),
         c_(channels),
-        columns_(arena.take<A>(buffer_items<A>(source_width, channels))),
+        stride_(buffer_items<A>(2 * source_width, channels)),
+        padded_(arena.take<A>(buffer_items<A>(source_width, channels))),
         even_(arena.take<A>(buffer_items<A>(source_width, channels))),
         odd_(arena.take<A>(buffer_items<A>(source_width, channels))),
-        row_(arena.take<A>(buffer_items<A>(2 * source_width, channels))) {}
+        widened_(arena.take<A>(kKept * stride_)) {
+    std::fill(rows_, rows_ + kKept, int64_t{-1});
+  }
 
   static int64_t scratch_bytes(int64_t source_width, int64_t channels) {
     return 3 * Arena::bytes<A>(buffer_items<A>(source_width, channels)) +
-           Arena::bytes<A>(buffer_items<A>(2 * source_width, channels));
+           Arena::bytes<A>(kKept * buffer_items<A>(2 * source_width, channels));
   }
 
-  // Row y of the result; `source(i)` gives row i of the source. Valid until the next call, and
-  // readable for one vector beyond its end.
-  template <class Source>
-  const A* operator()(int64_t y, Source&& source) {
+  // Row y of the result, for rows in ascending order: calls f(u), where u(k) is the vector of items
+  // from k on, for any k inside the row. `source(i)` gives row i of the source, and is called once
+  // for each.
+  template <class Source, class F>
+  void operator()(int64_t y, Source&& source, F&& f) {
     if (y == 2 * h_) y -= 2;
     const int64_t i = y / 2;
-    const int64_t n = w_ * c_;
-    A* v = columns_ + c_;
-    if (y % 2 == 0) {
-      combine<6>(source(before(i, h_)), source(i), source(after(i, h_)), v, n);
-    } else {
-      average(source(i), source(after(i, h_)), v, n);
-    }
-    std::copy_n(v + before(0, w_) * c_, c_, v - c_);
-    std::copy_n(v + after(w_ - 1, w_) * c_, c_, v + n);
-
+    // In the order of rows, but for the reflected one at the upper border.
+    const A* above = y % 2 == 0 ? widened(before(i, h_), source) : nullptr;
+    const A* here = widened(i, source);
+    const A* below = widened(after(i, h_), source);
     using V = Vec<A>;
     const A six = 6;
     const A four = 4;
-    for (int64_t k = 0; k < n; k += static_cast<int64_t>(V::size())) {
-      const V left = load<V>(v + k - c_);
-      const V centre = load<V>(v + k);
-      const V right = load<V>(v + k + c_);
-      store(even_ + k, scale(left + right + six * centre));
-      store(odd_ + k, scale(four * (centre + right)));
+    if (y % 2 == 0) {
+      f([=](int64_t k) {
+        const V sum = load<V>(above + k) + load<V>(below + k) + six * load<V>(here + k);
+        if constexpr (std::is_same_v<A, uint16_t>) return V((sum + A{32}) >> 6);
+        return V(sum * A(1.0 / 8.0));
+      });
+    } else {
+      f([=](int64_t k) {
+        const V sum = load<V>(here + k) + load<V>(below + k);
+        if constexpr (std::is_same_v<A, uint16_t>) return V((four * sum + A{32}) >> 6);
+        return V(sum * A(1.0 / 2.0));
+      });
     }
-    merge(even_, odd_, row_, w_, c_);
-    // One column more than twice: OpenCV repeats the last column, but the last even row (above).
-    if (width_ == 2 * w_ + 1) std::copy_n(row_ + (2 * w_ - 1) * c_, c_, row_ + 2 * w_ * c_);
-    return row_;
   }
 
  private:
-  static Vec<A> scale(const Vec<A>& sum) {
-    if constexpr (std::is_same_v<A, uint16_t>) {
-      return (sum + A{32}) >> 6;
+  static constexpr int64_t kKept = 4;  // three are in use; a power of two
+
+  // Row i of the source doubled along the row: times 8 if uint16_t.
+  template <class Source>
+  const A* widened(int64_t i, Source&& source) {
+    A* row = widened_ + i % kKept * stride_;
+    if (rows_[i % kKept] != i) {
+      rows_[i % kKept] = i;
+      widen(source(i), row);
+    }
+    return row;
+  }
+
+  void widen(const S* source, A* row) {
+    if constexpr (std::is_same_v<S, A>) {
+      if (by_pixel<A>(c_)) {
+        c_ == 3 ? up_pixels<3>(source, row, w_) : up_pixels<kPixelLanes>(source, row, w_);
+        return repeat_last_column(row);
+      }
+    }
+    using V = Vec<A>;
+    constexpr int64_t kLanes = static_cast<int64_t>(V::size());
+    const int64_t n = w_ * c_;
+    A* v = padded_ + c_;
+    if (n < kLanes) {
+      store(v, load_partial<V>(source, n));
     } else {
-      return sum * A(1.0 / 64.0);
+      for_each_vector<V>(n, [&](int64_t k) { store(v + k, load<V>(source + k)); });
     }
-  }
-
-  template <int kCentre>
-  static void combine(const S* a, const S* b, const S* c, A* dst, int64_t n) {
-    using V = Vec<A>;
-    const A centre = kCentre;
-    const auto taps = [&](const V& p, const V& q, const V& r) { return (p + r) + centre * q; };
-    if (n < static_cast<int64_t>(V::size())) {
-      store(dst, taps(load_partial<V>(a, n), load_partial<V>(b, n), load_partial<V>(c, n)));
-      return;
-    }
-    for_each_vector<V>(n, [&](int64_t k) {
-      store(dst + k, taps(load<V>(a + k), load<V>(b + k), load<V>(c + k)));
-    });
-  }
-
-  static void average(const S* a, const S* b, A* dst, int64_t n) {
-    using V = Vec<A>;
+    std::copy_n(v + before(0, w_) * c_, c_, v - c_);
+    std::copy_n(v + after(w_ - 1, w_) * c_, c_, v + n);
+    const A six = 6;
     const A four = 4;
-    if (n < static_cast<int64_t>(V::size())) {
-      store(dst, four * (load_partial<V>(a, n) + load_partial<V>(b, n)));
-      return;
+    for (int64_t k = 0; k < n; k += kLanes) {
+      const V left = load<V>(v + k - c_);
+      const V centre = load<V>(v + k);
+      const V right = load<V>(v + k + c_);
+      if constexpr (std::is_same_v<A, uint16_t>) {
+        store(even_ + k, left + right + six * centre);
+        store(odd_ + k, four * (centre + right));
+      } else {
+        store(even_ + k, (left + right + six * centre) * A(1.0 / 8.0));
+        store(odd_ + k, (centre + right) * A(1.0 / 2.0));
+      }
     }
-    for_each_vector<V>(
-        n, [&](int64_t k) { store(dst + k, four * (load<V>(a + k) + load<V>(b + k))); });
+    merge(even_, odd_, row, w_, c_);
+    repeat_last_column(row);
+  }
+
+  // One column more than twice: OpenCV repeats the last column, but the last even row.
+  void repeat_last_column(A* row) const {
+    if (width_ == 2 * w_ + 1) std::copy_n(row + (2 * w_ - 1) * c_, c_, row + 2 * w_ * c_);
   }
 
   const int64_t h_;
   const int64_t w_;
   const int64_t width_;
   const int64_t c_;
-  A* columns_;
+  const int64_t stride_;
+  A* padded_;
   A* even_;
   A* odd_;
-  A* row_;
+  A* widened_;
+  int64_t rows_[kKept];
 };
 
 // Writes f(k), a vector of D for every k, to dst[0, n). With `streaming` the lines that are written

@@ -29,9 +29,7 @@ SteerableKernel<double> kernel_of<double>() {
 }
 
 // Columns of a mask, the last strip filled up with zeros.
-int64_t mask_columns(int64_t width) {
-  return (width / 2 + kMaskStrip) / kMaskStrip * kMaskStrip;
-}
+int64_t mask_columns(int64_t width) { return (width / 2 + kMaskStrip) / kMaskStrip * kMaskStrip; }
 
 int64_t groups_of(int64_t width, int64_t lanes) { return (width / 2 + lanes) / lanes; }
 
@@ -58,7 +56,8 @@ class Radial {
   double transition_;
 };
 
-// f(position in a mask, fy, fx, log2 r) for the half-plane of a grid; frequencies in units of the image's Nyquist.
+// f(position in a mask, fy, fx, log2 r) for the half-plane of a grid; frequencies in units of the
+// image's Nyquist.
 template <class F>
 void for_each_frequency(const Extent& image, const Extent& grid, F&& f) {
   parallel_for(grid.height, 8, 0, [&](int64_t begin, int64_t end, std::byte*) {
@@ -67,7 +66,8 @@ void for_each_frequency(const Extent& image, const Extent& grid, F&& f) {
                         static_cast<double>(image.height);
       for (int64_t m = 0; m <= grid.width / 2; ++m) {
         const double fx = 2.0 * static_cast<double>(m) / static_cast<double>(image.width);
-        f((m / kMaskStrip * grid.height + j) * kMaskStrip + m % kMaskStrip, fy, fx, 0.5 * std::log2(fy * fy + fx * fx));  // -inf at zero
+        f((m / kMaskStrip * grid.height + j) * kMaskStrip + m % kMaskStrip, fy, fx,
+          0.5 * std::log2(fy * fy + fx * fx));  // -inf at zero
       }
     }
   });
@@ -87,8 +87,8 @@ Steerable<T>::Steerable(const SteerableOptions& options) : options_(options) {
   const Radial radial(options);
   const int count = scales();
   for (int octave = 0; octave <= options.octaves; ++octave) {
-    const Extent last = octave == 0 ? Extent{2 * image.height, 2 * image.width}
-                                    : grids_.back()->extent;
+    const Extent last =
+        octave == 0 ? Extent{2 * image.height, 2 * image.width} : grids_.back()->extent;
     grids_.push_back(std::make_unique<Grid>(Extent{half(last.height), half(last.width)}));
   }
 
@@ -133,7 +133,8 @@ Steerable<T>::Steerable(const SteerableOptions& options) : options_(options) {
     });
   };
   fill(highpass_, image, [&](double log_r) { return radial.high(0, log_r); });
-  fill(lowpass_, grids_.back()->extent, [&](double log_r) { return radial.lows(count + 1, log_r); });
+  fill(lowpass_, grids_.back()->extent,
+       [&](double log_r) { return radial.lows(count + 1, log_r); });
   fill(residuals_, image, [&](double log_r) {
     return power(radial.high(0, log_r), 2) + power(radial.lows(count + 1, log_r), 2);
   });
@@ -209,13 +210,14 @@ SteerableRows<T> Steerable<T>::rows_of(const Grid& grid, T* plane, T* negative) 
 template <class T>
 SteerableColumns<T> Steerable<T>::columns_of(const Workspace& workspace, const Grid& grid,
                                              T* plane) const {
-  return {{reinterpret_cast<T*>(workspace.spectrum.data()), groups(options_.width), options_.height},
-          {plane, groups(grid.extent.width), grid.extent.height},
-          &grid.columns.table(),
-          grid.extent.height,
-          nullptr,
-          nullptr,
-          T(1)};
+  return {
+      {reinterpret_cast<T*>(workspace.spectrum.data()), groups(options_.width), options_.height},
+      {plane, groups(grid.extent.width), grid.extent.height},
+      &grid.columns.table(),
+      grid.extent.height,
+      nullptr,
+      nullptr,
+      T(1)};
 }
 
 template <class T>
@@ -331,7 +333,8 @@ void Steerable<T>::keep_residuals(Workspace& workspace, bool less_one) const {
   parallel_for(groups(options_.width), 4, 0, [&](int64_t begin, int64_t end, std::byte*) {
     for (int64_t g = begin; g < end; ++g) {
       const int64_t column = g * lanes;
-      const T* strip = residuals_.data() + column / kMaskStrip * h * kMaskStrip + column % kMaskStrip;
+      const T* strip =
+          residuals_.data() + column / kMaskStrip * h * kMaskStrip + column % kMaskStrip;
       for (int64_t y = 0; y < h; ++y) {
         T* p = spectrum + (g * h + y) * 2 * lanes;
         const T* m = strip + y * kMaskStrip;

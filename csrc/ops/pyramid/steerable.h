@@ -2,8 +2,9 @@
 // The complex steerable pyramid (Simoncelli and Freeman 1995; Portilla and Simoncelli 2000), in the
 // frequency domain.
 //
-// With r the frequency's distance from zero (1 at Nyquist along an axis), f the octave fraction, K the
-// number of orientations, t_j = clamp((log2 r + j f + w) / w, 0, 1) and w = (1 + f) / 2 octaves:
+// With r the frequency's distance from zero (1 at Nyquist along an axis), f the octave fraction, K
+// the number of orientations, t_j = clamp((log2 r + j f + w) / w, 0, 1) and w = (1 + f) / 2
+// octaves:
 //
 //   hi_j = sin(pi/2 t_j),  lo_j = cos(pi/2 t_j)
 //   highpass residual:      hi_0
@@ -17,11 +18,11 @@
 // collapse uses the real parts alone, as Portilla and Simoncelli's code: of what build gives, the
 // imaginary parts are their Hilbert transforms.
 //
-// Spectra of real images are kept as half-planes, kx from 0 to W/2, by groups of one vector of columns:
-// group g, row ky: lanes of re, then lanes of im. A pass over columns then reads memory in order, a
-// pass over rows in runs of as many rows as it takes at a time. (Row by row, the passes over columns
-// waited for memory more than three quarters of their time.) Masks lie likewise, in strips of
-// kMaskStrip columns, the widest vector.
+// Spectra of real images are kept as half-planes, kx from 0 to W/2, by groups of one vector of
+// columns: group g, row ky: lanes of re, then lanes of im. A pass over columns then reads memory in
+// order, a pass over rows in runs of as many rows as it takes at a time. (Row by row, the passes
+// over columns waited for memory more than three quarters of their time.) Masks lie likewise, in
+// strips of kMaskStrip columns, the widest vector.
 #include <complex>
 #include <memory>
 #include <vector>
@@ -75,7 +76,7 @@ struct SteerableColumns {
   int64_t height;
   const T* mask;           // null for none
   const T* negative_mask;  // the same for kx = -m
-  T weight;  // times the mask
+  T weight;                // times the mask
 };
 
 template <class T>
@@ -83,8 +84,8 @@ struct SteerableKernel {
   int64_t lanes;
   int64_t (*rows_scratch_bytes)(const FftTable<T>& fft);
   int64_t (*columns_scratch_bytes)(const FftTable<T>& fft);
-  // Rows in units of 2 * lanes: a real image (uint8, float32 or float64, converted to T, any strides)
-  // to a half-plane.
+  // Rows in units of 2 * lanes: a real image (uint8, float32 or float64, converted to T, any
+  // strides) to a half-plane.
   void (*forward_rows)(const SteerableRows<T>&, const Plane& image, DType dtype, int64_t unit,
                        std::byte* scratch);
   // The same, backwards.
@@ -102,8 +103,7 @@ struct SteerableKernel {
                                std::byte* scratch);
   // spectrum += weight * mask * transform of plane
   void (*add_columns)(const SteerableColumns<T>&, int64_t group, std::byte* scratch);
-  void (*add_band_columns)(const SteerableColumns<T>&, bool odd, int64_t group,
-                           std::byte* scratch);
+  void (*add_band_columns)(const SteerableColumns<T>&, bool odd, int64_t group, std::byte* scratch);
 };
 
 template <class T>
@@ -123,8 +123,8 @@ class Steerable {
   // Of the masks.
   int64_t table_bytes() const;
 
-  // What one transform works in. The spectrum is the image's after analyse, and the sum so far of what
-  // was added after clear.
+  // What one transform works in. The spectrum is the image's after analyse, and the sum so far of
+  // what was added after clear.
   struct Workspace {
     Buffer spectrum;
     Buffer planes;
@@ -175,8 +175,8 @@ class Steerable {
   SteerableOptions options_;
   std::vector<std::unique_ptr<Grid>> grids_;  // one an octave
   std::vector<Scale> scales_;
-  std::vector<T> highpass_;  // (strips, height, kMaskStrip)
-  std::vector<T> lowpass_;   // on the coarsest grid
+  std::vector<T> highpass_;   // (strips, height, kMaskStrip)
+  std::vector<T> lowpass_;    // on the coarsest grid
   std::vector<T> residuals_;  // highpass^2 + lowpass^2 on the finest
 };
 

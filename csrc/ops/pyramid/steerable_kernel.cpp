@@ -1,7 +1,7 @@
-// Every pass takes as many rows or columns side by side as a vector has lanes (rows of real images two
-// for each lane, as real and imaginary part of one line), so the transform itself shuffles nothing; a
-// pass over rows transposes in registers where it reads and writes. Masks are applied while a column's
-// input is loaded or its result is added: no masked spectrum is ever stored.
+// Every pass takes as many rows or columns side by side as a vector has lanes (rows of real images
+// two for each lane, as real and imaginary part of one line), so the transform itself shuffles
+// nothing; a pass over rows transposes in registers where it reads and writes. Masks are applied
+// while a column's input is loaded or its result is added: no masked spectrum is ever stored.
 #include "core/fft_lanes.h"
 #include "ops/pyramid/rows.h"
 #include "ops/pyramid/steerable.h"
@@ -26,9 +26,7 @@ struct Kernel {
   using V = Vec<T>;
   static constexpr int64_t kLanes = kLanesOf<T>;
 
-  static int64_t line_items(const FftTable<T>& fft) {
-    return 2 * kLanes * (fft.length + kLanes);
-  }
+  static int64_t line_items(const FftTable<T>& fft) { return 2 * kLanes * (fft.length + kLanes); }
   static int64_t scratch_items(const FftTable<T>& fft) {
     return 2 * kLanes * (fft_scratch_length(fft) + kLanes);
   }
@@ -40,8 +38,8 @@ struct Kernel {
     return Arena::bytes<T>(line_items(fft)) + Arena::bytes<T>(scratch_items(fft));
   }
 
-  // The transform of a column. Its input is put down in order first: a transform asks for it in leaps,
-  // which memory beyond the second-level cache answers slowly.
+  // The transform of a column. Its input is put down in order first: a transform asks for it in
+  // leaps, which memory beyond the second-level cache answers slowly.
   template <class Load>
   static const T* column(const FftTable<T>& table, std::byte* scratch, Load&& load) {
     Arena arena(scratch);
@@ -188,8 +186,8 @@ struct Kernel {
         }
         transpose<T>(tile);
         for (int64_t l = 0; l < lines_used; ++l) {
-          T* row = reinterpret_cast<T*>(image.data +
-                                        (first + part * kLanes + l) * image.row_stride);
+          T* row =
+              reinterpret_cast<T*>(image.data + (first + part * kLanes + l) * image.row_stride);
           if (n == kLanes) {
             store(row + x, tile[l]);
           } else {
@@ -252,9 +250,8 @@ struct Kernel {
   }
 
   static void forward_columns(const SteerableColumns<T>& args, int64_t g, std::byte* scratch) {
-    const T* z = column(*args.fft, scratch, [&](int64_t j) {
-      return load_complex(block(args.plane, j, g), 0);
-    });
+    const T* z = column(*args.fft, scratch,
+                        [&](int64_t j) { return load_complex(block(args.plane, j, g), 0); });
     for (int64_t y = 0; y < args.height; ++y) {
       store_complex(block(args.plane, y, g), 0, load_complex(z, y));
     }
@@ -309,9 +306,8 @@ struct Kernel {
   }
 
   static void add_columns(const SteerableColumns<T>& args, int64_t g, std::byte* scratch) {
-    const T* z = column(*args.fft, scratch, [&](int64_t j) {
-      return load_complex(block(args.plane, j, g), 0);
-    });
+    const T* z = column(*args.fft, scratch,
+                        [&](int64_t j) { return load_complex(block(args.plane, j, g), 0); });
     for (int64_t j = 0; j < args.height; ++j) {
       T* p = block(args.spectrum, frequency_row(j, args.height, args.spectrum.height, false), g);
       const Complex<T> sum = load_complex(p, 0);
@@ -323,15 +319,14 @@ struct Kernel {
 
   template <bool kOdd>
   static void add_band(const SteerableColumns<T>& args, int64_t g, std::byte* scratch) {
-    const T* z = column(*args.fft, scratch, [&](int64_t j) {
-      return load_complex(block(args.plane, j, g), 0);
-    });
+    const T* z = column(*args.fft, scratch,
+                        [&](int64_t j) { return load_complex(block(args.plane, j, g), 0); });
     for (int64_t j = 0; j < args.height; ++j) {
       T* p = block(args.spectrum, frequency_row(j, args.height, args.spectrum.height, false), g);
       const Complex<T> sum = load_complex(p, 0);
       const Complex<T> c = load_complex(z, j);
-      // The filter of the real parts is two-sided: half of build's mask here, and half of its mirror
-      // image, of opposite sign for odd powers of the cosine.
+      // The filter of the real parts is two-sided: half of build's mask here, and half of its
+      // mirror image, of opposite sign for odd powers of the cosine.
       const V one = mask_at(args.mask, args.height, j, g);
       const V other = mask_at(args.negative_mask, args.height, j == 0 ? 0 : args.height - j, g);
       const V m = args.weight * (kOdd ? one - other : one + other);
@@ -349,9 +344,10 @@ struct Kernel {
   }
 
   static constexpr SteerableKernel<T> kernel{
-      kLanes,          rows_scratch_bytes, columns_scratch_bytes, forward_rows,
-      inverse_real_rows, inverse_complex_rows, forward_columns, inverse_columns,
-      inverse_band_columns, add_columns, add_band_columns};
+      kLanes,          rows_scratch_bytes, columns_scratch_bytes,
+      forward_rows,    inverse_real_rows,  inverse_complex_rows,
+      forward_columns, inverse_columns,    inverse_band_columns,
+      add_columns,     add_band_columns};
 };
 
 }  // namespace

@@ -15,13 +15,14 @@ struct Up {
                     arena);
     const int64_t n = args.out.row_items();
     for (int64_t y = begin; y < end; ++y) {
-      const A* u = up(y, read);
       D* out = reinterpret_cast<D*>(args.out.data + y * args.out.row_stride);
-      if constexpr (kMode == UpMode::plain) {
-        write(out, u, n, args.streaming);
-      } else {
-        write_sum(args, out, other(y), u, n);
-      }
+      up(y, read, [&](auto u) {
+        if constexpr (kMode == UpMode::plain) {
+          write(out, u, n, args.streaming);
+        } else {
+          write_sum(args, out, other(y), u, n);
+        }
+      });
     }
     if (args.streaming) stream_fence();
   }
@@ -34,25 +35,26 @@ struct Up {
   static constexpr UpKernel kernel{run, scratch_bytes};
 
  private:
-  static void write(D* out, const A* u, int64_t n, bool streaming) {
+  template <class F>
+  static void write(D* out, F u, int64_t n, bool streaming) {
     if constexpr (std::is_same_v<A, D>) {
-      write_row<D>(out, n, streaming, [&](int64_t k) { return load<Vec<D>>(u + k); });
+      write_row<D>(out, n, streaming, u);
     } else {
-      using V = Vec<A>;
-      constexpr int64_t kLanes = static_cast<int64_t>(V::size());
-      if (n < kLanes) return store_partial(out, load<V>(u), n);
-      for_each_vector<V>(n, [&](int64_t k) { store_narrow(out + k, load<V>(u + k)); });
+      constexpr int64_t kLanes = static_cast<int64_t>(Vec<A>::size());
+      if (n < kLanes) return store_partial(out, u(0), n);
+      for_each_vector<Vec<A>>(n, [&](int64_t k) { store_narrow(out + k, u(k)); });
     }
   }
 
-  static void write_sum(const UpArgs& args, D* out, const D* x, const A* u, int64_t n) {
+  template <class F>
+  static void write_sum(const UpArgs& args, D* out, const D* x, F u, int64_t n) {
     using V = Vec<A>;
     constexpr int64_t kLanes = static_cast<int64_t>(V::size());
     const A wx = static_cast<A>(args.other_weight);
     const A wu = static_cast<A>(args.up_weight);
     const auto sum = [&](int64_t k) {
       const V own = n < kLanes ? load_partial<V>(x, n) : load<V>(x + k);
-      V r = fma(V(wx), own, V(wu) * load<V>(u + k));
+      V r = fma(V(wx), own, V(wu) * u(k));
       if constexpr (kMode == UpMode::add_clipped) r = stdx::min(stdx::max(r, V(A{0})), V(A{1}));
       return r;
     };
