@@ -55,6 +55,13 @@ def data() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that run under every instruction set by themselves."""
+    for item in items:
+        if "isa" in getattr(item, "fixturenames", ()):
+            item.add_marker("every_isa")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks of SciPy's test module, which test_scipy_conformance imports."""
     for mark in (

@@ -227,3 +227,16 @@ class TestWhatIsRefused:
     def test_a_state_that_is_not_an_array(self, x: NDArray[np.float32]) -> None:
         with pytest.raises(TypeError, match=r"\[marey\.sosfilt\] zi"):
             temporal.sosfilt(SOS, x, zi=0)
+
+
+class TestOverlap:
+    def test_channels_of_one_array_are_apart(self, rng: np.random.Generator) -> None:
+        both = rng.random((8, 6, 7, 2), dtype=np.float32)
+        expected = temporal.sosfilt(SOS, both[..., 0].copy())
+        temporal.sosfilt(SOS, both[..., 0], out=both[..., 1])
+        np.testing.assert_array_equal(both[..., 1], expected)
+
+    def test_neighbours_that_meet_are_refused(self) -> None:
+        memory = np.zeros(100, np.float32)
+        with pytest.raises(ValueError, match=r"\[marey.sosfilt\] out: .*overlap"):
+            temporal.sosfilt(SOS, memory[:80], out=memory[20:])

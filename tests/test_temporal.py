@@ -431,3 +431,35 @@ class TestErrors:
         assert np.isnan(y[11:, 50]).all()
         y[11:, 50] = clean[11:, 50]
         np.testing.assert_array_equal(y, clean)
+
+
+class TestLongSeries:
+    def test_the_parts_that_one_long_series_comes_in_do_not_show(
+        self, rng: np.random.Generator
+    ) -> None:
+        x = rng.standard_normal(9_000_000, np.float32)
+        sos = butter_bandpass(0.5, 3, 30, order=2)
+        stream = SosFilter(sos)
+        whole, (zi, cut) = sosfilt(sos, x), (np.zeros((2, 2), np.float32), 5_000_001)
+        np.testing.assert_array_equal(np.concatenate([stream(x[:cut]), stream(x[cut:])]), whole)
+        y, zf = sosfilt(sos, x, zi=zi)
+        np.testing.assert_array_equal(y, whole)
+        np.testing.assert_array_equal(zf, stream.state)
+
+    @pytest.mark.usefixtures("isa")
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_what_fades_out_does_not_become_denormal(self, dtype: type) -> None:
+        x = np.zeros((20_000, 67), dtype)
+        x[0] = 1
+        y = sosfilt(butter_bandpass(0.5, 3, 30), x)
+        tiny = np.finfo(dtype).tiny
+        assert np.abs(y[-1]).max() < 100 * tiny
+        assert not np.any((y != 0) & (np.abs(y) < tiny))
+
+    @pytest.mark.usefixtures("isa")
+    def test_more_sections_than_are_unrolled(self, rng: np.random.Generator) -> None:
+        x = rng.standard_normal((101, 70), np.float32)
+        sos = butter_bandpass(1, 6, 30, order=11)
+        assert_close(
+            sosfilt(sos, x), lambda dtype: reference.sosfilt(sos, x, dtype=dtype), "sosfilt"
+        )

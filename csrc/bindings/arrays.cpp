@@ -47,6 +47,28 @@ std::pair<const std::byte*, const std::byte*> extent(const View& view) {
   return {low, high + item_size(view.dtype)};
 }
 
+// The same memory as an array of NumPy's, which does not keep it alive.
+py::array borrowed_array(const View& view) {
+  const std::vector<py::ssize_t> shape(view.shape.dims.begin(),
+                                       view.shape.dims.begin() + view.ndim());
+  const std::vector<py::ssize_t> strides(view.strides.begin(), view.strides.begin() + view.ndim());
+  return {numpy_dtype(view.dtype), shape, strides, view.data, py::none()};
+}
+
+// Of two views whose extents overlap: false if their items never meet, as the channels of one
+// image. True where NumPy cannot say quickly.
+bool share_items(const View& a, const View& b) {
+  constexpr int kMaxWork = 10'000;
+  try {
+    return py::module_::import("numpy")
+        .attr("shares_memory")(borrowed_array(a), borrowed_array(b), py::arg("max_work") = kMaxWork)
+        .cast<bool>();
+  } catch (py::error_already_set& error) {
+    if (error.matches(PyExc_RuntimeError)) return true;  // numpy.exceptions.TooHardError
+    throw;
+  }
+}
+
 bool same_memory(const View& a, const View& b) {
   if (a.data != b.data || a.dtype != b.dtype || !(a.shape == b.shape)) return false;
   for (int axis = 0; axis < a.ndim(); ++axis) {
@@ -57,15 +79,16 @@ bool same_memory(const View& a, const View& b) {
 
 }  // namespace
 
-View view_of(std::string_view function, std::string_view argument, const py::handle& object) {
+View view_of(std::string_view function, std::string_view argument, const py::handle& object,
+             int most_dims) {
   if (!py::isinstance<py::array>(object)) {
     throw TypeError(function, argument, "an array", type_name(object));
   }
   const auto array = py::reinterpret_borrow<py::array>(object);
   View view;
   view.dtype = dtype_of(function, argument, array);
-  if (array.ndim() > kMaxDims) {
-    throw ValueError(function, argument, "at most " + std::to_string(kMaxArrayDims) + " axes",
+  if (array.ndim() > most_dims) {
+    throw ValueError(function, argument, "at most " + std::to_string(most_dims) + " axes",
                      std::to_string(array.ndim()));
   }
   const auto item = static_cast<uintptr_t>(item_size(view.dtype));
@@ -111,6 +134,7 @@ void check_no_overlap(std::string_view function, const View& out, const View& in
   const auto [low, high] = extent(input);
   if (out_low >= high || low >= out_high) return;
   if (in_place && same_memory(out, input)) return;
+  if (!share_items(out, input)) return;
   throw ValueError(function, "out",
                    in_place ? "the input itself, or memory that does not overlap it"
                             : "memory that does not overlap the input",
@@ -120,7 +144,7 @@ void check_no_overlap(std::string_view function, const View& out, const View& in
 py::array result_array(std::string_view function, const py::object& out, const Shape& shape,
                        DType dtype, const View& input, bool in_place) {
   if (out.is_none()) return new_array(shape, dtype);
-  const View view = view_of(function, "out", out);
+  const View view = view_of(function, "out", out, kMaxDims);
   auto array = py::reinterpret_borrow<py::array>(out);
   if (!(view.shape == shape)) {
     throw ValueError(function, "out", "shape " + to_string(shape), to_string(view.shape));

@@ -134,7 +134,8 @@ const std::byte* frame_items(const SortedWindow& window, const char* argument,
   return view.as<const std::byte>();
 }
 
-void replace_in_window(SortedWindow& window, const py::object& entering, const py::object& leaving) {
+void replace_in_window(SortedWindow& window, const py::object& entering,
+                       const py::object& leaving) {
   if (leaving.is_none() != (window.count() < window.length())) {
     throw ValueError(kMedian, "leaving", "a frame if and only if the window is full", "");
   }

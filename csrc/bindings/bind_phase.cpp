@@ -22,10 +22,11 @@ IncrementFilter filter_of(const std::vector<float>& band, const std::vector<floa
 }
 
 std::unique_ptr<Stream<PhaseMagnifier>> make_phase(int64_t height, int64_t width, int64_t channels,
-                                           const std::string& dtype, int orientations, int octaves,
-                                           int scales_per_octave, const std::vector<float>& band,
-                                           const std::vector<float>& fast, float alpha,
-                                           const std::vector<float>& smoothing) {
+                                                   const std::string& dtype, int orientations,
+                                                   int octaves, int scales_per_octave,
+                                                   const std::vector<float>& band,
+                                                   const std::vector<float>& fast, float alpha,
+                                                   const std::vector<float>& smoothing) {
   return std::make_unique<Stream<PhaseMagnifier>>(
       PhaseMagnifierOptions{{height, width, orientations, octaves, scales_per_octave},
                             channels,
@@ -35,12 +36,13 @@ std::unique_ptr<Stream<PhaseMagnifier>> make_phase(int64_t height, int64_t width
 }
 
 std::unique_ptr<Stream<RieszMagnifier>> make_riesz(int64_t height, int64_t width, int64_t channels,
-                                           const std::string& dtype, int levels,
-                                           const std::vector<float>& band,
-                                           const std::vector<float>& fast, float alpha,
-                                           const std::vector<float>& smoothing) {
-  return std::make_unique<Stream<RieszMagnifier>>(RieszMagnifierOptions{
-      height, width, levels, channels, dtype_named(dtype), filter_of(band, fast, alpha), smoothing});
+                                                   const std::string& dtype, int levels,
+                                                   const std::vector<float>& band,
+                                                   const std::vector<float>& fast, float alpha,
+                                                   const std::vector<float>& smoothing) {
+  return std::make_unique<Stream<RieszMagnifier>>(
+      RieszMagnifierOptions{height, width, levels, channels, dtype_named(dtype),
+                            filter_of(band, fast, alpha), smoothing});
 }
 
 void py_riesz_transform(const py::object& band, const py::object& x, const py::object& y) {

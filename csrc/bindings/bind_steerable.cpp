@@ -67,7 +67,8 @@ class Pyramid {
           const int count = std::min(at_once, orientations - first);
           std::vector<std::complex<T>*> out;
           for (int k = 0; k < count; ++k) {
-            const Plane plane = scales[static_cast<std::size_t>(scale)](n * orientations + first + k);
+            const Plane plane =
+                scales[static_cast<std::size_t>(scale)](n * orientations + first + k);
             out.push_back(reinterpret_cast<std::complex<T>*>(plane.data));
           }
           transform_.bands(lease.workspace(), scale, first, count, out.data());

@@ -12,7 +12,8 @@ using Complex = std::complex<double>;
 
 // exp(-2 pi i k / n), exact in the quadrants.
 Complex root_of_unity(int64_t k, int64_t n) {
-  const double angle = -2.0 * std::numbers::pi * static_cast<double>(k % n) / static_cast<double>(n);
+  const double angle =
+      -2.0 * std::numbers::pi * static_cast<double>(k % n) / static_cast<double>(n);
   return {std::cos(angle), std::sin(angle)};
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Plans for the Fourier transforms inside kernels: lengths, factors and twiddle factors, computed once
-// in float64. The transform itself, of many lines side by side in the lanes of vectors, is in
+// Plans for the Fourier transforms inside kernels: lengths, factors and twiddle factors, computed
+// once in float64. The transform itself, of many lines side by side in the lanes of vectors, is in
 // core/fft_lanes.h.
 #include <cstdint>
 #include <memory>
@@ -14,14 +14,15 @@ inline constexpr int kLargestPrime = 31;
 template <class T>
 struct FftTable {
   int64_t length = 1;
-  int depth = 0;                   // number of factors
-  const int* factors = nullptr;    // outermost first; each 4, 8, or a prime up to kLargestPrime
-  const T* const* twiddles = nullptr;  // by stage: w^(r k) for k < length / (factors so far), 0 < r < p
-  const T* const* roots = nullptr;     // by stage: w_p^k, k < p
-  // Bluestein's algorithm for lengths with another prime factor; else null. `inner` is then the plan
-  // of a power of two >= 2 length - 1.
+  int depth = 0;                 // number of factors
+  const int* factors = nullptr;  // outermost first; each 4, 8, or a prime up to kLargestPrime
+  const T* const* twiddles =
+      nullptr;  // by stage: w^(r k) for k < length / (factors so far), 0 < r < p
+  const T* const* roots = nullptr;  // by stage: w_p^k, k < p
+  // Bluestein's algorithm for lengths with another prime factor; else null. `inner` is then the
+  // plan of a power of two >= 2 length - 1.
   const FftTable* inner = nullptr;
-  const T* chirp = nullptr;         // exp(-i pi j^2 / length), j < length
+  const T* chirp = nullptr;           // exp(-i pi j^2 / length), j < length
   const T* chirp_spectrum = nullptr;  // the transform of its conjugate, over inner->length
 };
 

@@ -3,11 +3,12 @@
 //
 //   X[k] = sum_j x[j] exp(-2 pi i j k / n)
 //
-// A line's element j is a pair of vectors (re, im) at 2 * lanes * j. Decimation in time, depth first: a
-// sub-transform is done before the next one begins, so that all but the outermost stage work in the
-// first-level cache even where the lines together do not fit it. Lanes never mix, so there is no
-// shuffling, and any length works alike; lengths with a prime factor above 31 go through Bluestein's
-// algorithm (1970) at about five times the cost. For the inverse, swap re and im of input and output.
+// A line's element j is a pair of vectors (re, im) at 2 * lanes * j. Decimation in time, depth
+// first: a sub-transform is done before the next one begins, so that all but the outermost stage
+// work in the first-level cache even where the lines together do not fit it. Lanes never mix, so
+// there is no shuffling, and any length works alike; lengths with a prime factor above 31 go
+// through Bluestein's algorithm (1970) at about five times the cost. For the inverse, swap re and
+// im of input and output.
 #include "core/fft.h"
 #include "core/simd.h"
 
@@ -269,8 +270,9 @@ inline void smooth(const FftTable<T>& table, T* out, Load&& load) {
 
 }  // namespace fft_detail
 
-// The transform of the lines whose element j is load(j), each asked for once and in no certain order.
-// The result lies at the returned place in `scratch`, of 2 * lanes * fft_scratch_length items.
+// The transform of the lines whose element j is load(j), each asked for once and in no certain
+// order. The result lies at the returned place in `scratch`, of 2 * lanes * fft_scratch_length
+// items.
 template <class T, class Load>
 inline T* fft(const FftTable<T>& table, T* scratch, Load&& load) {
   if (table.inner == nullptr) {
@@ -308,9 +310,8 @@ inline void transpose(Vec<T>* rows) {
       const auto a = std::bit_cast<Native>(rows[i]);
       const auto b = std::bit_cast<Native>(rows[i + S]);
       const auto [low, high] = [&]<int... J>(std::integer_sequence<int, J...>) {
-        return std::pair{
-            __builtin_shufflevector(a, b, ((J & S) != 0 ? kLanes + J - S : J)...),
-            __builtin_shufflevector(a, b, ((J & S) != 0 ? kLanes + J : J + S)...)};
+        return std::pair{__builtin_shufflevector(a, b, ((J & S) != 0 ? kLanes + J - S : J)...),
+                         __builtin_shufflevector(a, b, ((J & S) != 0 ? kLanes + J : J + S)...)};
       }(std::make_integer_sequence<int, kLanes>{});
       rows[i] = std::bit_cast<Vec<T>>(low);
       rows[i + S] = std::bit_cast<Vec<T>>(high);

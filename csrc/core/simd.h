@@ -159,7 +159,8 @@ inline void store_narrow(uint8_t* p, const Vec<uint16_t>& v) {
 #endif
 }
 
-// Splits 16 pixels of three interleaved bytes (48 bytes at `p`) into one row of 16 for each channel.
+// Splits 16 pixels of three interleaved bytes (48 bytes at `p`) into one row of 16 for each
+// channel.
 inline void deinterleave3(const uint8_t* p, uint8_t* c0, uint8_t* c1, uint8_t* c2) {
 #if defined(__SSSE3__)
   const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -170,18 +171,15 @@ inline void deinterleave3(const uint8_t* p, uint8_t* c0, uint8_t* c1, uint8_t* c
                         _mm_shuffle_epi8(c, from_c));
   };
   constexpr char z = -1;  // makes a zero
-  const __m128i first =
-      pick(_mm_setr_epi8(0, 3, 6, 9, 12, 15, z, z, z, z, z, z, z, z, z, z),
-           _mm_setr_epi8(z, z, z, z, z, z, 2, 5, 8, 11, 14, z, z, z, z, z),
-           _mm_setr_epi8(z, z, z, z, z, z, z, z, z, z, z, 1, 4, 7, 10, 13));
-  const __m128i second =
-      pick(_mm_setr_epi8(1, 4, 7, 10, 13, z, z, z, z, z, z, z, z, z, z, z),
-           _mm_setr_epi8(z, z, z, z, z, 0, 3, 6, 9, 12, 15, z, z, z, z, z),
-           _mm_setr_epi8(z, z, z, z, z, z, z, z, z, z, z, 2, 5, 8, 11, 14));
-  const __m128i third =
-      pick(_mm_setr_epi8(2, 5, 8, 11, 14, z, z, z, z, z, z, z, z, z, z, z),
-           _mm_setr_epi8(z, z, z, z, z, 1, 4, 7, 10, 13, z, z, z, z, z, z),
-           _mm_setr_epi8(z, z, z, z, z, z, z, z, z, z, 0, 3, 6, 9, 12, 15));
+  const __m128i first = pick(_mm_setr_epi8(0, 3, 6, 9, 12, 15, z, z, z, z, z, z, z, z, z, z),
+                             _mm_setr_epi8(z, z, z, z, z, z, 2, 5, 8, 11, 14, z, z, z, z, z),
+                             _mm_setr_epi8(z, z, z, z, z, z, z, z, z, z, z, 1, 4, 7, 10, 13));
+  const __m128i second = pick(_mm_setr_epi8(1, 4, 7, 10, 13, z, z, z, z, z, z, z, z, z, z, z),
+                              _mm_setr_epi8(z, z, z, z, z, 0, 3, 6, 9, 12, 15, z, z, z, z, z),
+                              _mm_setr_epi8(z, z, z, z, z, z, z, z, z, z, z, 2, 5, 8, 11, 14));
+  const __m128i third = pick(_mm_setr_epi8(2, 5, 8, 11, 14, z, z, z, z, z, z, z, z, z, z, z),
+                             _mm_setr_epi8(z, z, z, z, z, 1, 4, 7, 10, 13, z, z, z, z, z, z),
+                             _mm_setr_epi8(z, z, z, z, z, z, z, z, z, z, 0, 3, 6, 9, 12, 15));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(c0), first);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(c1), second);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(c2), third);

@@ -32,7 +32,7 @@ constexpr const char* name(DType dtype) {
   return "";
 }
 
-// NumPy's own functions stop at 64; a state or a channel axis needs one more than its array.
+// Fewer than NumPy's 64. A filter's state and a channel axis need one more than the array.
 inline constexpr int kMaxDims = 16;
 inline constexpr int kMaxArrayDims = kMaxDims - 1;
 

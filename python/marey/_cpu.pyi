@@ -10,7 +10,11 @@ import typing
 __all__: list[str] = [
     "LinearMagnifier",
     "Mixture",
+    "PhaseMagnifier",
+    "RieszMagnifier",
     "SortedWindow",
+    "SteerablePyramidF32",
+    "SteerablePyramidF64",
     "active_isa",
     "available_isas",
     "background_difference",
@@ -31,6 +35,7 @@ __all__: list[str] = [
     "num_threads",
     "patch_means",
     "probe",
+    "riesz_transform",
     "set_cache_limit",
     "set_isa",
     "set_num_threads",
@@ -40,6 +45,32 @@ __all__: list[str] = [
     "trajectory_mean",
     "up",
 ]
+
+class SteerablePyramidF32:
+    def __init__(
+        self, height: int, width: int, orientations: int, octaves: int, scales_per_octave: int
+    ) -> None: ...
+    def build(
+        self, image: typing.Any, highpass: typing.Any, bands: list, lowpass: typing.Any
+    ) -> None: ...
+    def collapse(
+        self, highpass: typing.Any, bands: list, lowpass: typing.Any, image: typing.Any
+    ) -> None: ...
+    @property
+    def extents(self) -> list[tuple[int, int]]: ...
+
+class SteerablePyramidF64:
+    def __init__(
+        self, height: int, width: int, orientations: int, octaves: int, scales_per_octave: int
+    ) -> None: ...
+    def build(
+        self, image: typing.Any, highpass: typing.Any, bands: list, lowpass: typing.Any
+    ) -> None: ...
+    def collapse(
+        self, highpass: typing.Any, bands: list, lowpass: typing.Any, image: typing.Any
+    ) -> None: ...
+    @property
+    def extents(self) -> list[tuple[int, int]]: ...
 
 class LinearMagnifier:
     state: typing.Any
@@ -102,6 +133,50 @@ class SortedWindow:
     def replace(self, entering: typing.Any, leaving: typing.Any) -> None: ...
     @property
     def count(self) -> int: ...
+
+class PhaseMagnifier:
+    state: typing.Any
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        channels: int,
+        dtype: str,
+        orientations: int,
+        octaves: int,
+        scales_per_octave: int,
+        band: collections.abc.Sequence[float],
+        fast: collections.abc.Sequence[float],
+        alpha: float,
+        smoothing: collections.abc.Sequence[float],
+    ) -> None: ...
+    def feed(
+        self, frames: typing.Any, out: typing.Any
+    ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+
+class RieszMagnifier:
+    state: typing.Any
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        channels: int,
+        dtype: str,
+        levels: int,
+        band: collections.abc.Sequence[float],
+        fast: collections.abc.Sequence[float],
+        alpha: float,
+        smoothing: collections.abc.Sequence[float],
+    ) -> None: ...
+    def feed(
+        self, frames: typing.Any, out: typing.Any
+    ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+    @property
+    def workspace_bytes(self) -> int: ...
 
 def active_isa() -> str: ...
 def available_isas() -> list[str]: ...
@@ -166,6 +241,7 @@ def patch_means(
     mask: typing.Any,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def probe() -> dict[str, typing.Any]: ...
+def riesz_transform(band: typing.Any, x: typing.Any, y: typing.Any) -> None: ...
 def set_cache_limit(bytes: int) -> None: ...
 def set_isa(isa: str) -> None: ...
 def set_num_threads(count: int) -> None: ...

@@ -31,7 +31,8 @@ void difference(const View& frames, const View& background, double threshold, ui
   Shape picture;
   for (int axis = 1; axis < frames.ndim(); ++axis) picture.push_back(frames.shape[axis]);
   if (!(background.shape == picture)) {
-    throw ValueError(kName, "background", "shape " + to_string(picture), to_string(background.shape));
+    throw ValueError(kName, "background", "shape " + to_string(picture),
+                     to_string(background.shape));
   }
   if (background.dtype != frames.dtype) {
     throw TypeError(kName, "background", name(frames.dtype), name(background.dtype));
@@ -45,7 +46,8 @@ void difference(const View& frames, const View& background, double threshold, ui
   const int64_t width = frames.shape[2];
   DifferenceFn* const run = select_difference_stub.get()(frames.dtype, channels);
   const FrameRows rows(frames);
-  parallel_for(frames.shape[0] * height, std::max<int64_t>(1, kSerialPixels / std::max<int64_t>(1, width)),
+  parallel_for(frames.shape[0] * height,
+               std::max<int64_t>(1, kSerialPixels / std::max<int64_t>(1, width)),
                rows.scratch_bytes(width), [&](int64_t begin, int64_t end, std::byte* scratch) {
                  for (int64_t row = begin; row < end; ++row) {
                    const int64_t t = row / height;

@@ -1,8 +1,8 @@
-// Sixteen pixels at a time. For colour, the absolute differences of three vectors of interleaved bytes
-// are split by channel, so that the largest of a pixel's three is a lane's. Memory is the limit.
-#include "ops/background/difference.h"
-
+// Sixteen pixels at a time. For colour, the absolute differences of three vectors of interleaved
+// bytes are split by channel, so that the largest of a pixel's three is a lane's. Memory is the
+// limit.
 #include "core/simd.h"
+#include "ops/background/difference.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

@@ -1,9 +1,8 @@
 // The window's sum is separable: column sums slide down the image by adding one row and taking one
-// away, and a row of them is summed along x from unaligned loads. A window of 15 x 15 has 225 pixels,
-// so all sums are bytes, and a vector holds as many pixels as it has bytes.
-#include "ops/background/majority.h"
-
+// away, and a row of them is summed along x from unaligned loads. A window of 15 x 15 has 225
+// pixels, so all sums are bytes, and a vector holds as many pixels as it has bytes.
 #include "core/simd.h"
+#include "ops/background/majority.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

@@ -37,7 +37,8 @@ Mixture::Mixture(int64_t height, int64_t width, int64_t channels, DType dtype,
 
 View Mixture::state() const {
   Shape shape;
-  for (int64_t extent : {int64_t{parameters_.modes}, height_, blocks_, 2 + channels_, kMixtureBlock}) {
+  for (int64_t extent :
+       {int64_t{parameters_.modes}, height_, blocks_, 2 + channels_, kMixtureBlock}) {
     shape.push_back(extent);
   }
   return contiguous_view(state_.data(), DType::f32, shape);
@@ -88,29 +89,28 @@ void Mixture::feed(const View& frames, const std::vector<float>& rates, const Vi
   const int64_t tiles_per_row = (width_ + kTilePixels - 1) / kTilePixels;
   const int64_t grain =
       std::max<int64_t>(1, 4 * kTilePixels / (count * std::min(width_, kTilePixels)));
-  parallel_for(
-      height_ * tiles_per_row, grain, rows.scratch_bytes(kTilePixels),
-      [&](int64_t begin, int64_t end, std::byte* scratch) {
-        for (int64_t tile = begin; tile < end; ++tile) {
-          const int64_t y = tile / tiles_per_row;
-          const int64_t x = tile % tiles_per_row * kTilePixels;
-          const int64_t width = std::min(kTilePixels, width_ - x);
-          const int64_t block = y * blocks_ + x / kMixtureBlock;
-          const auto take = [&](int64_t t, int64_t steps) {
-            run({rows.pixels(t, y, x, width, scratch), frames.stride(0),
-                 labels.as<uint8_t>() + t * labels.stride(0) + y * labels.stride(1) + x,
-                 labels.stride(0), steps, width, rates.data() + t,
-                 reinterpret_cast<float*>(state_.data()) + block * block_items,
-                 height_ * blocks_ * block_items, used_.data() + block, &parameters_, shadow,
-                 foreground});
-          };
-          if (rows.contiguous()) {
-            take(0, count);
-          } else {
-            for (int64_t t = 0; t < count; ++t) take(t, 1);
-          }
-        }
-      });
+  parallel_for(height_ * tiles_per_row, grain, rows.scratch_bytes(kTilePixels),
+               [&](int64_t begin, int64_t end, std::byte* scratch) {
+                 for (int64_t tile = begin; tile < end; ++tile) {
+                   const int64_t y = tile / tiles_per_row;
+                   const int64_t x = tile % tiles_per_row * kTilePixels;
+                   const int64_t width = std::min(kTilePixels, width_ - x);
+                   const int64_t block = y * blocks_ + x / kMixtureBlock;
+                   const auto take = [&](int64_t t, int64_t steps) {
+                     run({rows.pixels(t, y, x, width, scratch), frames.stride(0),
+                          labels.as<uint8_t>() + t * labels.stride(0) + y * labels.stride(1) + x,
+                          labels.stride(0), steps, width, rates.data() + t,
+                          reinterpret_cast<float*>(state_.data()) + block * block_items,
+                          height_ * blocks_ * block_items, used_.data() + block, &parameters_,
+                          shadow, foreground});
+                   };
+                   if (rows.contiguous()) {
+                     take(0, count);
+                   } else {
+                     for (int64_t t = 0; t < count; ++t) take(t, 1);
+                   }
+                 }
+               });
 }
 
 void Mixture::background(const View& out) const {
@@ -120,7 +120,8 @@ void Mixture::background(const View& out) const {
   parallel_for(height_, 8, 0, [&](int64_t begin, int64_t end, std::byte*) {
     for (int64_t y = begin; y < end; ++y) {
       for (int64_t x = 0; x < width_; ++x) {
-        const float* pixel = state + (y * blocks_ + x / kMixtureBlock) * block_items + x % kMixtureBlock;
+        const float* pixel =
+            state + (y * blocks_ + x / kMixtureBlock) * block_items + x % kMixtureBlock;
         double total = 0;
         double sum[3] = {};
         for (int m = 0; m < parameters_.modes && total < parameters_.background_ratio; ++m) {

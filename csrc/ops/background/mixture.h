@@ -1,9 +1,10 @@
 #pragma once
-// An adaptive Gaussian mixture for each pixel (Z. Zivkovic, "Improved adaptive Gaussian mixture model
-// for background subtraction", ICPR 2004), streaming.
+// An adaptive Gaussian mixture for each pixel (Z. Zivkovic, "Improved adaptive Gaussian mixture
+// model for background subtraction", ICPR 2004), streaming.
 //
-// A pixel has up to `modes` Gaussians with weight w, mean m (a value for each channel) and one variance
-// v, heaviest first. With the pixel's value x, learning rate a and D = |x - m|^2, for each in order:
+// A pixel has up to `modes` Gaussians with weight w, mean m (a value for each channel) and one
+// variance v, heaviest first. With the pixel's value x, learning rate a and D = |x - m|^2, for each
+// in order:
 //
 //   background if D < threshold v and the weights before it sum to less than background_ratio
 //   it owns x  if D < match_threshold v, and none before it does
@@ -12,11 +13,12 @@
 //   owner: k = a / w,  m <- m + k (x - m),  v <- v + k (D - v), held within its limits
 //
 // then the weights are divided by their sum. A value without owner makes a new mode (m = x, w = a,
-// v = initial_variance, the others times 1 - a), in place of the lightest if all are taken; the only
-// mode has weight 1. The term `complexity` is the paper's prior that keeps the number of modes small.
+// v = initial_variance, the others times 1 - a), in place of the lightest if all are taken; the
+// only mode has weight 1. The term `complexity` is the paper's prior that keeps the number of modes
+// small.
 //
-// A pixel that is not background is shadow if it is a darker version of a background mode (A. Prati et
-// al., PAMI 2003): with s = x.m / m.m,  darkest <= s <= 1  and  |s m - x|^2 < threshold v s^2.
+// A pixel that is not background is shadow if it is a darker version of a background mode (A. Prati
+// et al., PAMI 2003): with s = x.m / m.m,  darkest <= s <= 1  and  |s m - x|^2 < threshold v s^2.
 //
 // With a = 0 nothing is written.
 #include <vector>
@@ -53,11 +55,11 @@ class Mixture {
   // frames: (T, H, W) if channels is 1, else (T, H, W, 3), any strides. labels: (T, H, W) uint8,
   // C-contiguous; takes 0, `shadow` or `foreground`. rates: T learning rates in [0, 1].
   // If it is interrupted, some pixels have seen more frames than others.
-  void feed(const View& frames, const std::vector<float>& rates, const View& labels,
-            uint8_t shadow, uint8_t foreground);
+  void feed(const View& frames, const std::vector<float>& rates, const View& labels, uint8_t shadow,
+            uint8_t foreground);
 
-  // (modes, H, ceil(W / 16), 2 + channels, 16) float32: in a block of 16 pixels the weights, then the
-  // variances, then each channel's means. A weight of 0 is no mode.
+  // (modes, H, ceil(W / 16), 2 + channels, 16) float32: in a block of 16 pixels the weights, then
+  // the variances, then each channel's means. A weight of 0 is no mode.
   View state() const;
   // To be called when the state has been written from outside.
   void count_modes();
@@ -82,14 +84,14 @@ class Mixture {
 
 // A piece of one row over several frames.
 struct MixtureTile {
-  const void* pixels;  // contiguous within a frame
+  const void* pixels;    // contiguous within a frame
   int64_t frame_stride;  // in bytes
   uint8_t* labels;
   int64_t label_stride;
   int64_t frames;
   int64_t width;  // in pixels
   const float* rates;
-  float* state;  // of the first block and mode
+  float* state;         // of the first block and mode
   int64_t mode_stride;  // in items
   uint8_t* used;
   const MixtureParameters* parameters;

@@ -1,18 +1,17 @@
 // Vectors run across 16 neighbouring pixels. Pixels differ in how many modes they have and in which
 // one owns the value, so all lanes go through the same steps and masks say who takes part; a block
-// stops at the largest number of modes among its pixels, which is 1 or 2 in most of an image, and the
-// planes of the other modes are not even read. A new mode and a change of order are rare: both are
-// behind a test whether any lane wants it. Weights stay in registers from the first step to the last,
-// means and variances in the first-level cache.
+// stops at the largest number of modes among its pixels, which is 1 or 2 in most of an image, and
+// the planes of the other modes are not even read. A new mode and a change of order are rare: both
+// are behind a test whether any lane wants it. Weights stay in registers from the first step to the
+// last, means and variances in the first-level cache.
 //
-// Over several frames a tile's state is taken from the second-level cache instead of memory, which is
-// the limit with one frame at a time.
+// Over several frames a tile's state is taken from the second-level cache instead of memory, which
+// is the limit with one frame at a time.
 //
-// Compiled without contraction to fused multiply-adds: the owner of a value hangs on comparisons, and
-// so every instruction set gives the same model to the last bit.
-#include "ops/background/mixture.h"
-
+// Compiled without contraction to fused multiply-adds: the owner of a value hangs on comparisons,
+// and so every instruction set gives the same model to the last bit.
 #include "core/simd.h"
+#include "ops/background/mixture.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
@@ -130,15 +129,16 @@ inline int learn(const MixtureParameters& p, float rate, const V (&x)[C], const 
       if (stdx::any_of(owner)) {
         weight = select(owner, weight + rate, weight);
         const V k = rate / weight;
-        // Selected and not multiplied by 0, so that a NaN in x stays out of the modes it does not own.
+        // Selected and not multiplied by 0, so that a NaN in x stays out of the modes it does not
+        // own.
         for (int c = 0; c < C; ++c) {
           pixels.set(m, 2 + c, select(owner, mean[c] + k * difference[c], mean[c]));
         }
         const V wider = variance + k * (distance - variance);
-        pixels.set(m, 1,
-                   select(owner,
-                          stdx::min(stdx::max(wider, V(p.minimum_variance)), V(p.maximum_variance)),
-                          variance));
+        pixels.set(
+            m, 1,
+            select(owner, stdx::min(stdx::max(wider, V(p.minimum_variance)), V(p.maximum_variance)),
+                   variance));
         owned = owned || owner;
       }
     }

@@ -73,16 +73,14 @@ void SortedWindow::replace(const std::byte* entering, const std::byte* leaving) 
 void SortedWindow::median(std::byte* out) const {
   const WindowKernel kernel = select_window_stub.get()(dtype_);
   const int64_t bytes = items_ * item_size(dtype_);
-  parallel_for(lines(), kSerialBytes / kWindowLine, 0,
-               [&](int64_t begin, int64_t end, std::byte*) {
-                 alignas(64) std::byte whole[kWindowLine];
-                 for (int64_t line = begin; line < end; ++line) {
-                   const int64_t at = line * kWindowLine;
-                   kernel.median(sorted_.data() + at * length_, count_, whole);
-                   std::memcpy(out + at, whole,
-                               static_cast<std::size_t>(std::min(kWindowLine, bytes - at)));
-                 }
-               });
+  parallel_for(lines(), kSerialBytes / kWindowLine, 0, [&](int64_t begin, int64_t end, std::byte*) {
+    alignas(64) std::byte whole[kWindowLine];
+    for (int64_t line = begin; line < end; ++line) {
+      const int64_t at = line * kWindowLine;
+      kernel.median(sorted_.data() + at * length_, count_, whole);
+      std::memcpy(out + at, whole, static_cast<std::size_t>(std::min(kWindowLine, bytes - at)));
+    }
+  });
 }
 
 }  // namespace marey

@@ -1,8 +1,9 @@
 #pragma once
-// SortedWindow: the values that each pixel had in the last `length` frames, kept in order, so that the
-// median of a sliding window costs one pass over it for each new frame and not a sort.
+// SortedWindow: the values that each pixel had in the last `length` frames, kept in order, so that
+// the median of a sliding window costs one pass over it for each new frame and not a sort.
 //
-// Replacing o by v in the sorted s[0..n-1], with s[-1] the lowest and s[n] the highest value there is:
+// Replacing o by v in the sorted s[0..n-1], with s[-1] the lowest and s[n] the highest value there
+// is:
 //
 //   v >= o:  s'[i] = s[i] where s[i] < o, else max(s[i], min(s[i + 1], v))
 //   v <  o:  s'[i] = s[i] where s[i] > o, else min(s[i], max(s[i - 1], v))
@@ -22,8 +23,8 @@ class SortedWindow {
 
   // entering, leaving: `items` contiguous items; leaving is null while the window is not full.
   void replace(const std::byte* entering, const std::byte* leaving);
-  // The median of what is in the window, at least one frame; of an even number the mean of the two in
-  // the middle, for uint8 rounded half up. out: `items` contiguous items.
+  // The median of what is in the window, at least one frame; of an even number the mean of the two
+  // in the middle, for uint8 rounded half up. out: `items` contiguous items.
   void median(std::byte* out) const;
 
   int64_t items() const { return items_; }

@@ -1,11 +1,10 @@
-// Vectors run across neighbouring items. A line's window is contiguous (3 KiB for 51 frames of bytes),
-// so a replacement streams through the state once, with the row before in a register; the order of
-// every lane is kept by minima and maxima, without a branch.
-#include "ops/background/window.h"
-
+// Vectors run across neighbouring items. A line's window is contiguous (3 KiB for 51 frames of
+// bytes), so a replacement streams through the state once, with the row before in a register; the
+// order of every lane is kept by minima and maxima, without a branch.
 #include <limits>
 
 #include "core/simd.h"
+#include "ops/background/window.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
@@ -54,7 +53,9 @@ void median(const void* sorted, int64_t count, void* out) {
   constexpr int64_t kLanes = static_cast<int64_t>(V::size());
   constexpr int64_t kItems = kWindowLine / static_cast<int64_t>(sizeof(T));
   for (int64_t k = 0; k < kItems; k += kLanes) {
-    const auto row = [&](int64_t i) { return load<V>(static_cast<const T*>(sorted) + i * kItems + k); };
+    const auto row = [&](int64_t i) {
+      return load<V>(static_cast<const T*>(sorted) + i * kItems + k);
+    };
     const V above = row(count / 2);
     V middle = above;
     if (count % 2 == 0) {

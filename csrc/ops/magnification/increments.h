@@ -1,10 +1,10 @@
 #pragma once
-// What phase-based and Riesz magnification share: a phase is filtered by its increments, and smoothed
-// over space with the amplitude as weight.
+// What phase-based and Riesz magnification share: a phase is filtered by its increments, and
+// smoothed over space with the amplitude as weight.
 //
 // A band-pass has a zero at frequency 0, H(z) = (1 - 1/z) G(z), so filtering a phase that was
-// unwrapped along time with H is filtering its wrapped increments with G. Nothing then grows with the
-// length of the stream, and the zero state is the steady state of a still.
+// unwrapped along time with H is filtering its wrapped increments with G. Nothing then grows with
+// the length of the stream, and the zero state is the steady state of a still.
 #include <vector>
 
 #include "core/view.h"

@@ -35,8 +35,8 @@ inline Vec<float> cascade_step(const Sections& sections, Vec<float> v, const flo
   return v;
 }
 
-// dst[x] = sum over taps of the rows above and below, circular or reflected by `row`; whole vectors:
-// rows are readable, and dst writable, up to a multiple of the lanes.
+// dst[x] = sum over taps of the rows above and below, circular or reflected by `row`; whole
+// vectors: rows are readable, and dst writable, up to a multiple of the lanes.
 template <class Row>
 inline void smooth_column(Row&& row, const float* taps, int64_t radius, float* dst, int64_t width) {
   using V = Vec<float>;

@@ -1,6 +1,6 @@
 #pragma once
-// Magnification of luma alone: Y of NTSC YIQ (ITU-R BT.601) is taken out of a frame, and what it is to
-// change by is added to red, green and blue alike, which leaves I and Q as they are.
+// Magnification of luma alone: Y of NTSC YIQ (ITU-R BT.601) is taken out of a frame, and what it is
+// to change by is added to red, green and blue alike, which leaves I and Q as they are.
 #include <string_view>
 
 #include "core/dispatch.h"
@@ -8,11 +8,11 @@
 
 namespace marey {
 
-// frame: (H, W) or (H, W, 3), uint8 or float32, any strides; luma: (H, W) float32, C-ordered. Throws
-// ValueError for values that are not finite.
+// frame: (H, W) or (H, W, 3), uint8 or float32, any strides; luma: (H, W) float32, C-ordered.
+// Throws ValueError for values that are not finite.
 void take_luma(std::string_view function, const View& frame, float* luma);
-// out = frame + change, rounded and limited to [0, 255], or limited to [0, 1]. out: shape and type of
-// the frame, with contiguous rows.
+// out = frame + change, rounded and limited to [0, 255], or limited to [0, 1]. out: shape and type
+// of the frame, with contiguous rows.
 void add_to_luma(const View& frame, const float* change, const View& out);
 
 struct LumaRow {

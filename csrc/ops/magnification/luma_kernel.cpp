@@ -1,6 +1,5 @@
-#include "ops/magnification/luma.h"
-
 #include "core/simd.h"
+#include "ops/magnification/luma.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

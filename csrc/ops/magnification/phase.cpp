@@ -31,7 +31,9 @@ Plane plane_of(float* data, const Extent& extent) {
   return plane;
 }
 
-Buffer floats(int64_t count) { return Buffer(count * static_cast<int64_t>(sizeof(float)) + kSlack); }
+Buffer floats(int64_t count) {
+  return Buffer(count * static_cast<int64_t>(sizeof(float)) + kSlack);
+}
 
 float* as_floats(const Buffer& buffer) { return reinterpret_cast<float*>(buffer.data()); }
 
@@ -84,7 +86,8 @@ void PhaseMagnifier::feed(const View& frames, const View& out) {
   check_frames(kName, frames, options_.pyramid.height, options_.pyramid.width, options_.channels,
                options_.dtype);
   if (frames.shape.count() == 0) return;
-  // The first frame writes its state beside the old one, which stays whole until the last has passed.
+  // The first frame writes its state beside the old one, which stays whole until the last has
+  // passed.
   const float* state_in = as_floats(state_);
   bool started = started_;
   if (!started) std::memset(state_.data(), 0, static_cast<std::size_t>(state_.bytes()));
@@ -143,20 +146,18 @@ void PhaseMagnifier::feed_frame(const View& frame, const View& out, const float*
       });
       if (smooth) {
         const int64_t grain = std::max<int64_t>(1, kGrain / extent.width);
-        parallel_for(count * extent.height, grain,
-                     static_cast<std::size_t>(kernel.smooth_scratch_bytes(extent.width, radius)),
-                     [&](int64_t begin, int64_t end, std::byte* scratch) {
-                       for_each_piece(begin, end, extent.height,
-                                      [&](int64_t k, int64_t from, int64_t to) {
-                                        const int64_t at = k * pixels;
-                                        kernel.smooth({bands + at, as_floats(shifts_) + at,
-                                                       as_floats(amplitudes_) + at,
-                                                       as_floats(turned_) + at, extent.height,
-                                                       extent.width, options_.smoothing.data(),
-                                                       radius},
-                                                      from, to, scratch);
-                                      });
-                     });
+        parallel_for(
+            count * extent.height, grain,
+            static_cast<std::size_t>(kernel.smooth_scratch_bytes(extent.width, radius)),
+            [&](int64_t begin, int64_t end, std::byte* scratch) {
+              for_each_piece(begin, end, extent.height, [&](int64_t k, int64_t from, int64_t to) {
+                const int64_t at = k * pixels;
+                kernel.smooth({bands + at, as_floats(shifts_) + at, as_floats(amplitudes_) + at,
+                               as_floats(turned_) + at, extent.height, extent.width,
+                               options_.smoothing.data(), radius},
+                              from, to, scratch);
+              });
+            });
       }
       transform_.add_bands(synthesis_, scale, first, count, inputs.data());
     }

@@ -1,10 +1,12 @@
 #pragma once
 // Phase-based magnification (Wadhwa, Rubinstein, Durand and Freeman, SIGGRAPH 2013), streaming, on
-// luma: each coefficient of a complex steerable pyramid is turned by alpha times its band-passed phase.
+// luma: each coefficient of a complex steerable pyramid is turned by alpha times its band-passed
+// phase.
 //
-// For each frame and each sub-band: transform back, take the phase's increment since the frame before,
-// filter it, smooth the result over space with the amplitude as weight, turn the coefficient by it, and
-// add the real part's spectrum to the result's. Only a few sub-bands exist at a time.
+// For each frame and each sub-band: transform back, take the phase's increment since the frame
+// before, filter it, smooth the result over space with the amplitude as weight, turn the
+// coefficient by it, and add the real part's spectrum to the result's. Only a few sub-bands exist
+// at a time.
 #include <complex>
 #include <vector>
 
@@ -27,8 +29,8 @@ class PhaseMagnifier {
  public:
   explicit PhaseMagnifier(const PhaseMagnifierOptions& options);
 
-  // frames, out: (T, H, W) or (T, H, W, C) alike; out's rows are contiguous and overlap nothing. If it
-  // throws, the state is what it was before.
+  // frames, out: (T, H, W) or (T, H, W, C) alike; out's rows are contiguous and overlap nothing. If
+  // it throws, the state is what it was before.
   void feed(const View& frames, const View& out);
 
   // (1 + rows of the filter's state, coefficients) float32: the phases of the last frame, then the
@@ -49,9 +51,9 @@ class PhaseMagnifier {
   std::vector<int64_t> offsets_;  // of each scale's coefficients in a row of the state
   int64_t coefficients_ = 0;
   Buffer luma_;
-  Buffer bands_;      // complex
-  Buffer turned_;     // real parts of the results
-  Buffer shifts_;     // amplitude times phase shift
+  Buffer bands_;   // complex
+  Buffer turned_;  // real parts of the results
+  Buffer shifts_;  // amplitude times phase shift
   Buffer amplitudes_;
   Buffer state_;
   Buffer next_state_;
@@ -64,8 +66,8 @@ struct PhaseRange {
   const float* state_in;  // row r at r * stride
   float* state_out;
   int64_t stride;
-  float* turned;      // the result, if there is no smoothing
-  float* shifts;      // amplitude times shift, and amplitude, if there is
+  float* turned;  // the result, if there is no smoothing
+  float* shifts;  // amplitude times shift, and amplitude, if there is
   float* amplitudes;
   const IncrementFilter* filter;
   bool started;

@@ -1,7 +1,7 @@
 // Vectors run along coefficients. A coefficient, its phase and its filter's state are read once and
 // written once; angle, filter, sine and cosine happen in registers in between. Where phases are
-// smoothed, a second pass over rows takes the vertical sums of a row into the first-level cache, the
-// horizontal ones from there.
+// smoothed, a second pass over rows takes the vertical sums of a row into the first-level cache,
+// the horizontal ones from there.
 #include "core/fft_lanes.h"
 #include "core/trig.h"
 #include "ops/magnification/increments_lanes.h"

@@ -65,7 +65,8 @@ int64_t RieszMagnifier::workspace_bytes() const {
 void RieszMagnifier::feed(const View& frames, const View& out) {
   check_frames(kName, frames, options_.height, options_.width, options_.channels, options_.dtype);
   if (frames.shape.count() == 0) return;
-  // The first frame writes its state beside the old one, which stays whole until the last has passed.
+  // The first frame writes its state beside the old one, which stays whole until the last has
+  // passed.
   const float* state_in = as_floats(state_);
   bool started = started_;
   if (!started) std::memset(state_.data(), 0, static_cast<std::size_t>(state_.bytes()));
@@ -107,9 +108,8 @@ void RieszMagnifier::feed_frame(const View& frame, const View& out, const float*
                          static_cast<int64_t>(options_.smoothing.size()) - 1,
                          started};
     const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 14) / width);
-    parallel_for(height, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
-      kernel.filter(band, begin, end);
-    });
+    parallel_for(height, grain, 0,
+                 [&](int64_t begin, int64_t end, std::byte*) { kernel.filter(band, begin, end); });
     parallel_for(height, grain,
                  static_cast<std::size_t>(kernel.turn_scratch_bytes(width, band.radius)),
                  [&](int64_t begin, int64_t end, std::byte* scratch) {

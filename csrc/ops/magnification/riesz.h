@@ -1,13 +1,13 @@
 #pragma once
-// Magnification with Riesz pyramids (Wadhwa, Rubinstein, Durand and Freeman, ICCP 2014), streaming, on
-// luma. A coefficient is the quaternion (I, R1, R2) of a Laplacian band and its Riesz transform:
+// Magnification with Riesz pyramids (Wadhwa, Rubinstein, Durand and Freeman, ICCP 2014), streaming,
+// on luma. A coefficient is the quaternion (I, R1, R2) of a Laplacian band and its Riesz transform:
 // amplitude A, phase phi and orientation theta with
 //
 //   I = A cos phi,  R1 = A sin phi cos theta,  R2 = A sin phi sin theta.
 //
-// The logarithm of r_t r_{t-1}^-1 is the increment of (phi cos theta, phi sin theta), which does not
-// change sign where theta turns by pi. Both parts are filtered, smoothed over space with A as weight,
-// multiplied by alpha, and the coefficient's real part is turned by them.
+// The logarithm of r_t r_{t-1}^-1 is the increment of (phi cos theta, phi sin theta), which does
+// not change sign where theta turns by pi. Both parts are filtered, smoothed over space with A as
+// weight, multiplied by alpha, and the coefficient's real part is turned by them.
 #include <vector>
 
 #include "core/buffer.h"
@@ -20,7 +20,7 @@ namespace marey {
 struct RieszMagnifierOptions {
   int64_t height = 0;
   int64_t width = 0;
-  int levels = 1;  // bands, all of them magnified
+  int levels = 1;           // bands, all of them magnified
   int64_t channels = 1;     // 1 or 3 (RGB)
   DType dtype = DType::u8;  // of frames: uint8, or float32 in [0, 1]
   IncrementFilter filter;
@@ -34,8 +34,8 @@ class RieszMagnifier {
   // As PhaseMagnifier.
   void feed(const View& frames, const View& out);
 
-  // (3 + 2 * rows of the filter's state, coefficients) float32: I, R1 and R2 of the last frame, then
-  // the filter's states for phi cos theta and phi sin theta.
+  // (3 + 2 * rows of the filter's state, coefficients) float32: I, R1 and R2 of the last frame,
+  // then the filter's states for phi cos theta and phi sin theta.
   View state() const;
   bool started() const { return started_; }
   void set_started(bool started) { started_ = started; }

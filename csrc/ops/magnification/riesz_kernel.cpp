@@ -1,5 +1,5 @@
-// Vectors run along rows. The first pass makes the Riesz transform of a row straight into the state of
-// the next frame, and reads it back from the first-level cache; the second smooths, and turns.
+// Vectors run along rows. The first pass makes the Riesz transform of a row straight into the state
+// of the next frame, and reads it back from the first-level cache; the second smooths, and turns.
 #include "core/trig.h"
 #include "ops/magnification/increments_lanes.h"
 #include "ops/magnification/riesz.h"

@@ -27,8 +27,8 @@ void check_edges(const char* argument, const std::vector<int64_t>& edges, int64_
   if (fits) return;
   std::string found;
   for (const int64_t edge : edges) found += (found.empty() ? "" : ", ") + std::to_string(edge);
-  throw ValueError(kName, argument, "rising from 0 or more to " + std::to_string(extent) + " or less",
-                   found);
+  throw ValueError(kName, argument,
+                   "rising from 0 or more to " + std::to_string(extent) + " or less", found);
 }
 
 // Sums over the columns of each patch: totals[3 * patch + channel] += sums[3 * x + channel].
@@ -101,56 +101,57 @@ void patch_means(const View& frames, const std::vector<int64_t>& row_edges,
   const FrameRows source(frames);
   const int64_t sum_bytes = (items * (bytes ? 2 : 8) + 63) / 64 * 64;
   const int64_t select_bytes = mask == nullptr ? 0 : (items + 63) / 64 * 64;
-  const int64_t band_items = std::max<int64_t>(1, (row_edges.back() - row_edges.front()) / rows * items);
+  const int64_t band_items =
+      std::max<int64_t>(1, (row_edges.back() - row_edges.front()) / rows * items);
 
-  parallel_for(
-      frames.shape[0] * rows, std::max<int64_t>(1, kSerialItems / band_items),
-      static_cast<std::size_t>(sum_bytes + select_bytes + 8 * kChannels * columns) +
-          source.scratch_bytes(pixels),
-      [&](int64_t begin, int64_t end, std::byte* scratch) {
-        std::byte* const sums = scratch;
-        auto* const select = reinterpret_cast<uint8_t*>(sums + sum_bytes);
-        std::byte* const totals = sums + sum_bytes + select_bytes;
-        std::byte* const gathered = totals + 8 * kChannels * columns;
-        for (int64_t band = begin; band < end; ++band) {
-          const int64_t t = band / rows;
-          const int64_t i = band % rows;
-          std::memset(totals, 0, static_cast<std::size_t>(8 * kChannels * columns));
-          const int64_t last = row_edges[static_cast<std::size_t>(i) + 1];
-          for (int64_t y = row_edges[static_cast<std::size_t>(i)]; y < last;) {
-            const int64_t stop = std::min(y + kFlushRows, last);
-            std::memset(sums, 0, static_cast<std::size_t>(sum_bytes));
-            for (; y < stop; ++y) {
-              if (mask != nullptr) {
-                const auto* row = mask->as<const uint8_t>() + y * mask->stride(0) + first;
-                for (int64_t k = 0; k < items; ++k) {
-                  select[k] = row[k / kChannels] != 0 ? (bytes ? uint8_t{255} : uint8_t{1}) : uint8_t{0};
-                }
-              }
-              add(sums, source.pixels(t, y, first, pixels, gathered),
-                  mask == nullptr ? nullptr : select, items);
-            }
-            if (bytes) {
-              add_columns(reinterpret_cast<const uint16_t*>(sums), column_edges,
-                          reinterpret_cast<uint64_t*>(totals));
-            } else {
-              add_columns(reinterpret_cast<const double*>(sums), column_edges,
-                          reinterpret_cast<double*>(totals));
-            }
-          }
-          double* to = means.as<double>() + band * columns * kChannels;
-          for (int64_t j = 0; j < columns; ++j) {
-            const int64_t count = counts[static_cast<std::size_t>(i * columns + j)];
-            for (int64_t k = kChannels * j; k < kChannels * (j + 1); ++k) {
-              const double total = bytes
-                                       ? static_cast<double>(reinterpret_cast<const uint64_t*>(totals)[k])
-                                       : reinterpret_cast<const double*>(totals)[k];
-              to[k] = count > 0 ? total / static_cast<double>(count)
-                                : std::numeric_limits<double>::quiet_NaN();
-            }
-          }
-        }
-      });
+  parallel_for(frames.shape[0] * rows, std::max<int64_t>(1, kSerialItems / band_items),
+               static_cast<std::size_t>(sum_bytes + select_bytes + 8 * kChannels * columns) +
+                   source.scratch_bytes(pixels),
+               [&](int64_t begin, int64_t end, std::byte* scratch) {
+                 std::byte* const sums = scratch;
+                 auto* const select = reinterpret_cast<uint8_t*>(sums + sum_bytes);
+                 std::byte* const totals = sums + sum_bytes + select_bytes;
+                 std::byte* const gathered = totals + 8 * kChannels * columns;
+                 for (int64_t band = begin; band < end; ++band) {
+                   const int64_t t = band / rows;
+                   const int64_t i = band % rows;
+                   std::memset(totals, 0, static_cast<std::size_t>(8 * kChannels * columns));
+                   const int64_t last = row_edges[static_cast<std::size_t>(i) + 1];
+                   for (int64_t y = row_edges[static_cast<std::size_t>(i)]; y < last;) {
+                     const int64_t stop = std::min(y + kFlushRows, last);
+                     std::memset(sums, 0, static_cast<std::size_t>(sum_bytes));
+                     for (; y < stop; ++y) {
+                       if (mask != nullptr) {
+                         const auto* row = mask->as<const uint8_t>() + y * mask->stride(0) + first;
+                         for (int64_t k = 0; k < items; ++k) {
+                           select[k] = row[k / kChannels] != 0 ? (bytes ? uint8_t{255} : uint8_t{1})
+                                                               : uint8_t{0};
+                         }
+                       }
+                       add(sums, source.pixels(t, y, first, pixels, gathered),
+                           mask == nullptr ? nullptr : select, items);
+                     }
+                     if (bytes) {
+                       add_columns(reinterpret_cast<const uint16_t*>(sums), column_edges,
+                                   reinterpret_cast<uint64_t*>(totals));
+                     } else {
+                       add_columns(reinterpret_cast<const double*>(sums), column_edges,
+                                   reinterpret_cast<double*>(totals));
+                     }
+                   }
+                   double* to = means.as<double>() + band * columns * kChannels;
+                   for (int64_t j = 0; j < columns; ++j) {
+                     const int64_t count = counts[static_cast<std::size_t>(i * columns + j)];
+                     for (int64_t k = kChannels * j; k < kChannels * (j + 1); ++k) {
+                       const double total =
+                           bytes ? static_cast<double>(reinterpret_cast<const uint64_t*>(totals)[k])
+                                 : reinterpret_cast<const double*>(totals)[k];
+                       to[k] = count > 0 ? total / static_cast<double>(count)
+                                         : std::numeric_limits<double>::quiet_NaN();
+                     }
+                   }
+                 }
+               });
 }
 
 }  // namespace marey

@@ -1,9 +1,8 @@
 // A row is added to sums of its own columns, so the three interleaved channels need no separation
-// until a patch's columns are added up, once in 256 rows. The sums (11 KiB for a row of 1920 pixels)
-// stay in the first-level cache; the frame is read once.
-#include "ops/pulse/patches.h"
-
+// until a patch's columns are added up, once in 256 rows. The sums (11 KiB for a row of 1920
+// pixels) stay in the first-level cache; the frame is read once.
 #include "core/simd.h"
+#include "ops/pulse/patches.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

@@ -1,10 +1,14 @@
 #include "ops/temporal/sosfilt.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
 
+#include "core/buffer.h"
+#include "core/denormals.h"
 #include "core/error.h"
+#include "core/parallel.h"
 #include "ops/temporal/series.h"
 
 namespace marey {
@@ -17,6 +21,8 @@ constexpr std::string_view kName = "marey.sosfilt";
 // A gathered tile.
 constexpr int64_t kGatherWidth = 256;
 constexpr int64_t kGatherSteps = 64;
+// Some hundredths of a second's work.
+constexpr int64_t kItemsBetweenChecks = int64_t{1} << 23;
 
 void check_state(const char* argument, const View& z, const View& x, const View& y, int axis,
                  int64_t sections) {
@@ -102,6 +108,56 @@ void store_state(const Plan& plan, const SeriesTile& tile, const Scratch& scratc
   }
 }
 
+void check_signals(const View& x, int axis, const View& y) {
+  if (axis < 0 || axis >= x.ndim()) {
+    throw ValueError(kName, "axis", "an axis of shape " + to_string(x.shape), std::to_string(axis));
+  }
+  if (!(y.shape == x.shape)) {
+    throw ValueError(kName, "y", "shape " + to_string(x.shape), to_string(y.shape));
+  }
+  const DType expected = x.dtype == DType::u8 ? DType::f32 : x.dtype;
+  if (y.dtype != expected) throw TypeError(kName, "y", name(expected), name(y.dtype));
+}
+
+void filter_tiles(const double* coefficients, int64_t sections, const View& x, int axis,
+                  const View& y, const View* zi, const View* zf) {
+  TileJob job({&x}, y, axis);
+  job.gather_width = kGatherWidth;
+  job.gather_steps = kGatherSteps;
+  const Plan plan{x,
+                  y,
+                  zi,
+                  zf,
+                  axis,
+                  sections,
+                  coefficients,
+                  sosfilt_kernel(x.dtype, y.dtype),
+                  widest_tile(job)};
+  job.scratch_bytes = Scratch::bytes(plan);
+  for_each_tile(job, [&](const SeriesTile& tile) {
+    const FlushDenormals flush;
+    const Scratch scratch(plan, tile.scratch);
+    if (tile.begin == 0) load_state(plan, tile, scratch);
+    plan.run({tile.in[0].data, tile.out.data, tile.in[0].stride, tile.out.stride, tile.steps,
+              tile.width, plan.sos, plan.sections, scratch.z, plan.z_stride, tile.streaming});
+    if (tile.begin + tile.steps == x.shape[axis]) store_state(plan, tile, scratch);
+  });
+}
+
+// About as many series as a tile has.
+int64_t tile_series(const View& x, int axis) {
+  const int64_t steps = x.shape[axis];
+  const int64_t series = steps == 0 ? 1 : x.shape.count() / steps;
+  return std::clamp<int64_t>(series, 1, kGatherWidth);
+}
+
+View steps_of(const View& view, int axis, int64_t first, int64_t count) {
+  View part = view;
+  part.data = view.as<std::byte>() + first * view.stride(axis);
+  part.shape[axis] = count;
+  return part;
+}
+
 }  // namespace
 
 std::vector<double> checked_sections(std::string_view function, const View& sos) {
@@ -141,29 +197,28 @@ void sosfilt(const View& sos, const View& x, int axis, const View& y, const View
              const View* zf) {
   const std::vector<double> coefficients = checked_sections(kName, sos);
   const int64_t sections = sos.shape[0];
+  check_signals(x, axis, y);
   if (zi != nullptr) check_state("zi", *zi, x, y, axis, sections);
   if (zf != nullptr) check_state("zf", *zf, x, y, axis, sections);
 
-  TileJob job({&x}, y, axis);
-  job.gather_width = kGatherWidth;
-  job.gather_steps = kGatherSteps;
-  const Plan plan{x,
-                  y,
-                  zi,
-                  zf,
-                  axis,
-                  sections,
-                  coefficients.data(),
-                  sosfilt_kernel(x.dtype, y.dtype),
-                  widest_tile(job)};
-  job.scratch_bytes = Scratch::bytes(plan);
-  for_each_tile(job, [&](const SeriesTile& tile) {
-    const Scratch scratch(plan, tile.scratch);
-    if (tile.begin == 0) load_state(plan, tile, scratch);
-    plan.run({tile.in[0].data, tile.out.data, tile.in[0].stride, tile.out.stride, tile.steps,
-              tile.width, plan.sos, plan.sections, scratch.z, plan.z_stride, tile.streaming});
-    if (tile.begin + tile.steps == x.shape[axis]) store_state(plan, tile, scratch);
-  });
+  const auto filter = [&](const View& from, const View& to, const View* before, const View* after) {
+    filter_tiles(coefficients.data(), sections, from, axis, to, before, after);
+  };
+  // A tile goes through all steps without a look at the interrupt check: long ones come in parts.
+  const int64_t steps = x.shape[axis];
+  const int64_t part = std::max(kGatherSteps, kItemsBetweenChecks / tile_series(x, axis));
+  if (steps <= part) return filter(x, y, zi, zf);
+
+  const Shape state_shape = sosfilt_state_shape(x.shape, axis, sections);
+  const Buffer memory(state_shape.count() * item_size(y.dtype));
+  const View state = contiguous_view(memory.data(), y.dtype, state_shape);
+  for (int64_t t = 0; t < steps; t += part) {
+    check_interrupted();
+    const int64_t count = std::min(part, steps - t);
+    const bool last = t + count == steps;
+    filter(steps_of(x, axis, t, count), steps_of(y, axis, t, count), t == 0 ? zi : &state,
+           last ? zf : &state);
+  }
 }
 
 }  // namespace marey

@@ -1,6 +1,8 @@
 // Vectors run across neighbouring series (pixels). The state of a tile stays in the first-level
 // cache; four time steps are taken with it in registers, so that it is read and written once every
 // four. With one or two sections memory is the limit, not arithmetic.
+#include <algorithm>
+
 #include "core/simd.h"
 #include "ops/temporal/sosfilt.h"
 
@@ -90,9 +92,10 @@ void run_sections(const SosfiltTile& tile) {
   }
 }
 
-// More sections than are unrolled: the first ones from x to y, then the others from y to y, while
-// the tile is in the cache.
+// More sections than are unrolled: by blocks of steps, of which the first sections make y from x
+// and the others y from y while the block is in the cache.
 constexpr int64_t kUnrolled = 4;
+constexpr int64_t kBlockSteps = 16;
 
 template <class S, class T, bool kStreaming>
 void run_tile(const SosfiltTile& tile) {
@@ -108,16 +111,20 @@ void run_tile(const SosfiltTile& tile) {
     default:
       break;
   }
-  SosfiltTile first = tile;
-  first.sections = kUnrolled;
-  run_sections<S, T, 4, false>(first);
-  SosfiltTile rest = tile;
-  rest.x = tile.y;
-  rest.x_stride = tile.y_stride;
-  rest.sos = tile.sos + 6 * kUnrolled;
-  rest.sections = tile.sections - kUnrolled;
-  rest.z = static_cast<T*>(tile.z) + 2 * kUnrolled * tile.z_stride;
-  run_tile<T, T, false>(rest);
+  for (int64_t t = 0; t < tile.steps; t += kBlockSteps) {
+    SosfiltTile first = tile;
+    first.x = static_cast<const std::byte*>(tile.x) + t * tile.x_stride;
+    first.y = static_cast<std::byte*>(tile.y) + t * tile.y_stride;
+    first.steps = std::min(kBlockSteps, tile.steps - t);
+    SosfiltTile rest = first;
+    run_sections<S, T, kUnrolled, false>(first);
+    rest.x = first.y;
+    rest.x_stride = first.y_stride;
+    rest.sos += 6 * kUnrolled;
+    rest.sections -= kUnrolled;
+    rest.z = static_cast<T*>(tile.z) + 2 * kUnrolled * tile.z_stride;
+    run_tile<T, T, false>(rest);
+  }
 }
 
 template <class S, class T>
