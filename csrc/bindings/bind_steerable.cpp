@@ -1,4 +1,5 @@
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <mutex>
 #include <string>
@@ -47,8 +48,8 @@ class Pyramid {
   }
 
   // bands: (..., K, h, 2 w), the items of complex arrays; all outputs C-ordered.
-  void build(const py::object& image, const py::object& highpass, const py::list& bands,
-             const py::object& lowpass) {
+  void build(const py::object& image, const py::object& highpass,
+             const py::typing::List<py::object>& bands, const py::object& lowpass) {
     const View source = view_of(kName, "image", image);
     const Planes images("image", source);
     const Planes highs("out", view_of(kName, "out", highpass));
@@ -78,8 +79,8 @@ class Pyramid {
   }
 
   // bands: the real parts, (..., K, h, w) with any strides.
-  void collapse(const py::object& highpass, const py::list& bands, const py::object& lowpass,
-                const py::object& image) {
+  void collapse(const py::object& highpass, const py::typing::List<py::object>& bands,
+                const py::object& lowpass, const py::object& image) {
     const Planes images("out", view_of(kName, "out", image));
     const Planes highs("highpass", view_of(kName, "highpass", highpass));
     const Planes lows("lowpass", view_of(kName, "lowpass", lowpass));
@@ -132,7 +133,8 @@ class Pyramid {
     std::unique_ptr<Workspace> workspace_;
   };
 
-  static std::vector<Planes> planes_of(std::string_view argument, const py::list& arrays) {
+  static std::vector<Planes> planes_of(std::string_view argument,
+                                       const py::typing::List<py::object>& arrays) {
     std::vector<Planes> all;
     for (const py::handle& array : arrays) {
       all.emplace_back(argument, view_of(kName, argument, array));
