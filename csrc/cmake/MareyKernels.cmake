@@ -34,7 +34,7 @@ function(marey_add_kernels target)
                                                 -fno-trapping-math)
       if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         # The AVX-512 headers of GCC 12 warn of themselves (GCC bug 105593).
-        target_compile_options(${objects} PRIVATE -Wno-maybe-uninitialized)
+        target_compile_options(${objects} PRIVATE -Wno-maybe-uninitialized -Wno-uninitialized)
       endif()
       target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
     endif()
