@@ -167,7 +167,7 @@ class TestSteerable:
         [
             (lambda: SteerablePyramid((0, 5)), "shape: expected"),
             (lambda: SteerablePyramid((5, 5, 3)), "shape: expected"),  # type: ignore[arg-type]
-            (lambda: SteerablePyramid((64, 64), 0), "orientations: expected 1 or more"),
+            (lambda: SteerablePyramid((64, 64), 0), "orientations: expected 1 to 1024"),
             (lambda: SteerablePyramid((64, 64), levels=5), "levels: expected 0 to 4"),
             (lambda: SteerablePyramid((64, 64), octave_fraction=0.3), "octave_fraction: expected"),
             (lambda: SteerablePyramid((8, 8)).build(np.zeros((8, 9))), "image: expected shape"),

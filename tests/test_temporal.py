@@ -301,8 +301,11 @@ class TestState:
     def test_chunks_must_fit_together(self) -> None:
         stream = SosFilter(sections(2))
         stream(np.zeros((4, 5, 7), np.float32))
-        with pytest.raises(ValueError, match=r"zi|state"):
+        with pytest.raises(ValueError, match=r"\[marey\.SosFilter\] x: .*\(T, 5, 7\).*\(4, 5, 8\)"):
             stream(np.zeros((4, 5, 8), np.float32))
+        with pytest.raises(TypeError, match=r"\[marey\.SosFilter\] x: .*float32, .*found float64"):
+            stream(np.zeros((4, 5, 7)))
+        np.testing.assert_array_equal(stream(np.zeros((1, 5, 7), np.float32)), 0)
 
 
 @pytest.mark.usefixtures("isa")

@@ -399,9 +399,9 @@ class TestStreams:
     def test_chunks_must_fit_together(self) -> None:
         stream = MedianFilter(5)
         stream(np.zeros((3, 4, 5), np.uint8))
-        with pytest.raises(ValueError, match=r"\[marey\.MedianFilter\] state: .*\(4, 4, 6\)"):
+        with pytest.raises(ValueError, match=r"\[marey\.MedianFilter\] x: .*\(T, 4, 5\)"):
             stream(np.zeros((3, 4, 6), np.uint8))
-        with pytest.raises(ValueError, match=r"\[marey\.MedianFilter\] state: .*float32"):
+        with pytest.raises(TypeError, match=r"\[marey\.MedianFilter\] x: .*uint8, .*found float32"):
             stream(np.zeros((3, 4, 5), np.float32))
         np.testing.assert_array_equal(stream(np.zeros((1, 4, 5), np.uint8)), 0)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.signal
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey.temporal import butter_bandpass
 
 if TYPE_CHECKING:
@@ -18,13 +17,27 @@ if TYPE_CHECKING:
 SCALES_PER_OCTAVE = {1.0: 1, 0.5: 2, 0.25: 4}
 
 
-def scales_per_octave(name: str, octave_fraction: float) -> int:
+def scales_per_octave(name: str, octave_fraction: Any) -> int:
     """Check `octave_fraction` and return how many of it make an octave."""
-    if float(octave_fraction) not in SCALES_PER_OCTAVE:
-        raise ValueError(
-            f"[{name}] octave_fraction: expected 1, 1/2 or 1/4; found {octave_fraction}"
-        )
-    return SCALES_PER_OCTAVE[float(octave_fraction)]
+    fraction = _arguments.number(name, "octave_fraction", octave_fraction)
+    if fraction not in SCALES_PER_OCTAVE:
+        raise ValueError(f"[{name}] octave_fraction: expected 1, 1/2 or 1/4; found {fraction:g}")
+    return SCALES_PER_OCTAVE[fraction]
+
+
+def checked_orientations(name: str, orientations: Any) -> int:
+    """Return the number of orientations."""
+    return _arguments.integer(name, "orientations", orientations, 1, 1024)
+
+
+def checked_levels(
+    name: str, levels: Any, shape: tuple[int, ...], minimum: int, maximum: int
+) -> int:
+    """Return the number of octaves; None is as many as there may be."""
+    if levels is None:
+        return maximum
+    expected = f"{minimum} to {maximum} for {shape[0]}x{shape[1]} pixels"
+    return _arguments.integer(name, "levels", levels, minimum, maximum, expected=expected)
 
 
 def most_octaves(height: int, width: int) -> int:
@@ -82,20 +95,12 @@ def make(
     """Return the compiled magnifier of `method` "phase" or "riesz", and its number of levels."""
     height, width = shape[:2]
     fraction = scales_per_octave(name, octave_fraction)
-    if operator.index(orientations) < 1:
-        raise ValueError(f"[{name}] orientations: expected 1 or more; found {orientations}")
-    sigma = float(sigma)
-    if not 0.0 <= sigma <= 100.0:
-        raise ValueError(f"[{name}] sigma: expected 0 to 100 pixels; found {sigma}")
+    orientations = checked_orientations(name, orientations)
+    sigma = _arguments.number(name, "sigma", sigma, 0, 100, expected="0 to 100 pixels")
     most = most_octaves(height, width)
     if method == "riesz":
         most = max(1, most)
-    if levels is None:
-        levels = most
-    elif not 1 <= operator.index(levels) <= most:
-        raise ValueError(
-            f"[{name}] levels: expected 1 to {most} for {height}x{width} pixels; found {levels}"
-        )
+    levels = checked_levels(name, levels, shape, 1, most)
     band = increment_sections(butter_bandpass(low, high, fs, order))
     fast = fast_sections(high, fs, order) if attenuate else np.empty((0, 6))
     common: dict[str, Any] = {
@@ -111,7 +116,7 @@ def make(
     if method == "riesz":
         return _cpu.RieszMagnifier(levels=levels, **common), levels
     magnifier = _cpu.PhaseMagnifier(
-        orientations=operator.index(orientations),
+        orientations=orientations,
         octaves=levels,
         scales_per_octave=fraction,
         **common,

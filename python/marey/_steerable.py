@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
-from marey._phase import most_octaves, scales_per_octave
+from marey._phase import (
+    checked_levels,
+    checked_orientations,
+    most_octaves,
+    scales_per_octave,
+)
 
 __all__ = ["RieszCoefficients", "RieszPyramid", "SteerableCoefficients", "SteerablePyramid"]
 
 _COMPLEX = {np.dtype(np.float32): np.complex64, np.dtype(np.float64): np.complex128}
 
 
-def _checked_shape(name: str, shape: tuple[int, int]) -> tuple[int, int]:
-    sizes = tuple(operator.index(n) for n in shape)
-    if len(sizes) != 2 or min(sizes) < 1:
-        raise ValueError(f"[{name}] shape: expected (H, W) of at least one pixel; found {shape}")
-    return sizes[0], sizes[1]
+def _checked_shape(name: str, shape: Any) -> tuple[int, int]:
+    height, width = _arguments.image_shape(name, "shape", shape, "(H, W)")
+    return height, width
 
 
 def _checked_image(name: str, image: Any, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
@@ -92,7 +94,7 @@ class SteerablePyramid:
         Height and width of the images; any size from one pixel up. Sizes whose prime factors are 31
         or less are transformed about five times faster than others.
     orientations : int
-        The number of orientations, 1 or more.
+        The number of orientations, 1 to 1024.
     levels : int, optional
         The number of octaves; default (and at most) ``floor(log2(min(H, W))) - 2``, or 0.
     octave_fraction : float
@@ -105,8 +107,8 @@ class SteerablePyramid:
 
     Raises
     ------
-    ValueError
-        If an argument is out of range.
+    TypeError, ValueError
+        If an argument is of another type or out of range.
 
     Notes
     -----
@@ -143,20 +145,10 @@ class SteerablePyramid:
         octave_fraction: float = 1.0,
     ) -> None:
         self.shape = _checked_shape(self._NAME, shape)
-        self.orientations = operator.index(orientations)
-        if self.orientations < 1:
-            raise ValueError(
-                f"[{self._NAME}] orientations: expected 1 or more; found {orientations}"
-            )
-        self.octave_fraction = float(octave_fraction)
+        self.orientations = checked_orientations(self._NAME, orientations)
         fraction = scales_per_octave(self._NAME, octave_fraction)
-        most = most_octaves(*self.shape)
-        self.levels = most if levels is None else operator.index(levels)
-        if not 0 <= self.levels <= most:
-            raise ValueError(
-                f"[{self._NAME}] levels: expected 0 to {most} for "
-                f"{self.shape[0]}x{self.shape[1]} pixels; found {levels}"
-            )
+        self.octave_fraction = float(octave_fraction)
+        self.levels = checked_levels(self._NAME, levels, self.shape, 0, most_octaves(*self.shape))
         self._arguments = (*self.shape, self.orientations, self.levels, fraction)
         self._transforms: dict[np.dtype[Any], Any] = {}
         extents = self._transform(np.dtype(np.float32)).extents
@@ -356,8 +348,8 @@ class RieszPyramid:
 
     Raises
     ------
-    ValueError
-        If an argument is out of range.
+    TypeError, ValueError
+        If an argument is of another type or out of range.
 
     References
     ----------
@@ -381,12 +373,7 @@ class RieszPyramid:
     def __init__(self, shape: tuple[int, int], levels: int | None = None) -> None:
         self.shape = _checked_shape(self._NAME, shape)
         most = max(1, most_octaves(*self.shape))
-        self.levels = most if levels is None else operator.index(levels)
-        if not 1 <= self.levels <= most:
-            raise ValueError(
-                f"[{self._NAME}] levels: expected 1 to {most} for "
-                f"{self.shape[0]}x{self.shape[1]} pixels; found {levels}"
-            )
+        self.levels = checked_levels(self._NAME, levels, self.shape, 1, most)
 
     def build(self, image: Any) -> RieszCoefficients:
         """Split images into bands and their Riesz transforms.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from marey import _cpu
+from marey import _arguments, _cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,8 @@ __all__ = [
     "set_num_threads",
     "threads",
 ]
+
+_MOST_THREADS = 1024  # OpenMP ends the process when it cannot start as many as it is asked for
 
 
 def build_config() -> dict[str, Any]:
@@ -49,14 +51,8 @@ def available_isas() -> list[str]:
     return _cpu.available_isas()
 
 
-def _checked(function: str, count: int) -> int:
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(
-            f"[marey.config.{function}] count: expected an int; found {type(count).__name__}"
-        )
-    if count < 1:
-        raise ValueError(f"[marey.config.{function}] count: expected 1 or more; found {count}")
-    return count
+def _count(function: str, count: Any) -> int:
+    return _arguments.integer(function, "count", count, 1, _MOST_THREADS)
 
 
 def get_num_threads() -> int:
@@ -70,15 +66,15 @@ def set_num_threads(count: int | None) -> None:
     Parameters
     ----------
     count : int or None
-        1 or more; None for what OpenMP says (``OMP_NUM_THREADS``, or one for each core), which is
+        1 to 1024; None for what OpenMP says (``OMP_NUM_THREADS``, or one for each core), which is
         the default.
 
     Raises
     ------
     TypeError, ValueError
-        If `count` is not an integer, or less than 1.
+        If `count` is not an integer, or not in this range.
     """
-    _cpu.set_num_threads(0 if count is None else _checked("set_num_threads", count))
+    _cpu.set_num_threads(0 if count is None else _count("marey.config.set_num_threads", count))
 
 
 @contextmanager
@@ -88,12 +84,12 @@ def threads(count: int) -> Iterator[None]:
     Parameters
     ----------
     count : int
-        1 or more.
+        1 to 1024.
 
     Raises
     ------
     TypeError, ValueError
-        If `count` is not an integer, or less than 1.
+        If `count` is not an integer, or not in this range.
 
     Examples
     --------
@@ -102,7 +98,7 @@ def threads(count: int) -> Iterator[None]:
     ...     marey.config.get_num_threads()
     1
     """
-    previous = _cpu.set_thread_num_threads(_checked("threads", count))
+    previous = _cpu.set_thread_num_threads(_count("marey.config.threads", count))
     try:
         yield
     finally:
@@ -124,14 +120,7 @@ def set_cache_limit(limit: int) -> None:
     Raises
     ------
     TypeError, ValueError
-        If `limit` is not an integer, or negative.
+        If `limit` is not an integer, negative, or 2**63 or more.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(
-            f"[marey.config.set_cache_limit] limit: expected an int; found {type(limit).__name__}"
-        )
-    if limit < 0:
-        raise ValueError(
-            f"[marey.config.set_cache_limit] limit: expected 0 bytes or more; found {limit}"
-        )
-    _cpu.set_cache_limit(limit)
+    checked = _arguments.integer("marey.config.set_cache_limit", "limit", limit, 0)
+    _cpu.set_cache_limit(checked)

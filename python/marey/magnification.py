@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.signal
 
-from marey import _cpu, _phase
+from marey import _arguments, _cpu, _phase
 from marey._arrays import from_numpy_like, to_numpy
 from marey.temporal import butter_bandpass
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["Magnifier", "magnify"]
 
@@ -57,18 +53,9 @@ def band_alphas(levels: int, alpha: float, cutoff: float | None) -> list[float]:
     return alphas
 
 
-def _number(name: str, value: float, minimum: float, expected: str) -> float:
-    number = float(value)
-    if not minimum <= number <= np.finfo(np.float32).max:
-        raise ValueError(f"[{_NAME}] {name}: expected {expected}; found {value}")
-    return number
-
-
-def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"[{_NAME}] {name}: expected one of {listed}; found {value!r}")
-    return value
+def _factor(argument: str, value: Any, expected: str = "0 or more") -> float:
+    most = float(np.finfo(np.float32).max)
+    return _arguments.number(_NAME, argument, value, 0, most, expected=expected)
 
 
 class Magnifier:
@@ -124,7 +111,7 @@ class Magnifier:
         "phase" and "riesz": the standard deviation, in pixels of each scale, of the Gaussian (cut
         at two) that phases are smoothed with, weighted by amplitude; 0 for none.
     orientations : int
-        "phase": the pyramid's orientations.
+        "phase": the pyramid's orientations, 1 to 1024.
     octave_fraction : float
         "phase": the width of its scales in octaves, 1, 1/2 or 1/4. Narrower scales can be moved
         farther, and cost more.
@@ -137,7 +124,7 @@ class Magnifier:
     ValueError
         If the band is not inside ``(0, fs / 2)``, or another argument is out of range.
     TypeError
-        If `dtype` is another type.
+        If `dtype` is another type, or an argument is no number where one is expected.
 
     Notes
     -----
@@ -185,22 +172,14 @@ class Magnifier:
         octave_fraction: float = 1.0,
         attenuate: bool = False,
     ) -> None:
-        self.shape = tuple(operator.index(n) for n in shape)
-        grey = len(self.shape) == 2
-        if not (grey or (len(self.shape) == 3 and self.shape[2] == 3)) or min(self.shape) < 1:
-            raise ValueError(
-                f"[{_NAME}] shape: expected (H, W) or (H, W, 3) of at least one pixel; "
-                f"found {shape}"
-            )
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
-            raise TypeError(f"[{_NAME}] dtype: expected uint8 or float32; found {self.dtype}")
-        _one_of("method", method, ("linear", "phase", "riesz"))
-        _one_of("mode", mode, ("motion", "color"))
-        alpha = _number("alpha", alpha, 0.0, "0 or more")
-        chroma = _number("chroma", chroma, 0.0, "0 or more")
+        self.shape = _arguments.frame_shape(_NAME, "shape", shape)
+        self.dtype = _arguments.frame_dtype(_NAME, "dtype", dtype)
+        _arguments.one_of(_NAME, "method", method, ("linear", "phase", "riesz"))
+        _arguments.one_of(_NAME, "mode", mode, ("motion", "color"))
+        alpha = _factor("alpha", alpha)
+        chroma = _factor("chroma", chroma)
         if cutoff is not None:
-            cutoff = _number("cutoff", cutoff, 0.0, "a wavelength in pixels, 0 or more")
+            cutoff = _factor("cutoff", cutoff, "a wavelength in pixels, 0 or more")
         if method != "linear":
             if mode != "motion":
                 raise ValueError(
@@ -241,7 +220,7 @@ class Magnifier:
         self._magnifier = _cpu.LinearMagnifier(
             height=self.shape[0],
             width=self.shape[1],
-            channels=1 if grey else 3,
+            channels=1 if len(self.shape) == 2 else 3,
             dtype=self.dtype.name,
             base_level=base,
             alphas=alphas,
@@ -258,9 +237,7 @@ class Magnifier:
     def _checked_levels(levels: int | None, minimum: int, default: int) -> int:
         if levels is None:
             return default
-        if not minimum <= operator.index(levels) <= 30:
-            raise ValueError(f"[{_NAME}] levels: expected {minimum} to 30; found {levels}")
-        return operator.index(levels)
+        return _arguments.integer(_NAME, "levels", levels, minimum, 30)
 
     def feed(self, frames: Any, out: Any = None) -> Any:
         """Magnify the next frames.
@@ -354,7 +331,7 @@ def magnify(
     ------
     TypeError, ValueError
         If `video` is of another type or shape, has no frames, or holds NaN or infinity; if an
-        argument is out of range.
+        argument is of another type or out of range.
 
     Examples
     --------
@@ -363,12 +340,7 @@ def magnify(
     >>> marey.magnify(video, fs=30, low=0.4, high=3, alpha=10).shape
     (30, 32, 32)
     """
-    source = to_numpy("marey.magnify", "video", video)
-    if source.ndim not in (3, 4) or 0 in source.shape:
-        raise ValueError(
-            "[marey.magnify] video: expected (T, H, W) or (T, H, W, 3) with at least one frame; "
-            f"found shape {source.shape}"
-        )
+    source = _arguments.whole_video("marey.magnify", video)
     magnifier = Magnifier(
         source.shape[1:],
         fs,

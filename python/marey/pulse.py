@@ -8,7 +8,6 @@ mean colours of a grid of patches.
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from marey import _cpu, _rates
+from marey import _arguments, _cpu, _rates
 from marey._arrays import to_numpy
 
 __all__ = ["PulseEstimate", "PulseMonitor", "PulseWarning", "estimate", "patch_means"]
@@ -163,8 +162,8 @@ def patch_means(frames: Any, row_edges: Any, column_edges: Any, mask: Any = None
         selected = np.ascontiguousarray(_mask(name, mask)).view(np.uint8)
     means: Signal = _cpu.patch_means(
         source,
-        [operator.index(edge) for edge in row_edges],
-        [operator.index(edge) for edge in column_edges],
+        _arguments.integers(name, "row_edges", row_edges, "a sequence of integers"),
+        _arguments.integers(name, "column_edges", column_edges, "a sequence of integers"),
         selected,
     )
     return means
@@ -208,12 +207,12 @@ class _Region:
             self.rows = [int(rows[0]), int(rows[-1]) + 1]
             self.columns = [int(columns[0]), int(columns[-1]) + 1]
         else:
-            box = [operator.index(n) for n in roi]
+            box = _arguments.integers(name, "roi", roi, "a box (x, y, width, height)")
             x, y, w, h = box if len(box) == 4 else (0, 0, 0, 0)
             if not (0 <= x < x + w <= width and 0 <= y < y + h <= height):
                 raise ValueError(
                     f"[{name}] roi: expected a box (x, y, width, height) inside {width}x{height} "
-                    f"pixels; found {tuple(box)}"
+                    f"pixels; found {box}"
                 )
             self.rows, self.columns = [y, y + h], [x, x + w]
 
@@ -280,23 +279,17 @@ class PulseMonitor:
         high_bpm: float = HIGH_BPM,
     ) -> None:
         name = self._name = "marey.PulseMonitor"
-        self.shape = tuple(operator.index(n) for n in shape)
-        if len(self.shape) != 3 or self.shape[2] != 3 or min(self.shape) < 1:
-            raise ValueError(f"[{name}] shape: expected (H, W, 3), RGB; found {shape}")
-        if method not in _rates.METHODS:
-            raise ValueError(
-                f"[{name}] method: expected 'pos', 'chrom' or 'green'; found {method!r}"
-            )
-        if fs is not None and not (math.isfinite(fs) and fs > 0):
-            raise ValueError(f"[{name}] fs: expected a positive number of Hz; found {fs}")
+        self.shape = _arguments.image_shape(name, "shape", shape, "(H, W, 3), RGB,", ((3,),))
+        self.method = _arguments.one_of(name, "method", method, _rates.METHODS)
+        self.fs = None if fs is None else _arguments.positive(name, "fs", fs, "number of Hz")
+        low_bpm = _arguments.number(name, "low_bpm", low_bpm, finite=False)
+        high_bpm = _arguments.number(name, "high_bpm", high_bpm, finite=False)
         if not 0 < low_bpm < high_bpm < math.inf:
             raise ValueError(
                 f"[{name}] low_bpm, high_bpm: expected 0 < low_bpm < high_bpm; "
                 f"found {low_bpm}, {high_bpm}"
             )
-        self.fs = fs
-        self.method = method
-        self.low_bpm, self.high_bpm = float(low_bpm), float(high_bpm)
+        self.low_bpm, self.high_bpm = low_bpm, high_bpm
         self._region = _Region(name, roi, *self.shape[:2])
         self.reset()
 
@@ -332,7 +325,12 @@ class PulseMonitor:
                 f"found {np.shape(frames)}"
             )
         if times is not None:
-            when = np.atleast_1d(np.asarray(times, np.float64))
+            try:
+                when = np.atleast_1d(np.asarray(times, np.float64))
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"[{self._name}] times: expected numbers of seconds; found {times!r}"
+                ) from None
         elif self.fs is not None:
             when = np.arange(self._frames, self._frames + len(source)) / self.fs
         else:
@@ -388,10 +386,14 @@ class PulseMonitor:
 
         Raises
         ------
+        TypeError
+            If `seconds` is not a number.
         ValueError
             If the frames span less than 3 s, or are too few a second for the band.
         """
         traces, times = self.traces, self.times
+        if seconds is not None:
+            seconds = _arguments.number(self._name, "seconds", seconds, finite=False)
         if seconds is not None and len(times):
             recent = times >= times[-1] - seconds
             traces, times = traces[recent], times[recent]

@@ -13,10 +13,9 @@ References
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey._steerable import (
     RieszCoefficients,
@@ -27,6 +26,8 @@ from marey._steerable import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
 __all__ = [
     "RieszCoefficients",
@@ -39,6 +40,8 @@ __all__ = [
     "laplacian",
     "up",
 ]
+
+_MOST_LEVELS = 63  # by then every size is one pixel
 
 
 def down(image: Any, *, channel_axis: int | None = -1, out: Any = None) -> Any:
@@ -64,9 +67,9 @@ def down(image: Any, *, channel_axis: int | None = -1, out: Any = None) -> Any:
     Raises
     ------
     TypeError
-        If an argument is not an array, or of another type.
+        If an argument is of another type.
     ValueError
-        If there are too few axes, or `out` does not fit.
+        If there are too few axes, `channel_axis` is none of them, or `out` does not fit.
 
     References
     ----------
@@ -79,9 +82,10 @@ def down(image: Any, *, channel_axis: int | None = -1, out: Any = None) -> Any:
     >>> marey.pyramid.down(np.ones((5, 4, 3), np.float32)).shape
     (3, 2, 3)
     """
+    source = to_numpy("marey.down", "image", image)
     result = _cpu.down(
-        to_numpy("marey.down", "image", image),
-        channel_axis,
+        source,
+        _channel_axis("marey.down", source, channel_axis),
         None if out is None else to_numpy("marey.down", "out", out),
     )
     return from_numpy_like(image)(result) if out is None else out
@@ -118,9 +122,10 @@ def up(
     Raises
     ------
     TypeError
-        If an argument is not an array, or of another type.
+        If an argument is of another type.
     ValueError
-        If there are too few axes, `shape` is not about twice, or `out` does not fit.
+        If there are too few axes, `channel_axis` is none of them, `shape` is not about twice, or
+        `out` does not fit.
 
     References
     ----------
@@ -134,24 +139,30 @@ def up(
     (5, 4)
     """
     height, width = (None, None) if shape is None else _size(shape)
+    source = to_numpy("marey.up", "image", image)
     result = _cpu.up(
-        to_numpy("marey.up", "image", image),
+        source,
         height,
         width,
-        channel_axis,
+        _channel_axis("marey.up", source, channel_axis),
         None if out is None else to_numpy("marey.up", "out", out),
     )
     return from_numpy_like(image)(result) if out is None else out
 
 
-def _size(shape: Any) -> tuple[int, int]:
-    try:
-        height, width = (operator.index(n) for n in shape)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"[marey.up] shape: expected two integers, (H, W); found {shape!r}"
-        ) from None
-    return height, width
+def _size(shape: Any) -> tuple[int, ...]:
+    sizes = _arguments.integers("marey.up", "shape", shape, "two integers, (H, W)")
+    if len(sizes) != 2:
+        raise ValueError(f"[marey.up] shape: expected two integers, (H, W); found {shape!r}")
+    return sizes
+
+
+def _channel_axis(function: str, image: np.ndarray[Any, Any], axis: Any) -> int | None:
+    return None if axis is None else _arguments.axis(function, "channel_axis", axis, image.shape)
+
+
+def _levels(function: str, levels: Any) -> int:
+    return _arguments.integer(function, "levels", levels, 0, _MOST_LEVELS)
 
 
 def _arrays(function: str, out: Sequence[Any] | None) -> list[Any] | None:
@@ -182,14 +193,16 @@ def gaussian(
     Raises
     ------
     TypeError
-        If an argument is not an array, or of another type.
+        If an argument is of another type.
     ValueError
-        If there are too few axes, `levels` is negative, or `out` does not fit.
+        If there are too few axes, `channel_axis` is none of them, `levels` is not 0 to 63, or
+        `out` does not fit.
     """
+    source = to_numpy("marey.gaussian", "image", image)
     result = _cpu.gaussian(
-        to_numpy("marey.gaussian", "image", image),
-        operator.index(levels),
-        channel_axis,
+        source,
+        _levels("marey.gaussian", levels),
+        _channel_axis("marey.gaussian", source, channel_axis),
         _arrays("marey.gaussian", out),
     )
     return list(map(from_numpy_like(image), result)) if out is None else list(out)
@@ -224,9 +237,10 @@ def laplacian(
     Raises
     ------
     TypeError
-        If an argument is not an array, or of another type.
+        If an argument is of another type.
     ValueError
-        If there are too few axes, `levels` is negative, or `out` does not fit.
+        If there are too few axes, `channel_axis` is none of them, `levels` is not 0 to 63, or
+        `out` does not fit.
 
     References
     ----------
@@ -243,10 +257,11 @@ def laplacian(
     >>> bool(np.allclose(marey.pyramid.collapse(bands), image, atol=1e-6))
     True
     """
+    source = to_numpy("marey.laplacian", "image", image)
     result = _cpu.laplacian(
-        to_numpy("marey.laplacian", "image", image),
-        operator.index(levels),
-        channel_axis,
+        source,
+        _levels("marey.laplacian", levels),
+        _channel_axis("marey.laplacian", source, channel_axis),
         _arrays("marey.laplacian", out),
     )
     return list(map(from_numpy_like(image), result)) if out is None else list(out)
@@ -271,12 +286,16 @@ def collapse(bands: Sequence[Any], *, channel_axis: int | None = -1, out: Any = 
     Raises
     ------
     TypeError
-        If a band is not an array, or of another type.
+        If an argument is of another type.
     ValueError
         If the sizes are not those of a pyramid, or `out` does not fit.
     """
     arrays = [to_numpy("marey.collapse", f"bands[{k}]", band) for k, band in enumerate(bands)]
+    if not arrays:
+        raise ValueError("[marey.collapse] bands: expected at least one array; found none")
     result = _cpu.collapse(
-        arrays, channel_axis, None if out is None else to_numpy("marey.collapse", "out", out)
+        arrays,
+        _channel_axis("marey.collapse", arrays[0], channel_axis),
+        None if out is None else to_numpy("marey.collapse", "out", out),
     )
     return from_numpy_like(bands[0])(result) if out is None else out

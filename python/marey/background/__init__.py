@@ -11,15 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _arguments
+from marey._arrays import from_numpy_like
 from marey.background._masks import (
     CLEAN,
     STATIC_FRAMES,
     THRESHOLD,
     Picture,
-    checked_count,
-    checked_dtype,
-    checked_shape,
     difference,
     static_median,
 )
@@ -93,16 +91,9 @@ def subtract(
     (100, 90)
     """
     name = "marey.background.subtract"
-    source = to_numpy(name, "video", video)
-    if source.ndim not in (3, 4) or 0 in source.shape:
-        raise ValueError(
-            f"[{name}] video: expected (T, H, W) or (T, H, W, 3) with at least one frame; "
-            f"found shape {source.shape}"
-        )
-    shape = checked_shape(name, source.shape[1:])
-    dtype = checked_dtype(name, source.dtype)
-    if method not in ("median", "mixture"):
-        raise ValueError(f"[{name}] method: expected 'median' or 'mixture'; found {method!r}")
+    source = _arguments.whole_video(name, video)
+    shape, dtype = source.shape[1:], source.dtype
+    _arguments.one_of(name, "method", method, ("median", "mixture"))
     unused = [*options, *(["shadows"] if shadows else [])] if method == "median" else []
     if method == "mixture":
         unused = [k for k, v in (("window", window), ("every", every)) if v is not None]
@@ -128,7 +119,7 @@ def subtract(
         )
     else:
         step = -(-len(source) // STATIC_FRAMES) if every is None else every
-        background = static_median(source[:: checked_count(name, "every", step, 1)])
+        background = static_median(source[:: _arguments.integer(name, "every", step, 1)])
 
     convert = from_numpy_like(video)
     masks = np.empty(source.shape[:3], np.bool_)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 
 Masks = NDArray[np.bool_]
@@ -41,47 +39,14 @@ class OneCaller:
         self._lock.release()
 
 
-def checked_number(name: str, argument: str, value: float, low: float, high: float) -> float:
-    number = float(value)
-    if not low <= number <= high:
-        limits = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
-        raise ValueError(f"[{name}] {argument}: expected {limits}; found {value}")
-    return number
-
-
-def checked_count(name: str, argument: str, value: int, least: int, most: int | None = None) -> int:
-    count = operator.index(value)
-    if count < least or (most is not None and count > most):
-        limits = f"{least} or more" if most is None else f"{least} to {most}"
-        raise ValueError(f"[{name}] {argument}: expected {limits}; found {value}")
-    return count
-
-
-def checked_window(name: str, value: int) -> int:
-    size = operator.index(value)
+def checked_window(name: str, value: Any) -> int:
+    size = _arguments.integer(name, "clean", value)
     if size not in (0, *range(1, 16, 2)):
         raise ValueError(
             f"[{name}] clean: expected an odd number of pixels from 1 to 15, or 0 for none; "
             f"found {value}"
         )
     return size
-
-
-def checked_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    result = tuple(operator.index(n) for n in shape)
-    grey = len(result) == 2
-    if not (grey or (len(result) == 3 and result[2] == 3)) or min(result) < 1:
-        raise ValueError(
-            f"[{name}] shape: expected (H, W) or (H, W, 3) of at least one pixel; found {shape}"
-        )
-    return result
-
-
-def checked_dtype(name: str, dtype: Any) -> np.dtype[Any]:
-    result: np.dtype[Any] = np.dtype(dtype)
-    if result not in (np.dtype(np.uint8), np.dtype(np.float32)):
-        raise TypeError(f"[{name}] dtype: expected uint8 or float32; found {result}")
-    return result
 
 
 def checked_frames(
@@ -153,9 +118,10 @@ def difference(
     """
     name = "marey.background.difference"
     picture = to_numpy(name, "background", background)
-    shape = checked_shape(name, picture.shape)
-    source, single = checked_frames(name, frames, shape, checked_dtype(name, picture.dtype))
-    threshold = checked_number(name, "threshold", threshold, 0.0, math.inf)
+    shape = _arguments.frame_shape(name, "background", picture.shape)
+    dtype = _arguments.frame_dtype(name, "background", picture.dtype)
+    source, single = checked_frames(name, frames, shape, dtype)
+    threshold = _arguments.number(name, "threshold", threshold, 0)
     size = checked_window(name, clean)
     masks = masks_from(source, np.ascontiguousarray(picture), threshold, size)
     return from_numpy_like(frames)(masks[0] if single else masks)

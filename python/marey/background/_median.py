@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like
 from marey.background._masks import (
     CLEAN,
@@ -15,11 +15,7 @@ from marey.background._masks import (
     Masks,
     OneCaller,
     Picture,
-    checked_count,
-    checked_dtype,
     checked_frames,
-    checked_number,
-    checked_shape,
     checked_window,
     masks_from,
 )
@@ -84,11 +80,11 @@ class MedianBackground:
     ) -> None:
         name = "marey.MedianBackground"
         self._name = name
-        self.shape = checked_shape(name, shape)
-        self.dtype = checked_dtype(name, dtype)
-        self.window = checked_count(name, "window", window, 1)
-        self.every = checked_count(name, "every", every, 1)
-        self.threshold = checked_number(name, "threshold", threshold, 0.0, math.inf)
+        self.shape = _arguments.frame_shape(name, "shape", shape)
+        self.dtype = _arguments.frame_dtype(name, "dtype", dtype)
+        self.window = _arguments.integer(name, "window", window, 1)
+        self.every = _arguments.integer(name, "every", every, 1)
+        self.threshold = _arguments.number(name, "threshold", threshold, 0)
         self.clean = checked_window(name, clean)
         self._sorted = _cpu.SortedWindow(math.prod(self.shape), self.window, self.dtype.name)
         self._ring = np.empty((self.window, *self.shape), self.dtype)
@@ -171,7 +167,7 @@ class MedianBackground:
     @state.setter
     def state(self, value: dict[str, Any]) -> None:
         window = np.asarray(value["window"])
-        frames = checked_count(self._name, "state", value["frames"], 0)
+        frames = _arguments.integer(self._name, "state", value["frames"], 0)
         entered = -(-frames // self.every)
         expected = (min(entered, self.window), *self.shape)
         if window.shape != expected or window.dtype != self.dtype:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like
 from marey.background._masks import (
     CLEAN,
     OneCaller,
     Picture,
-    checked_count,
-    checked_dtype,
     checked_frames,
-    checked_number,
-    checked_shape,
     checked_window,
     cleaned,
     picture_of,
@@ -117,15 +112,18 @@ class MixtureBackground:
     ) -> None:
         name = "marey.MixtureBackground"
         self._name = name
-        self.shape = checked_shape(name, shape)
-        self.dtype = checked_dtype(name, dtype)
-        self.history = checked_count(name, "history", history, 1)
+        self.shape = _arguments.frame_shape(name, "shape", shape)
+        self.dtype = _arguments.frame_dtype(name, "dtype", dtype)
+        self.history = _arguments.integer(name, "history", history, 1)
         self.clean = checked_window(name, clean)
+        initial_variance = _arguments.number(name, "initial_variance", initial_variance)
+        minimum_variance = _arguments.number(name, "minimum_variance", minimum_variance)
+        maximum_variance = _arguments.number(name, "maximum_variance", maximum_variance)
         for argument, value in (
             ("initial_variance", initial_variance),
             ("minimum_variance", minimum_variance),
         ):
-            if not 0 < value <= maximum_variance < math.inf:
+            if not 0 < value <= maximum_variance:
                 raise ValueError(
                     f"[{name}] {argument}: expected more than 0 and at most maximum_variance, "
                     f"{maximum_variance:g}; found {value}"
@@ -135,15 +133,17 @@ class MixtureBackground:
             width=self.shape[1],
             channels=1 if len(self.shape) == 2 else 3,
             dtype=self.dtype.name,
-            modes=checked_count(name, "modes", modes, 1, 8),
-            threshold=checked_number(name, "threshold", threshold, 0.0, math.inf),
-            match_threshold=checked_number(name, "match_threshold", match_threshold, 0.0, math.inf),
-            background_ratio=checked_number(name, "background_ratio", background_ratio, 0.0, 1.0),
-            initial_variance=float(initial_variance),
-            minimum_variance=float(minimum_variance),
-            maximum_variance=float(maximum_variance),
-            complexity=checked_number(name, "complexity", complexity, 0.0, 0.49),
-            darkest=checked_number(name, "darkest", darkest, 0.0, 1.0),
+            modes=_arguments.integer(name, "modes", modes, 1, 8),
+            threshold=_arguments.number(name, "threshold", threshold, 0),
+            match_threshold=_arguments.number(name, "match_threshold", match_threshold, 0),
+            background_ratio=_arguments.number(
+                name, "background_ratio", background_ratio, 0.0, 1.0
+            ),
+            initial_variance=initial_variance,
+            minimum_variance=minimum_variance,
+            maximum_variance=maximum_variance,
+            complexity=_arguments.number(name, "complexity", complexity, 0.0, 0.49),
+            darkest=_arguments.number(name, "darkest", darkest, 0.0, 1.0),
             shadows=bool(shadows),
         )
         self._alone = OneCaller(name)
@@ -151,7 +151,7 @@ class MixtureBackground:
 
     def _rates(self, count: int, learning_rate: float | None) -> list[float]:
         if learning_rate is not None:
-            return [checked_number(self._name, "learning_rate", learning_rate, 0.0, 1.0)] * count
+            return [_arguments.number(self._name, "learning_rate", learning_rate, 0.0, 1.0)] * count
         first = self._frames + 1
         return [1.0 / min(2 * n, self.history) for n in range(first, first + count)]
 
@@ -258,7 +258,7 @@ class MixtureBackground:
         padded = np.zeros((modes, height, blocks * lanes, fields), np.float32)
         padded[:, :, :width] = np.concatenate(parts, axis=-1)
         model[...] = padded.reshape(modes, height, blocks, lanes, fields).transpose(0, 1, 2, 4, 3)
-        count = checked_count(self._name, "state", value["frames"], 0)
+        count = _arguments.integer(self._name, "state", value["frames"], 0)
         with self._alone:
             self._mixture.state = model
             self._frames = count

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any, ClassVar
 
 import numpy as np
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey.temporal._stream import Array, Start, WindowStream
 
@@ -19,34 +17,32 @@ Taps = np.ndarray[Any, np.dtype[np.float64]]
 
 def _checked_taps(function: str, taps: Any) -> Taps:
     """Return the taps, which are few, as float64."""
-    array = np.asarray(taps)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"[{function}] taps: expected real numbers; found {array.dtype}")
+    array = _arguments.reals(function, "taps", taps)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
             f"[{function}] taps: expected shape (size,) with at least one tap; found {array.shape}"
         )
-    return np.ascontiguousarray(array, np.float64)
+    return np.ascontiguousarray(array)
 
 
 def _convolve(
     function: str, x: Any, taps: Taps, axis: int, mode: str, origin: int, cval: float, out: Any
 ) -> Any:
     # The taps are turned round, and with them what is before and behind the centre.
-    before = (len(taps) - 1) // 2 - operator.index(origin)
-    if not 0 <= before < len(taps):
-        raise ValueError(
-            f"[{function}] origin: expected between {-(len(taps) // 2)} and "
-            f"{(len(taps) - 1) // 2} for {len(taps)} taps; found {origin}"
-        )
+    behind = (len(taps) - 1) // 2
+    limits = f"between {behind - len(taps) + 1} and {behind} for {len(taps)} taps"
+    origin = _arguments.integer(
+        function, "origin", origin, behind - len(taps) + 1, behind, expected=limits
+    )
+    source = to_numpy(function, "x", x)
     y = _cpu.convolve(
         function,
-        to_numpy(function, "x", x),
-        operator.index(axis),
+        source,
+        _arguments.axis(function, "axis", axis, source.shape),
         taps,
-        before,
-        mode,
-        float(cval),
+        behind - origin,
+        _arguments.string(function, "mode", mode),
+        _arguments.number(function, "cval", cval, finite=False),
         None,
         None if out is None else to_numpy(function, "out", out),
     )
@@ -97,7 +93,7 @@ def convolve(
     Raises
     ------
     TypeError
-        If `x` is not an array, or of another type; if `out` is of another type than the result.
+        If an argument is of another type than above; if `out` is of another type than the result.
     ValueError
         If `taps`, `mode`, `origin` or `cval` is not as above, or a shape does not fit.
 
@@ -117,10 +113,8 @@ def convolve(
 
 
 def _gaussian_taps(function: str, sigma: float, truncate: float) -> Taps:
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"[{function}] sigma: expected 0 or more frames; found {sigma}")
-    if not (math.isfinite(truncate) and truncate > 0):
-        raise ValueError(f"[{function}] truncate: expected a positive number; found {truncate}")
+    sigma = _arguments.number(function, "sigma", sigma, 0, expected="0 or more frames")
+    truncate = _arguments.positive(function, "truncate", truncate)
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return np.ones(1)
@@ -175,7 +169,7 @@ def gaussian(
     Raises
     ------
     TypeError
-        If `x` is not an array, or of another type; if `out` is of another type than the result.
+        If an argument is of another type than above; if `out` is of another type than the result.
     ValueError
         If a parameter is not as above, or a shape does not fit.
 
@@ -207,9 +201,17 @@ def gaussian(
     taps = _gaussian_taps(function, sigma, truncate)
     if velocity is None:
         return _convolve(function, x, taps, axis, mode, 0, cval, out)
-    vy, vx = (float(v) for v in velocity)
+    moves = _arguments.items(function, "velocity", velocity, "two numbers, (vy, vx)")
+    if len(moves) != 2:
+        raise ValueError(
+            f"[{function}] velocity: expected two numbers, (vy, vx); found {velocity!r}"
+        )
+    vy, vx = (_arguments.number(function, "velocity", v) for v in moves)
+    mode = _arguments.string(function, "mode", mode)
+    cval = _arguments.number(function, "cval", cval, finite=False)
     source = to_numpy(function, "x", x)
-    if source.ndim not in (3, 4) or operator.index(axis) not in (0, -source.ndim):
+    axis = _arguments.integer(function, "axis", axis)
+    if source.ndim not in (3, 4) or axis not in (0, -source.ndim):
         raise ValueError(
             f"[{function}] x, axis: expected (T, H, W) or (T, H, W, C) and axis 0 with a velocity; "
             f"found shape {source.shape} and axis {axis}"
@@ -217,7 +219,7 @@ def gaussian(
     row = source[:1, :1]
     if row.size > 0 and not row.flags.c_contiguous:
         source = np.ascontiguousarray(source)
-    y = _cpu.trajectory_mean(source, taps.tolist(), mode, float(cval), vy, vx)
+    y = _cpu.trajectory_mean(source, taps.tolist(), mode, cval, vy, vx)
     if out is None:
         return from_numpy_like(x)(y)
     target = to_numpy(function, "out", out)
@@ -255,7 +257,7 @@ def derivative(x: Any, fs: float = 1.0, axis: int = 0, out: Any = None) -> Any:
     Raises
     ------
     TypeError
-        If `x` is not an array, or of another type; if `out` is of another type than the result.
+        If an argument is of another type than above; if `out` is of another type than the result.
     ValueError
         If `x` is shorter than two steps, `fs` is not positive, or a shape does not fit.
 
@@ -266,11 +268,10 @@ def derivative(x: Any, fs: float = 1.0, axis: int = 0, out: Any = None) -> Any:
     array([1., 2., 4., 6., 7.])
     """
     function = "marey.derivative"
-    if not (math.isfinite(fs) and fs > 0):
-        raise ValueError(f"[{function}] fs: expected a positive number of Hz; found {fs}")
+    fs = _arguments.positive(function, "fs", fs, "number of Hz")
     source = to_numpy(function, "x", x)
-    axis = operator.index(axis)
-    if not -source.ndim <= axis < source.ndim or source.shape[axis] < 2:
+    axis = _arguments.axis(function, "axis", axis, source.shape)
+    if source.shape[axis] < 2:
         raise ValueError(
             f"[{function}] x: expected at least two steps along axis {axis}; "
             f"found shape {source.shape}"

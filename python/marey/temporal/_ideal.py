@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import warnings
 from typing import Any
 
 import numpy as np
 import scipy.fft
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 
 __all__ = ["ideal_bandpass"]
@@ -58,7 +56,7 @@ def ideal_bandpass(
     Raises
     ------
     TypeError
-        If `x` is not an array, or of another type; if `out` is of another type.
+        If an argument is of another type than above; if `out` is of another type.
     ValueError
         If the band is not as above, or a shape does not fit.
 
@@ -83,8 +81,9 @@ def ideal_bandpass(
     True
     """
     function = "marey.ideal_bandpass"
-    if not (math.isfinite(fs) and fs > 0):
-        raise ValueError(f"[{function}] fs: expected a positive number of Hz; found {fs}")
+    fs = _arguments.positive(function, "fs", fs, "number of Hz")
+    low = _arguments.number(function, "low", low, finite=False)
+    high = _arguments.number(function, "high", high, finite=False)
     if not 0 <= low <= high <= fs / 2:
         raise ValueError(
             f"[{function}] low, high: expected 0 <= low <= high <= {fs / 2:g} Hz, half of fs = "
@@ -92,11 +91,7 @@ def ideal_bandpass(
         )
     source = to_numpy(function, "x", x)
     target = None if out is None else to_numpy(function, "out", out)
-    axis = operator.index(axis)
-    if not -source.ndim <= axis < source.ndim:
-        raise ValueError(
-            f"[{function}] axis: expected an axis of shape {source.shape}; found {axis}"
-        )
+    axis = _arguments.axis(function, "axis", axis, source.shape)
     steps = source.shape[axis]
     first, last = _bins(steps, low, high, fs)
     if steps > 0 and last < first:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, ClassVar
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey.temporal._stream import Array, Start, WindowStream
 
 __all__ = ["MedianFilter", "median", "median_filter"]
-
-
-def _checked_size(function: str, size: Any) -> int:
-    steps: int = operator.index(size)
-    if steps < 1:
-        raise ValueError(f"[{function}] size: expected 1 or more; found {steps}")
-    return steps
 
 
 def median_filter(
@@ -61,7 +53,7 @@ def median_filter(
     Raises
     ------
     TypeError
-        If `x` is not an array, or of another type; if `out` is of another type.
+        If an argument is of another type than above; if `out` is of another type.
     ValueError
         If `size`, `mode`, `origin` or `cval` is not as above, or a shape does not fit.
 
@@ -80,15 +72,17 @@ def median_filter(
     0
     """
     function = "marey.median_filter"
-    size = _checked_size(function, size)
+    size = _arguments.integer(function, "size", size, 1)
+    source = to_numpy(function, "x", x)
+    before = size // 2
     y = _cpu.median_filter(
         function,
-        to_numpy(function, "x", x),
-        operator.index(axis),
+        source,
+        _arguments.axis(function, "axis", axis, source.shape),
         size,
-        size // 2 + operator.index(origin),
-        mode,
-        float(cval),
+        before + _arguments.integer(function, "origin", origin, -before, size - 1 - before),
+        _arguments.string(function, "mode", mode),
+        _arguments.number(function, "cval", cval, finite=False),
         None,
         None if out is None else to_numpy(function, "out", out),
     )
@@ -119,7 +113,7 @@ def median(x: Any, axis: int = 0, out: Any = None) -> Any:
     Raises
     ------
     TypeError
-        If `x` is not an array, or of another type; if `out` is of another type.
+        If an argument is of another type than above; if `out` is of another type.
     ValueError
         If there is no step, or `axis` or `out` does not fit.
 
@@ -136,9 +130,10 @@ def median(x: Any, axis: int = 0, out: Any = None) -> Any:
     array([3., 8.], dtype=float32)
     """
     function = "marey.median"
+    source = to_numpy(function, "x", x)
     y = _cpu.median(
-        to_numpy(function, "x", x),
-        operator.index(axis),
+        source,
+        _arguments.axis(function, "axis", axis, source.shape),
         None if out is None else to_numpy(function, "out", out),
     )
     return from_numpy_like(x)(y) if out is None else out
@@ -183,7 +178,7 @@ class MedianFilter(WindowStream):
     _name: ClassVar[str] = "marey.MedianFilter"
 
     def __init__(self, size: int, axis: int = 0, start: Start = "first") -> None:
-        self.size = _checked_size(self._name, size)
+        self.size = _arguments.integer(self._name, "size", size, 1)
         super().__init__(self.size, axis, start)
 
     def _filter(self, x: Array, state: Array, out: Array | None) -> Array:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any, Literal
 
 import numpy as np
 import scipy.signal
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
+from marey.temporal._stream import check_chunk, check_dtype
 
 __all__ = ["SosFilter", "butter_bandpass", "sosfilt", "sosfiltfilt"]
+
+_NAME = "marey.SosFilter"
+_MOST_AXES = 15
 
 
 def butter_bandpass(
@@ -38,6 +40,8 @@ def butter_bandpass(
 
     Raises
     ------
+    TypeError
+        If an argument is not a number, or `order` is not an integer.
     ValueError
         If the band is empty or not inside ``(0, fs / 2)``, or `order` is less than 1.
 
@@ -47,32 +51,37 @@ def butter_bandpass(
     >>> marey.temporal.butter_bandpass(0.4, 3, fs=30).shape
     (1, 6)
     """
-    if not (math.isfinite(fs) and fs > 0):
-        raise ValueError(
-            f"[marey.butter_bandpass] fs: expected a positive number of Hz; found {fs}"
-        )
+    function = "marey.butter_bandpass"
+    fs = _arguments.positive(function, "fs", fs, "number of Hz")
+    low = _arguments.number(function, "low", low, finite=False)
+    high = _arguments.number(function, "high", high, finite=False)
     if not 0 < low < high < fs / 2:
         raise ValueError(
-            f"[marey.butter_bandpass] low, high: expected 0 < low < high < {fs / 2:g} Hz, half of "
+            f"[{function}] low, high: expected 0 < low < high < {fs / 2:g} Hz, half of "
             f"fs = {fs:g} Hz; found low = {low:g}, high = {high:g}"
         )
-    if operator.index(order) < 1:
-        raise ValueError(f"[marey.butter_bandpass] order: expected 1 or more; found {order}")
+    order = _arguments.integer(function, "order", order, 1)
     sos = scipy.signal.butter(order, [low, high], btype="bandpass", fs=fs, output="sos")
     return np.asarray(sos, np.float64)
 
 
 def _coefficients(function: str, sos: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the coefficients, which are few, as float64."""
-    array = np.asarray(sos)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"[{function}] sos: expected real numbers; found {array.dtype}")
+    array = _arguments.reals(function, "sos", sos)
     if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != 6:
         raise ValueError(
             f"[{function}] sos: expected shape (sections, 6) with at least one section; "
             f"found {array.shape}"
         )
-    return array.astype(np.float64, copy=False)
+    return array
+
+
+def _signal(function: str, x: Any) -> np.ndarray[Any, Any]:
+    """Return `x`, which a state has one axis more than."""
+    source = to_numpy(function, "x", x)
+    if source.ndim > _MOST_AXES:
+        raise ValueError(f"[{function}] x: expected at most {_MOST_AXES} axes; found {source.ndim}")
+    return source
 
 
 def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) -> Any:
@@ -108,9 +117,10 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) ->
     Raises
     ------
     TypeError
-        If `x` is not an array, or of another type; if `zi` or `out` are of another type than `y`.
+        If an argument is of another type than above; if `zi` or `out` are of another type than `y`.
     ValueError
-        If `sos` is not finite, not normalised to ``a0 = 1``, or a shape does not fit.
+        If `sos` is not finite, not normalised to ``a0 = 1``, `x` has more than 15 axes, or a shape
+        does not fit.
 
     References
     ----------
@@ -126,14 +136,15 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) ->
     dtype('float32')
     """
     coefficients = _coefficients("marey.sosfilt", sos)
-    source = to_numpy("marey.sosfilt", "x", x)
+    source = _signal("marey.sosfilt", x)
+    axis = _arguments.axis("marey.sosfilt", "axis", axis, source.shape)
     target = None if out is None else to_numpy("marey.sosfilt", "out", out)
     convert = from_numpy_like(x)
     if zi is None:
-        y = _cpu.sosfilt(coefficients, source, operator.index(axis), None, target, None)
+        y = _cpu.sosfilt(coefficients, source, axis, None, target, None)
         return convert(y) if out is None else out
     state = to_numpy("marey.sosfilt", "zi", zi)
-    y, zf = _cpu.sosfilt(coefficients, source, operator.index(axis), state, target, None)
+    y, zf = _cpu.sosfilt(coefficients, source, axis, state, target, None)
     return (convert(y) if out is None else out), convert(zf)
 
 
@@ -179,7 +190,7 @@ def sosfiltfilt(
     Raises
     ------
     TypeError
-        If `x` is not an array, or of another type; if `out` is of another type than the result.
+        If an argument is of another type than above; if `out` is of another type than the result.
     ValueError
         If `sos` is not as `sosfilt` needs it, `x` is not longer than `padlen`, or a shape does not
         fit.
@@ -205,10 +216,8 @@ def sosfiltfilt(
     function = "marey.sosfiltfilt"
     coefficients = _coefficients(function, sos)
     source = to_numpy(function, "x", x)
-    if padtype not in ("odd", "even", "constant", None):
-        raise ValueError(
-            f"[{function}] padtype: expected 'odd', 'even', 'constant' or None; found {padtype!r}"
-        )
+    axis = _arguments.axis(function, "axis", axis, source.shape)
+    _arguments.one_of(function, "padtype", padtype, ("odd", "even", "constant", None))
     if not np.isfinite(coefficients).all() or (coefficients[:, 3] != 1).any():
         raise ValueError(f"[{function}] sos: expected finite numbers and a0 = 1; found {sos}")
     if padtype is None:
@@ -219,9 +228,9 @@ def sosfiltfilt(
     y = _cpu.sosfiltfilt(
         coefficients,
         source,
-        operator.index(axis),
+        axis,
         padtype or "constant",
-        operator.index(padlen),
+        _arguments.integer(function, "padlen", padlen, 0),
         scipy.signal.sosfilt_zi(coefficients),
         None if out is None else to_numpy(function, "out", out),
     )
@@ -258,8 +267,8 @@ class SosFilter:
     """
 
     def __init__(self, sos: Any, axis: int = 0) -> None:
-        self.sos = _coefficients("marey.SosFilter", sos).copy()
-        self.axis = operator.index(axis)
+        self.sos = _coefficients(_NAME, sos).copy()
+        self.axis = _arguments.integer(_NAME, "axis", axis)
         self._state: np.ndarray[Any, Any] | None = None
 
     def __call__(self, x: Any, out: Any = None) -> Any:
@@ -276,21 +285,28 @@ class SosFilter:
         Returns
         -------
         array, of the shape of `x`
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `x` is of another type or shape than the chunks so far, or `out` does not fit. The
+            state is then what it was before the call.
         """
-        source = to_numpy("marey.SosFilter", "x", x)
-        state = self._state
-        if state is None:
+        source = _signal(_NAME, x)
+        if self._state is None:
             state = self._rest(source)
-        target = None if out is None else to_numpy("marey.SosFilter", "out", out)
+        else:
+            state = self._state
+            double = state.dtype == np.float64
+            dtypes = (np.float64,) if double else (np.uint8, np.float32)
+            check_chunk(_NAME, source, self.axis, state.shape[1:], dtypes)
+        target = None if out is None else to_numpy(_NAME, "out", out)
         y, self._state = _cpu.sosfilt(self.sos, source, self.axis, state, target, None)
         return from_numpy_like(x)(y) if out is None else out
 
     def _rest(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         shape = list(x.shape)
-        if not -x.ndim <= self.axis < x.ndim:
-            raise ValueError(
-                f"[marey.SosFilter] axis: expected an axis of shape {x.shape}; found {self.axis}"
-            )
+        _arguments.axis(_NAME, "axis", self.axis, x.shape)
         shape[self.axis] = 2
         dtype = np.float64 if x.dtype == np.float64 else np.float32
         return np.zeros((len(self.sos), *shape), dtype)
@@ -302,7 +318,19 @@ class SosFilter:
 
     @state.setter
     def state(self, value: Any) -> None:
-        self._state = None if value is None else to_numpy("marey.SosFilter", "state", value).copy()
+        if value is None:
+            self._state = None
+            return
+        state = to_numpy(_NAME, "state", value)
+        check_dtype(_NAME, "state", state, (np.float32, np.float64))
+        shape = state.shape[1:]
+        fits = -len(shape) <= self.axis < len(shape) and shape[self.axis] == 2
+        if not fits or len(state) != len(self.sos):
+            raise ValueError(
+                f"[{_NAME}] state: expected {len(self.sos)} section(s), and behind that axis 2 "
+                f"values along axis {self.axis}; found shape {state.shape}"
+            )
+        self._state = state.copy()
 
     def reset(self) -> None:
         """Forget all chunks: the next one starts from rest."""

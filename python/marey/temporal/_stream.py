@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from marey import _arguments
 from marey._arrays import from_numpy_like, to_numpy
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 Start = Literal["rest", "first"]
 Array = np.ndarray[Any, Any]
+
+
+def check_dtype(
+    function: str, argument: str, array: Array, dtypes: Collection[Any], why: str = ""
+) -> None:
+    """Refuse an array of another type."""
+    if array.dtype not in dtypes:
+        names = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        raise TypeError(f"[{function}] {argument}: expected {names}{why}; found {array.dtype}")
+
+
+def check_chunk(
+    function: str, x: Array, axis: int, held: tuple[int, ...], dtypes: Collection[Any]
+) -> None:
+    """Refuse a chunk that is not of the stream's shape (`held`, but for the time axis) and type."""
+    time = axis % len(held)
+    others = held[:time] + held[time + 1 :]
+    if x.ndim != len(held) or x.shape[:time] + x.shape[time + 1 :] != others:
+        wanted = ["T" if a == time else str(n) for a, n in enumerate(held)]
+        raise ValueError(
+            f"[{function}] x: expected shape ({', '.join(wanted)}), as the stream so far; "
+            f"found {x.shape}"
+        )
+    check_dtype(function, "x", x, dtypes, ", as the stream so far")
 
 
 class WindowStream:
@@ -22,10 +49,8 @@ class WindowStream:
     _name: ClassVar[str]
 
     def __init__(self, size: int, axis: int, start: Start) -> None:
-        if start not in ("rest", "first"):
-            raise ValueError(f"[{self._name}] start: expected 'rest' or 'first'; found {start!r}")
-        self.axis = operator.index(axis)
-        self.start = start
+        self.axis = _arguments.integer(self._name, "axis", axis)
+        self.start = _arguments.one_of(self._name, "start", start, ("rest", "first"))
         self._past = size - 1
         self._state: Array | None = None
 
@@ -43,13 +68,20 @@ class WindowStream:
         Returns
         -------
         array, of the shape of `x`
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `x` is of another type or shape than the chunks so far, or `out` does not fit. The
+            state is then what it was before the call.
         """
         source = to_numpy(self._name, "x", x)
-        if not -source.ndim <= self.axis < source.ndim:
-            raise ValueError(
-                f"[{self._name}] axis: expected an axis of shape {source.shape}; found {self.axis}"
-            )
-        state = self._initial(source) if self._state is None else self._state
+        if self._state is None:
+            _arguments.axis(self._name, "axis", self.axis, source.shape)
+            state = self._initial(source)
+        else:
+            state = self._state
+            check_chunk(self._name, source, self.axis, state.shape, (state.dtype,))
         target = None if out is None else to_numpy(self._name, "out", out)
         y = self._filter(source, state, target)
         steps = source.shape[self.axis]
@@ -85,7 +117,18 @@ class WindowStream:
 
     @state.setter
     def state(self, value: Any) -> None:
-        self._state = None if value is None else to_numpy(self._name, "state", value).copy()
+        if value is None:
+            self._state = None
+            return
+        state = to_numpy(self._name, "state", value)
+        check_dtype(self._name, "state", state, (np.uint8, np.float32, np.float64))
+        fits = -state.ndim <= self.axis < state.ndim and state.shape[self.axis] == self._past
+        if not fits:
+            raise ValueError(
+                f"[{self._name}] state: expected {self._past} frames along axis {self.axis}; "
+                f"found shape {state.shape}"
+            )
+        self._state = state.copy()
 
     def reset(self) -> None:
         """Forget all chunks: the next one is the first."""
