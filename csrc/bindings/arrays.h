@@ -13,8 +13,10 @@ namespace marey::python {
 namespace py = pybind11;
 
 // A view of an array; a TypeError that names the function and the argument for anything but a NumPy
-// array of uint8, float32 or float64 in native byte order and aligned. Never copies.
-View view_of(std::string_view function, std::string_view argument, const py::handle& object);
+// array of uint8, float32 or float64 (or bfloat16, where a function takes it) in native byte order and
+// aligned. Never copies.
+View view_of(std::string_view function, std::string_view argument, const py::handle& object,
+             bool allow_bfloat16 = false);
 
 // A new C-ordered array, or `out` after checking that it is writable, has this shape and type, and
 // does not overlap `input`. With `in_place`, out may also be the very memory of the input.

@@ -45,5 +45,6 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   marey::python::register_config(module);
   marey::python::register_pyramid(module);
   marey::python::register_temporal(module);
+  marey::python::register_attention(module);
   marey::python::register_magnification(module);
 }

@@ -6,6 +6,7 @@ namespace marey::python {
 void register_config(pybind11::module_& module);
 void register_pyramid(pybind11::module_& module);
 void register_temporal(pybind11::module_& module);
+void register_attention(pybind11::module_& module);
 void register_magnification(pybind11::module_& module);
 
 }  // namespace marey::python

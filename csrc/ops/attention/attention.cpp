@@ -1,0 +1,191 @@
+#include "ops/attention/attention.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace marey {
+
+MAREY_STUB(select_attention_rows, SelectAttentionRows)
+
+namespace {
+
+constexpr std::string_view kName = "marey.attention";
+// Work in a range, in multiply-adds: long enough that handing it out costs nothing.
+constexpr int64_t kGrain = int64_t{1} << 20;
+// With fewer ranges than this, calls take fewer rows, so that every thread has some.
+constexpr int64_t kFewRanges = 32;
+constexpr int64_t kFewestRows = 48;
+
+DType compute_type(DType dtype) { return dtype == DType::bf16 ? DType::f32 : dtype; }
+
+std::string with_batch(const View& q, std::string_view rest) {
+  std::string text = "(";
+  for (int axis = 0; axis < q.ndim() - 3; ++axis) text += std::to_string(q.shape[axis]) + ", ";
+  return text + std::string(rest) + ")";
+}
+
+void check_shape(const char* argument, const View& x, const View& q, std::initializer_list<int64_t> last,
+                 std::string_view letters) {
+  bool fits = x.ndim() == q.ndim() - 3 + static_cast<int>(last.size());
+  for (int axis = 0; fits && axis < q.ndim() - 3; ++axis) fits = x.shape[axis] == q.shape[axis];
+  int axis = q.ndim() - 3;
+  if (fits) {
+    for (int64_t extent : last) {
+      fits = fits && (extent < 0 || x.shape[axis] == extent);
+      ++axis;
+    }
+  }
+  if (!fits) {
+    throw ValueError(kName, argument,
+                     with_batch(q, letters) + " for q of shape " + to_string(q.shape),
+                     to_string(x.shape));
+  }
+}
+
+void check(const View& q, const View& k, const View& v, const View* mask, const View* bias,
+           const AttentionOptions& options, const View& out, const View* lse) {
+  if (q.ndim() < 3) {
+    throw ValueError(kName, "q", "shape (..., h, L, D)", to_string(q.shape));
+  }
+  if (q.dtype == DType::u8) {
+    throw TypeError(kName, "q", "float32, float64 or bfloat16", name(q.dtype));
+  }
+  const int axis = q.ndim() - 3;
+  const int64_t heads = q.shape[axis];
+  const int64_t queries = q.shape[axis + 1];
+  const int64_t depth = q.shape[axis + 2];
+  check_shape("k", k, q, {-1, -1, depth}, "h_kv, S, " + std::to_string(depth));
+  const int64_t key_heads = k.shape[axis];
+  const int64_t keys = k.shape[axis + 1];
+  check_shape("v", v, q, {key_heads, keys, -1},
+              std::to_string(key_heads) + ", " + std::to_string(keys) + ", Dv");
+  if (key_heads == 0 ? heads != 0 : heads % key_heads != 0) {
+    throw ValueError(kName, "k", "a number of heads that divides the " + std::to_string(heads) +
+                                     " of q",
+                     std::to_string(key_heads));
+  }
+  for (const auto& [argument, view] : {std::pair{"k", &k}, {"v", &v}, {"out", &out}}) {
+    if (view->dtype != q.dtype) throw TypeError(kName, argument, name(q.dtype), name(view->dtype));
+  }
+  const DType computed = compute_type(q.dtype);
+  const std::string scores = std::to_string(heads) + ", " + std::to_string(queries);
+  if (mask != nullptr) {
+    if (mask->dtype != DType::u8) throw TypeError(kName, "mask", "bool", name(mask->dtype));
+    check_shape("mask", *mask, q, {heads, queries, keys}, scores + ", " + std::to_string(keys));
+  }
+  if (bias != nullptr) {
+    if (bias->dtype != computed) throw TypeError(kName, "bias", name(computed), name(bias->dtype));
+    check_shape("bias", *bias, q, {heads, queries, keys}, scores + ", " + std::to_string(keys));
+  }
+  check_shape("out", out, q, {heads, queries, v.shape[axis + 2]},
+              scores + ", " + std::to_string(v.shape[axis + 2]));
+  if (lse != nullptr) {
+    if (lse->dtype != computed) throw TypeError(kName, "lse", name(computed), name(lse->dtype));
+    check_shape("lse", *lse, q, {heads, queries}, scores);
+  }
+  if (!std::isfinite(options.scale)) {
+    throw ValueError(kName, "scale", "a finite number", std::to_string(options.scale));
+  }
+  if (!std::isfinite(options.softcap) || options.softcap < 0) {
+    throw ValueError(kName, "softcap", "a positive number", std::to_string(options.softcap));
+  }
+  if (options.left < 0 || options.right < 0) {
+    throw ValueError(kName, "window", "numbers of keys, 0 or more",
+                     "(" + std::to_string(options.left) + ", " + std::to_string(options.right) + ")");
+  }
+  if (options.limited() && options.alignment == Alignment::square && queries != keys) {
+    throw ValueError(kName, "causal",
+                     "'top_left' or 'bottom_right' to say how " + std::to_string(queries) +
+                         " queries stand to " + std::to_string(keys) + " keys",
+                     "neither");
+  }
+}
+
+// The operand of one batch entry. Axes: those of the batch, then head, row, item (fewer for lse).
+AttentionOperand operand(const View* view, int batch_axes, int64_t batch, int64_t first_head) {
+  if (view == nullptr) return {};
+  const int64_t item = item_size(view->dtype);
+  AttentionOperand result;
+  result.head = view->stride(batch_axes) / item;
+  result.row = view->stride(batch_axes + 1) / item;
+  result.item = view->ndim() > batch_axes + 2 ? view->stride(batch_axes + 2) / item : 1;
+  result.data = view->as<std::byte>() + offset_at(*view, 0, batch_axes, batch) +
+                first_head * view->stride(batch_axes);
+  return result;
+}
+
+}  // namespace
+
+std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item) {
+  const auto up = [](int64_t x, int64_t to) { return (x + to - 1) / to * to; };
+  constexpr int64_t kWidestPanel = 48;
+  const int64_t lanes = up(count, 16);
+  const int64_t items = lanes * (2 + rows.depth + up(rows.value_depth, 4)) +
+                        kAttentionKeys * (2 * kWidestPanel + rows.depth + up(rows.value_depth, 4)) +
+                        8 * 16;
+  return static_cast<std::size_t>(items * item);
+}
+
+void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
+               const AttentionOptions& options, const View& out, const View* lse) {
+  check(q, k, v, mask, bias, options, out, lse);
+  const int axis = q.ndim() - 3;
+  const int64_t key_heads = k.shape[axis];
+  AttentionRows all{};
+  all.queries = q.shape[axis + 1];
+  all.keys = k.shape[axis + 1];
+  all.depth = q.shape[axis + 2];
+  all.value_depth = v.shape[axis + 2];
+  all.scale = options.scale;
+  all.softcap = options.softcap;
+  all.left = options.left;
+  all.right = options.right;
+  all.offset = options.alignment == Alignment::bottom_right ? all.keys - all.queries : 0;
+
+  int64_t batches = 1;
+  for (int a = 0; a < axis; ++a) batches *= q.shape[a];
+  const int64_t problems = batches * key_heads;
+  if (problems == 0 || q.shape[axis] == 0 || all.queries == 0) return;
+  const int64_t group = q.shape[axis] / key_heads;
+  const int64_t rows = group * all.queries;
+  // By the shape alone, so that results do not depend on the number of threads.
+  int64_t block = std::min(rows, kAttentionRows);
+  if (problems * ((rows + block - 1) / block) < kFewRanges) {
+    const int64_t wanted = (kFewRanges + problems - 1) / problems;
+    block = std::clamp((rows / wanted + 47) / 48 * 48, std::min(kFewestRows, block), block);
+  }
+  const int64_t blocks = (rows + block - 1) / block;
+  const int64_t tasks = problems * blocks;
+  const int64_t task_work = block * std::max<int64_t>(all.keys, 1) * (all.depth + all.value_depth);
+  const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(task_work, 1), 1, 1024);
+  AttentionRowsFn* const run = select_attention_rows_stub.get()(q.dtype);
+  const std::size_t scratch = attention_scratch(all, block, item_size(compute_type(q.dtype)));
+  // In a causal order late rows are long: they come first, so that no thread ends with one. Otherwise
+  // the blocks of one head follow each other and find its keys in the cache.
+  const bool late_first = options.right != AttentionOptions::kUnlimited;
+  parallel_for(tasks, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
+    AttentionRows part = all;
+    part.scratch = memory;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t problem = late_first ? task % problems : task / blocks;
+      const int64_t rank = late_first ? blocks - 1 - task / problems : task % blocks;
+      const int64_t batch = problem / key_heads;
+      const int64_t head = problem % key_heads;
+      part.q = operand(&q, axis, batch, head * group);
+      part.k = operand(&k, axis, batch, head);
+      part.v = operand(&v, axis, batch, head);
+      part.mask = operand(mask, axis, batch, head * group);
+      part.bias = operand(bias, axis, batch, head * group);
+      part.out = operand(&out, axis, batch, head * group);
+      part.lse = operand(lse, axis, batch, head * group);
+      part.begin = rank * block;
+      part.end = std::min(part.begin + block, rows);
+      run(part);
+    }
+  });
+}
+
+}  // namespace marey
