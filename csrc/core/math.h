@@ -52,7 +52,7 @@ struct MathConstants<double> {
 
 // c[0] + c[1] z + ..., by Horner's rule.
 template <class V, class T, std::size_t kCount>
-inline V polynomial(const V& z, const T (&c)[kCount]) {
+[[gnu::always_inline]] inline V polynomial(const V& z, const T (&c)[kCount]) {
   V sum = V(c[kCount - 1]);
   for (std::size_t k = kCount - 1; k-- > 0;) sum = sum * z + V(c[k]);
   return sum;
@@ -60,7 +60,7 @@ inline V polynomial(const V& z, const T (&c)[kCount]) {
 
 // 2^x for x <= kMaxExponent.
 template <class T>
-inline Vec<T> exp2_clamped(const Vec<T>& x) {
+[[gnu::always_inline]] inline Vec<T> exp2_clamped(const Vec<T>& x) {
   using K = MathConstants<T>;
   using V = Vec<T>;
   using B = stdx::rebind_simd_t<typename K::Bits, V>;
@@ -79,14 +79,14 @@ inline Vec<T> exp2_clamped(const Vec<T>& x) {
 // absolute error is less than the smallest of them, and from -127 (-1023) downward, -inf included, the
 // result is exactly 0. NaN stays NaN.
 template <class T>
-inline Vec<T> exp2_nonpositive(const Vec<T>& x) {
+[[gnu::always_inline]] inline Vec<T> exp2_nonpositive(const Vec<T>& x) {
   // In this order a NaN in x is what max returns.
   return detail::exp2_clamped<T>(stdx::max(Vec<T>(detail::MathConstants<T>::kMinExponent), x));
 }
 
 // 2^x: as exp2_nonpositive, and inf from 128 (1024) upward.
 template <class T>
-inline Vec<T> exp2(const Vec<T>& x) {
+[[gnu::always_inline]] inline Vec<T> exp2(const Vec<T>& x) {
   using K = detail::MathConstants<T>;
   const Vec<T> low = stdx::max(Vec<T>(K::kMinExponent), x);
   return detail::exp2_clamped<T>(stdx::min(Vec<T>(K::kMaxExponent), low));
@@ -95,7 +95,7 @@ inline Vec<T> exp2(const Vec<T>& x) {
 // tanh: within 3 ULP, odd, NaN stays NaN. A polynomial up to 0.625; above it
 // 1 - 2 / (exp(2 |x|) + 1), which loses nothing there.
 template <class T>
-inline Vec<T> tanh(const Vec<T>& x) {
+[[gnu::always_inline]] inline Vec<T> tanh(const Vec<T>& x) {
   using V = Vec<T>;
   const V size = stdx::abs(x);
   const V z = x * x;

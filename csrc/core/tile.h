@@ -65,8 +65,9 @@ struct Strips {
   Strips below(int rows) const { return {data + rows / kStrip * stride, stride}; }
 };
 
+// Not inlined, so that the registers are its own.
 template <int kRows, int NV, class T, class A>
-inline void tile_product(const A& a, const T* b, int64_t depth, T* c, bool accumulate) {
+[[gnu::noinline, gnu::flatten]] void tile_product(const A& a, const T* b, int64_t depth, T* c, bool accumulate) {
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
   constexpr int64_t kPitch = NV * W;
@@ -194,7 +195,7 @@ inline void transpose(Vec<T> (&rows)[kLanesOf<T>]) {
 // Lane j of a panel from the items source(j)[0..depth), times `factor`: to[k * pitch + j]. `source`
 // gives the address of a lane's first item, which lie `stride` apart; lanes from `lanes` on are 0.
 template <class T, int NV, class Source>
-inline void pack_lanes(const Source& source, int64_t stride, int lanes, int64_t depth, T factor,
+[[gnu::flatten]] inline void pack_lanes(const Source& source, int64_t stride, int lanes, int64_t depth, T factor,
                        T* to) {
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
@@ -237,7 +238,7 @@ inline void assign(bfloat16& to, float value) { to = narrow(value); }
 // The reverse: lane j of a panel to target(j)[0..depth), times factor[j]. `factor` has a value for each
 // lane of the panel.
 template <class T, int NV, class Target>
-inline void unpack_lanes(const T* from, const T* factor, int lanes, int64_t depth,
+[[gnu::flatten]] inline void unpack_lanes(const T* from, const T* factor, int lanes, int64_t depth,
                          const Target& target, int64_t stride) {
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
@@ -273,7 +274,7 @@ inline void unpack_lanes(const T* from, const T* factor, int lanes, int64_t dept
 // A row-major matrix as Strips: to[(i / 4) * 4 * depth + k * 4 + i % 4] = row k's item i, for a matrix
 // stored with its depth as rows (`from[k * stride + i * step]`). The last strip is padded with zeros.
 template <class T, class S>
-inline void pack_strips(const S* from, int64_t stride, int64_t step, int64_t depth, int64_t rows,
+[[gnu::flatten]] inline void pack_strips(const S* from, int64_t stride, int64_t step, int64_t depth, int64_t rows,
                         T* to) {
   using Quad = stdx::simd<T, stdx::simd_abi::deduce_t<T, kStrip>>;
   const int64_t whole = step == 1 ? rows / kStrip * kStrip : 0;

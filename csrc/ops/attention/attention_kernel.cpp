@@ -155,7 +155,7 @@ class Block {
   }
 
   template <int NV>
-  void begin(const Panel& panel) {
+  [[gnu::flatten]] void begin(const Panel& panel) {
     reach_[panel.vector] = reach_of(panel);
     T* q = q_ + panel.vector * W * p_.depth;
     const double factor = p_.softcap > 0 ? p_.scale / p_.softcap : p_.scale * kLog2E;
@@ -170,7 +170,7 @@ class Block {
     for (int64_t i = 0; i < padded_depth_ * NV; ++i) store(out + i * W, V(T(0)));
   }
 
-  void pack_keys(const Range& block) {
+  [[gnu::flatten]] void pack_keys(const Range& block) {
     for (int64_t s = block.first; s < block.last; ++s) {
       const S* from = keys() + s * p_.k.row;
       T* to = keys_ + (s - block.first) * p_.depth;
@@ -183,7 +183,7 @@ class Block {
   }
 
   template <int NV>
-  void attend(const Panel& panel, const Range& block) {
+  [[gnu::flatten]] void attend(const Panel& panel, const Range& block) {
     const Reach& reach = reach_[panel.vector];
     const Range range{at_least(block.first, reach.any.first), at_most(block.last, reach.any.last)};
     if (range.count() <= 0) return;
@@ -260,7 +260,7 @@ class Block {
   }
 
   template <int NV>
-  void cap(int64_t count) {
+  [[gnu::flatten]] void cap(int64_t count) {
     const V factor(static_cast<T>(p_.softcap * kLog2E));
     for (int64_t i = 0; i < count * NV; ++i) {
       store(scores_ + i * W, math::tanh<T>(load<V>(scores_ + i * W)) * factor);
@@ -268,7 +268,7 @@ class Block {
   }
 
   template <int NV>
-  void add_bias(const Panel& panel, const Range& range) {
+  [[gnu::flatten]] void add_bias(const Panel& panel, const Range& range) {
     pack_lanes<T, NV>(
         [&](int j) {
           return address<const T>(p_.bias, panel.row + j) + range.first * p_.bias.item;
@@ -280,7 +280,7 @@ class Block {
   }
 
   template <int NV>
-  void apply_mask(const Panel& panel, const Range& range) {
+  [[gnu::flatten]] void apply_mask(const Panel& panel, const Range& range) {
     pack_lanes<T, NV>(
         [&](int j) {
           return address<const uint8_t>(p_.mask, panel.row + j) + range.first * p_.mask.item;
@@ -294,7 +294,7 @@ class Block {
   }
 
   template <int NV>
-  void apply_limits(const Panel& panel, const Range& range) {
+  [[gnu::flatten]] void apply_limits(const Panel& panel, const Range& range) {
     constexpr int64_t kPitch = NV * W;
     alignas(64) T first[kPitch];
     alignas(64) T last[kPitch];
@@ -321,7 +321,7 @@ class Block {
   }
 
   template <int NV>
-  void finish(const Panel& panel) {
+  [[gnu::flatten]] void finish(const Panel& panel) {
     alignas(64) T inverse[NV * W];
     for (int j = 0; j < NV; ++j) {
       const V sum = load<V>(sum_ + (panel.vector + j) * W);
