@@ -79,7 +79,7 @@ template <int kRows, int NV, class T, class A>
       sum[i][j] = accumulate ? load<V>(c + i * kPitch + j * W) : V(T(0));
     }
   }
-  for (int64_t k = 0; k < depth; ++k) {
+  const auto step = [&](int64_t k) {
     V row[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) row[j] = load<V>(b + k * kPitch + j * W);
@@ -89,7 +89,16 @@ template <int kRows, int NV, class T, class A>
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) sum[i][j] += item * row[j];
     }
+  };
+  // Short enough a loop for its end to be predicted at the depths in use.
+  int64_t k = 0;
+  for (; k + 4 <= depth; k += 4) {
+    step(k);
+    step(k + 1);
+    step(k + 2);
+    step(k + 3);
   }
+  for (; k < depth; ++k) step(k);
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
@@ -193,7 +202,8 @@ inline void transpose(Vec<T> (&rows)[kLanesOf<T>]) {
 }
 
 // Lane j of a panel from the items source(j)[0..depth), times `factor`: to[k * pitch + j]. `source`
-// gives the address of a lane's first item, which lie `stride` apart; lanes from `lanes` on are 0.
+// gives the address of a lane's first item, which lie `stride` apart. The lanes of a vector that are not
+// among the first `lanes` repeat one that is: their results are thrown away.
 template <class T, int NV, class Source>
 [[gnu::flatten]] inline void pack_lanes(const Source& source, int64_t stride, int lanes, int64_t depth, T factor,
                        T* to) {
@@ -207,14 +217,14 @@ template <class T, int NV, class Source>
       for (int64_t k = 0; k < depth; ++k) store(to + k * kPitch + first, V(T(0)));
       continue;
     }
+    decltype(source(0)) items[W];
+    for (int j = 0; j < W; ++j) items[j] = source(first + (j < count ? j : 0));
     int64_t k = 0;
     if (stride == 1) {
       for (; k + W <= depth; k += W) {
         V square[W];
 #pragma GCC unroll 16
-        for (int j = 0; j < W; ++j) {
-          square[j] = j < count ? load_as<V>(source(first + j) + k) * V(factor) : V(T(0));
-        }
+        for (int j = 0; j < W; ++j) square[j] = load_as<V>(items[j] + k) * V(factor);
         transpose<T>(square);
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i) store(to + (k + i) * kPitch + first, square[i]);
@@ -222,8 +232,7 @@ template <class T, int NV, class Source>
     }
     for (; k < depth; ++k) {
       for (int j = 0; j < W; ++j) {
-        to[k * kPitch + first + j] =
-            j < count ? convert<T>(source(first + j)[k * stride]) * factor : T(0);
+        to[k * kPitch + first + j] = convert<T>(items[j][k * stride]) * factor;
       }
     }
   }
@@ -248,6 +257,8 @@ template <class T, int NV, class Target>
     const int count = lanes - first < W ? lanes - first : W;
     if (count <= 0) return;
     const V scale = load<V>(factor + first);
+    decltype(target(0)) items[W];
+    for (int j = 0; j < W; ++j) items[j] = target(first + (j < count ? j : 0));
     int64_t k = 0;
     if (stride == 1) {
       for (; k + W <= depth; k += W) {
@@ -257,15 +268,15 @@ template <class T, int NV, class Target>
         transpose<T>(square);
         if (count == W) {
 #pragma GCC unroll 16
-          for (int j = 0; j < W; ++j) store_as(target(first + j) + k, square[j]);
+          for (int j = 0; j < W; ++j) store_as(items[j] + k, square[j]);
         } else {
-          for (int j = 0; j < count; ++j) store_as(target(first + j) + k, square[j]);
+          for (int j = 0; j < count; ++j) store_as(items[j] + k, square[j]);
         }
       }
     }
     for (; k < depth; ++k) {
       for (int j = 0; j < count; ++j) {
-        assign(target(first + j)[k * stride], from[k * kPitch + first + j] * factor[first + j]);
+        assign(items[j][k * stride], from[k * kPitch + first + j] * factor[first + j]);
       }
     }
   }
@@ -278,10 +289,20 @@ template <class T, class S>
                         T* to) {
   using Quad = stdx::simd<T, stdx::simd_abi::deduce_t<T, kStrip>>;
   const int64_t whole = step == 1 ? rows / kStrip * kStrip : 0;
+  // Four of the depth at a time, so that whole cache lines are written: strips may lie a power of two
+  // apart, where a cache holds few of them.
+  int64_t first = 0;
+  for (; first + 4 <= depth; first += 4) {
+    const S* row = from + first * stride;
+    T* at = to + first * kStrip;
+    for (int64_t i = 0; i < whole; i += kStrip, at += kStrip * depth) {
+      for (int k = 0; k < 4; ++k) store(at + k * kStrip, load_as<Quad>(row + k * stride + i));
+    }
+  }
   for (int64_t k = 0; k < depth; ++k) {
     const S* row = from + k * stride;
-    T* at = to + k * kStrip;
-    int64_t i = 0;
+    int64_t i = k < first ? whole : 0;
+    T* at = to + i * depth + k * kStrip;
     for (; i < whole; i += kStrip, at += kStrip * depth) store(at, load_as<Quad>(row + i));
     for (; i < rows; i += kStrip, at += kStrip * depth) {
       for (int j = 0; j < kStrip; ++j) at[j] = i + j < rows ? convert<T>(row[(i + j) * step]) : T(0);

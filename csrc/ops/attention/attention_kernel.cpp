@@ -109,7 +109,10 @@ class Block {
 
   const S* values() const { return static_cast<const S*>(p_.v.data); }
   const S* keys() const { return static_cast<const S*>(p_.k.data); }
-  Query query(int64_t row) const { return {row / p_.queries, row % p_.queries}; }
+  Query query(int64_t row) const {
+    if (row < p_.queries) return {0, row};  // spares the division where heads share no keys
+    return {row / p_.queries, row % p_.queries};
+  }
   template <class X>
   X* address(const AttentionOperand& operand, int64_t row) const {
     const Query at = query(row);
