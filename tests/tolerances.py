@@ -37,6 +37,11 @@ FLOAT = {
         "the recursion is the reference's but for fused multiply-adds, whose other roundings the "
         "poles prolong: with one pixel and a few frames that is luck on either side",
     ),
+    "attention": Bound(
+        8,
+        "scores are summed in another order and carried in units of log2, whose rounding the "
+        "exponential turns into a relative error of its size times eps",
+    ),
     "magnification": Bound(
         8,
         "the whole chain, whose linear steps are taken in another order; it amplifies its own "

@@ -8,7 +8,7 @@ for checking.
 
 import importlib
 
-from marey import config, pyramid, temporal
+from marey import attention, config, pyramid, temporal
 from marey.magnification import Magnifier, magnify
 
 __version__: str = config.build_config()["version"]
@@ -21,4 +21,4 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module 'marey' has no attribute {name!r}")
 
 
-__all__ = ["Magnifier", "__version__", "config", "magnify", "pyramid", "temporal"]
+__all__ = ["Magnifier", "__version__", "attention", "config", "magnify", "pyramid", "temporal"]

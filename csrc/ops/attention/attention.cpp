@@ -2,13 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
+#include <vector>
 
+#include "core/buffer.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "ops/attention/decode.h"
 
 namespace marey {
 
 MAREY_STUB(select_attention_rows, SelectAttentionRows)
+MAREY_STUB(select_decode, SelectDecode)
 
 namespace {
 
@@ -117,6 +122,74 @@ AttentionOperand operand(const View* view, int batch_axes, int64_t batch, int64_
   return result;
 }
 
+// The arrays of a call, and the part of AttentionRows that all its rows have in common.
+struct Call {
+  const View& q;
+  const View& k;
+  const View& v;
+  const View* mask;
+  const View* bias;
+  const View& out;
+  const View* lse;
+  AttentionRows common{};
+  int axis = 0;  // of the heads
+  int64_t group = 1;
+  int64_t key_heads = 1;
+
+  // `part` for a problem: a batch entry and a key head.
+  void set_problem(AttentionRows& part, int64_t problem) const {
+    const int64_t batch = problem / key_heads;
+    const int64_t head = problem % key_heads;
+    part.q = operand(&q, axis, batch, head * group);
+    part.k = operand(&k, axis, batch, head);
+    part.v = operand(&v, axis, batch, head);
+    part.mask = operand(mask, axis, batch, head * group);
+    part.bias = operand(bias, axis, batch, head * group);
+    part.out = operand(&out, axis, batch, head * group);
+    part.lse = operand(lse, axis, batch, head * group);
+  }
+};
+
+// Few queries: threads split the keys.
+void attend_few(const Call& call, int64_t problems, int64_t rows) {
+  const AttentionRows& common = call.common;
+  const int64_t low = std::max<int64_t>(common.offset - common.left, 0) / kDecodeKeys;
+  const int64_t high = std::clamp<int64_t>(common.queries + common.offset + common.right, 0,
+                                           common.keys);
+  const int64_t parts = std::max<int64_t>((high + kDecodeKeys - 1) / kDecodeKeys - low, 0);
+  const int64_t item = item_size(compute_type(call.q.dtype));
+  const int64_t stride = rows * decode_pitch(common.value_depth);
+  const Buffer partial(problems * parts * stride * item);
+  const DecodeKernel kernel = select_decode_stub.get()(call.q.dtype);
+  const auto scratch =
+      static_cast<std::size_t>(item * (rows * (common.depth + 16 + kDecodeKeys) + common.value_depth));
+  const int64_t work = rows * std::min(kDecodeKeys, common.keys) * (common.depth + common.value_depth);
+  const int64_t grain = std::clamp<int64_t>((kGrain / 8) / std::max<int64_t>(work, 1), 1, 1024);
+  parallel_for(problems * parts, grain, scratch,
+               [&](int64_t begin, int64_t end, std::byte* memory) {
+                 AttentionRows part = common;
+                 part.scratch = memory;
+                 part.begin = 0;
+                 part.end = rows;
+                 for (int64_t task = begin; task < end; ++task) {
+                   call.set_problem(part, task / parts);
+                   const int64_t first = (low + task % parts) * kDecodeKeys;
+                   kernel.part(part, first, std::min(first + kDecodeKeys, high),
+                               partial.data() + task * stride * item);
+                 }
+               });
+  parallel_for(problems, 64, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
+    AttentionRows part = common;
+    part.scratch = memory;
+    part.begin = 0;
+    part.end = rows;
+    for (int64_t problem = begin; problem < end; ++problem) {
+      call.set_problem(part, problem);
+      kernel.merge(part, partial.data() + problem * parts * stride * item, parts, stride);
+    }
+  });
+}
+
 }  // namespace
 
 std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item) {
@@ -133,8 +206,10 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
                const AttentionOptions& options, const View& out, const View* lse) {
   check(q, k, v, mask, bias, options, out, lse);
   const int axis = q.ndim() - 3;
-  const int64_t key_heads = k.shape[axis];
-  AttentionRows all{};
+  Call call{q, k, v, mask, bias, out, lse};
+  call.axis = axis;
+  call.key_heads = k.shape[axis];
+  AttentionRows& all = call.common;
   all.queries = q.shape[axis + 1];
   all.keys = k.shape[axis + 1];
   all.depth = q.shape[axis + 2];
@@ -145,12 +220,16 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   all.right = options.right;
   all.offset = options.alignment == Alignment::bottom_right ? all.keys - all.queries : 0;
 
-  int64_t batches = 1;
-  for (int a = 0; a < axis; ++a) batches *= q.shape[a];
-  const int64_t problems = batches * key_heads;
+  int64_t problems = call.key_heads;
+  for (int a = 0; a < axis; ++a) problems *= q.shape[a];
   if (problems == 0 || q.shape[axis] == 0 || all.queries == 0) return;
-  const int64_t group = q.shape[axis] / key_heads;
-  const int64_t rows = group * all.queries;
+  call.group = q.shape[axis] / call.key_heads;
+  const int64_t rows = call.group * all.queries;
+  const auto adjacent = [&](const View& x) {
+    return x.shape[axis + 2] <= 1 || x.stride(axis + 2) == item_size(x.dtype);
+  };
+  if (rows <= kDecodeRows && adjacent(k) && adjacent(v)) return attend_few(call, problems, rows);
+
   // By the shape alone, so that results do not depend on the number of threads.
   int64_t block = std::min(rows, kAttentionRows);
   if (problems * ((rows + block - 1) / block) < kFewRanges) {
@@ -158,7 +237,6 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
     block = std::clamp((rows / wanted + 47) / 48 * 48, std::min(kFewestRows, block), block);
   }
   const int64_t blocks = (rows + block - 1) / block;
-  const int64_t tasks = problems * blocks;
   const int64_t task_work = block * std::max<int64_t>(all.keys, 1) * (all.depth + all.value_depth);
   const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(task_work, 1), 1, 1024);
   AttentionRowsFn* const run = select_attention_rows_stub.get()(q.dtype);
@@ -166,23 +244,101 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   // In a causal order late rows are long: they come first, so that no thread ends with one. Otherwise
   // the blocks of one head follow each other and find its keys in the cache.
   const bool late_first = options.right != AttentionOptions::kUnlimited;
+  parallel_for(problems * blocks, grain, scratch,
+               [&](int64_t begin, int64_t end, std::byte* memory) {
+                 AttentionRows part = all;
+                 part.scratch = memory;
+                 for (int64_t task = begin; task < end; ++task) {
+                   const int64_t rank = late_first ? blocks - 1 - task / problems : task % blocks;
+                   call.set_problem(part, late_first ? task % problems : task / blocks);
+                   part.begin = rank * block;
+                   part.end = std::min(part.begin + block, rows);
+                   run(part);
+                 }
+               });
+}
+
+void attention_varlen(const View& q, const View& k, const View& v, const int64_t* cu_seqlens_q,
+                      const int64_t* cu_seqlens_k, int64_t sequences,
+                      const AttentionOptions& options, const View& out, const View* lse) {
+  constexpr std::string_view kVarlen = "marey.attention_varlen";
+  const int64_t heads = q.shape[1];
+  const int64_t key_heads = k.shape[1];
+  for (const auto& [argument, cu, total] :
+       {std::tuple{"cu_seqlens_q", cu_seqlens_q, q.shape[0]},
+        std::tuple{"cu_seqlens_k", cu_seqlens_k, k.shape[0]}}) {
+    bool fits = cu[0] == 0 && cu[sequences] == total;
+    for (int64_t i = 0; i < sequences; ++i) fits = fits && cu[i] <= cu[i + 1];
+    if (!fits) {
+      throw ValueError(kVarlen, argument, "offsets that rise from 0 to " + std::to_string(total),
+                       "others");
+    }
+  }
+  if (options.limited() && options.alignment == Alignment::square) {
+    for (int64_t i = 0; i < sequences; ++i) {
+      if (cu_seqlens_q[i + 1] - cu_seqlens_q[i] != cu_seqlens_k[i + 1] - cu_seqlens_k[i]) {
+        throw ValueError(kVarlen, "causal",
+                         "'top_left' or 'bottom_right', since not every sequence has as many "
+                         "queries as keys",
+                         "neither");
+      }
+    }
+  }
+  if (sequences == 0 || heads == 0 || key_heads == 0) return;
+  const int64_t group = heads / key_heads;
+
+  // first_task[i]: where the tasks of sequence i begin.
+  std::vector<int64_t> first_task(static_cast<std::size_t>(sequences) + 1);
+  double work = 0;
+  int64_t longest = 0;
+  AttentionRows all{};
+  all.depth = q.shape[2];
+  all.value_depth = v.shape[2];
+  for (int64_t i = 0; i < sequences; ++i) {
+    const int64_t rows = group * (cu_seqlens_q[i + 1] - cu_seqlens_q[i]);
+    const int64_t blocks = (rows + kAttentionRows - 1) / kAttentionRows;
+    first_task[static_cast<std::size_t>(i) + 1] =
+        first_task[static_cast<std::size_t>(i)] + blocks * key_heads;
+    longest = std::max(longest, rows);
+    work += static_cast<double>(rows * key_heads) *
+            static_cast<double>(cu_seqlens_k[i + 1] - cu_seqlens_k[i]) *
+            static_cast<double>(all.depth + all.value_depth);
+  }
+  const int64_t tasks = first_task.back();
+  if (tasks == 0) return;
+  all.scale = options.scale;
+  all.softcap = options.softcap;
+  all.left = options.left;
+  all.right = options.right;
+  const int64_t grain = std::clamp<int64_t>(
+      static_cast<int64_t>(static_cast<double>(kGrain * tasks) / std::max(work, 1.0)), 1, 1024);
+  AttentionRowsFn* const run = select_attention_rows_stub.get()(q.dtype);
+  const std::size_t scratch = attention_scratch(all, std::min(longest, kAttentionRows),
+                                                item_size(compute_type(q.dtype)));
+  const auto at = [](const View& x, int64_t row, int64_t head) {
+    const int64_t size = item_size(x.dtype);
+    return AttentionOperand{x.as<std::byte>() + row * x.stride(0) + head * x.stride(1),
+                            x.stride(1) / size, x.stride(0) / size,
+                            x.ndim() > 2 ? x.stride(2) / size : 1};
+  };
   parallel_for(tasks, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
     AttentionRows part = all;
     part.scratch = memory;
+    auto sequence = std::upper_bound(first_task.begin(), first_task.end(), begin) - 1;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t problem = late_first ? task % problems : task / blocks;
-      const int64_t rank = late_first ? blocks - 1 - task / problems : task % blocks;
-      const int64_t batch = problem / key_heads;
-      const int64_t head = problem % key_heads;
-      part.q = operand(&q, axis, batch, head * group);
-      part.k = operand(&k, axis, batch, head);
-      part.v = operand(&v, axis, batch, head);
-      part.mask = operand(mask, axis, batch, head * group);
-      part.bias = operand(bias, axis, batch, head * group);
-      part.out = operand(&out, axis, batch, head * group);
-      part.lse = operand(lse, axis, batch, head * group);
-      part.begin = rank * block;
-      part.end = std::min(part.begin + block, rows);
+      while (task >= sequence[1]) ++sequence;
+      const int64_t i = sequence - first_task.begin();
+      const int64_t head = (task - *sequence) % key_heads;
+      part.queries = cu_seqlens_q[i + 1] - cu_seqlens_q[i];
+      part.keys = cu_seqlens_k[i + 1] - cu_seqlens_k[i];
+      part.offset = options.alignment == Alignment::bottom_right ? part.keys - part.queries : 0;
+      part.q = at(q, cu_seqlens_q[i], head * group);
+      part.k = at(k, cu_seqlens_k[i], head);
+      part.v = at(v, cu_seqlens_k[i], head);
+      part.out = at(out, cu_seqlens_q[i], head * group);
+      if (lse != nullptr) part.lse = at(*lse, cu_seqlens_q[i], head * group);
+      part.begin = (task - *sequence) / key_heads * kAttentionRows;
+      part.end = std::min(part.begin + kAttentionRows, group * part.queries);
       run(part);
     }
   });

@@ -41,6 +41,14 @@ struct AttentionOptions {
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
                const AttentionOptions& options, const View& out, const View* lse);
 
+// Sequences of different lengths, packed one after the other: q (total_q, h, D), k (total_k, h_kv, D),
+// v (total_k, h_kv, Dv), out (total_q, h, Dv), lse null or (total_q, h). Queries cu_seqlens_q[i] to
+// cu_seqlens_q[i + 1] attend keys cu_seqlens_k[i] to cu_seqlens_k[i + 1]. The caller has checked the
+// shapes and types of the views; the offsets are checked here.
+void attention_varlen(const View& q, const View& k, const View& v, const int64_t* cu_seqlens_q,
+                      const int64_t* cu_seqlens_k, int64_t sequences,
+                      const AttentionOptions& options, const View& out, const View* lse);
+
 // The strides are in items.
 struct AttentionOperand {
   void* data = nullptr;

@@ -5,7 +5,7 @@ in float64, whatever its input's dtype, unless told otherwise: with ``dtype=np.f
 plain float32 computation, whose error is the yardstick for a float32 kernel's.
 """
 
-from marey.reference import magnification, pyramid, temporal
+from marey.reference import attention, magnification, pyramid, temporal
 from marey.reference.magnification import magnify
 
-__all__ = ["magnification", "magnify", "pyramid", "temporal"]
+__all__ = ["attention", "magnification", "magnify", "pyramid", "temporal"]
