@@ -51,6 +51,11 @@ FLOAT = {
     "trajectory": Bound(
         4, "rows, then columns, then time, where the reference takes whole frames in that order"
     ),
+    "attention": Bound(
+        8,
+        "scores are summed in another order and carried in units of log2, whose rounding the "
+        "exponential turns into a relative error of its size times eps",
+    ),
     "magnification": Bound(
         8,
         "the whole chain, whose linear steps are taken in another order; it amplifies its own "

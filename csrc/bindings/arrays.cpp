@@ -16,7 +16,8 @@ std::string type_name(const py::handle& object) {
   return py::str(py::type::handle_of(object).attr("__name__"));
 }
 
-DType dtype_of(std::string_view function, std::string_view argument, const py::array& array) {
+DType dtype_of(std::string_view function, std::string_view argument, const py::array& array,
+               bool allow_bfloat16) {
   const char byteorder = array.dtype().byteorder();
   const bool native = byteorder == '=' || byteorder == '|';
   if (native) {
@@ -30,8 +31,15 @@ DType dtype_of(std::string_view function, std::string_view argument, const py::a
       default:
         break;
     }
+    // A type that ml_dtypes registers with NumPy: it has no number of its own before that.
+    if (allow_bfloat16 && array.itemsize() == 2 &&
+        std::string(py::str(array.dtype())) == "bfloat16") {
+      return DType::bf16;
+    }
   }
-  throw TypeError(function, argument, "dtype uint8, float32 or float64 in native byte order",
+  throw TypeError(function, argument,
+                  allow_bfloat16 ? "dtype float32, float64 or bfloat16 in native byte order"
+                                 : "dtype uint8, float32 or float64 in native byte order",
                   std::string(py::str(array.dtype())));
 }
 
@@ -80,15 +88,15 @@ bool same_memory(const View& a, const View& b) {
 }  // namespace
 
 View view_of(std::string_view function, std::string_view argument, const py::handle& object,
-             int most_dims) {
+             const Accepted& accepted) {
   if (!py::isinstance<py::array>(object)) {
     throw TypeError(function, argument, "an array", type_name(object));
   }
   const auto array = py::reinterpret_borrow<py::array>(object);
   View view;
-  view.dtype = dtype_of(function, argument, array);
-  if (array.ndim() > most_dims) {
-    throw ValueError(function, argument, "at most " + std::to_string(most_dims) + " axes",
+  view.dtype = dtype_of(function, argument, array, accepted.bfloat16);
+  if (array.ndim() > accepted.dims) {
+    throw ValueError(function, argument, "at most " + std::to_string(accepted.dims) + " axes",
                      std::to_string(array.ndim()));
   }
   const auto item = static_cast<uintptr_t>(item_size(view.dtype));
@@ -114,6 +122,8 @@ py::dtype numpy_dtype(DType dtype) {
       return py::dtype::of<float>();
     case DType::f64:
       return py::dtype::of<double>();
+    case DType::bf16:
+      return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
   }
   return {};
 }
@@ -144,7 +154,7 @@ void check_no_overlap(std::string_view function, const View& out, const View& in
 py::array result_array(std::string_view function, const py::object& out, const Shape& shape,
                        DType dtype, const View& input, bool in_place) {
   if (out.is_none()) return new_array(shape, dtype);
-  const View view = view_of(function, "out", out, kMaxDims);
+  const View view = view_of(function, "out", out, {.bfloat16 = true, .dims = kMaxDims});
   auto array = py::reinterpret_borrow<py::array>(out);
   if (!(view.shape == shape)) {
     throw ValueError(function, "out", "shape " + to_string(shape), to_string(view.shape));

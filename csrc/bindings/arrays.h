@@ -13,10 +13,16 @@ namespace marey::python {
 namespace py = pybind11;
 
 // A view of an array; a TypeError that names the function and the argument for anything but a NumPy
-// array of uint8, float32 or float64 in native byte order and aligned, of at most `most_dims` axes.
-// Never copies.
+// What a function takes besides uint8, float32 and float64, and how many axes.
+struct Accepted {
+  bool bfloat16 = false;
+  int dims = kMaxArrayDims;
+};
+
+// A view of an array; a TypeError that names the function and the argument for anything but a NumPy
+// array of an accepted type, in native byte order and aligned. Never copies.
 View view_of(std::string_view function, std::string_view argument, const py::handle& object,
-             int most_dims = kMaxArrayDims);
+             const Accepted& accepted = {});
 
 // A new C-ordered array, or `out` after checking that it is writable, has this shape and type, and
 // does not overlap `input`. With `in_place`, out may also be the very memory of the input.

@@ -28,13 +28,13 @@ py::object py_sosfilt(const py::object& sos, const py::object& x, int axis, cons
   View final;
   py::array final_state;
   if (with_state) {
-    initial = view_of(kName, "zi", zi, kMaxDims);
+    initial = view_of(kName, "zi", zi, {.dims = kMaxDims});
     if (coefficients.ndim() != 2) {
       throw ValueError(kName, "sos", "shape (sections, 6)", to_string(coefficients.shape));
     }
     const Shape shape = sosfilt_state_shape(source.shape, axis, coefficients.shape[0]);
     final_state = result_array(kName, zf, shape, dtype, initial, true);
-    final = view_of(kName, "zf", final_state, kMaxDims);
+    final = view_of(kName, "zf", final_state, {.dims = kMaxDims});
     check_no_overlap(kName, target, initial);
   }
   {

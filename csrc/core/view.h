@@ -6,7 +6,7 @@
 
 namespace marey {
 
-enum class DType : int { u8, f32, f64 };
+enum class DType : int { u8, f32, f64, bf16 };
 
 constexpr int64_t item_size(DType dtype) {
   switch (dtype) {
@@ -16,6 +16,8 @@ constexpr int64_t item_size(DType dtype) {
       return 4;
     case DType::f64:
       return 8;
+    case DType::bf16:
+      return 2;
   }
   return 0;
 }
@@ -28,6 +30,8 @@ constexpr const char* name(DType dtype) {
       return "float32";
     case DType::f64:
       return "float64";
+    case DType::bf16:
+      return "bfloat16";
   }
   return "";
 }

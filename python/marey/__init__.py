@@ -9,7 +9,7 @@ checking.
 
 import importlib
 
-from marey import background, config, pulse, pyramid, temporal
+from marey import attention, background, config, pulse, pyramid, temporal
 from marey.magnification import Magnifier, magnify
 
 __version__: str = config.build_config()["version"]
@@ -25,6 +25,7 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "Magnifier",
     "__version__",
+    "attention",
     "background",
     "config",
     "magnify",

@@ -31,6 +31,8 @@ DownKernel select_down(DType source, DType out) {
       return Down<float, float, float>::kernel;
     case DType::f64:
       return Down<double, double, double>::kernel;
+    case DType::bf16:
+      break;
   }
   return {};
 }

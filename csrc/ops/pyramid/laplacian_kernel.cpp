@@ -58,6 +58,8 @@ LaplacianKernel select_laplacian(DType source) {
       return Laplacian<float, float>::kernel;
     case DType::f64:
       return Laplacian<double, double>::kernel;
+    case DType::bf16:
+      break;
   }
   return {};
 }

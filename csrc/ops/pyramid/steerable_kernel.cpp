@@ -78,6 +78,8 @@ struct Kernel {
         return contiguous_row<float>(image, y, kept);
       case DType::f64:
         return contiguous_row<double>(image, y, kept);
+      case DType::bf16:
+        break;
     }
     return nullptr;
   }

@@ -25,6 +25,8 @@ int64_t longest_network(DType dtype) {
       return 160;
     case DType::f64:
       return 640;
+    case DType::bf16:
+      break;
   }
   return 0;
 }

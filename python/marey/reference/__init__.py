@@ -6,6 +6,7 @@ plain float32 computation, whose error is the yardstick for a float32 kernel's.
 """
 
 from marey.reference import (
+    attention,
     background,
     magnification,
     phase,
@@ -17,6 +18,7 @@ from marey.reference import (
 from marey.reference.magnification import magnify
 
 __all__ = [
+    "attention",
     "background",
     "magnification",
     "magnify",

@@ -1,0 +1,188 @@
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "bindings/arrays.h"
+#include "bindings/register.h"
+#include "core/error.h"
+#include "core/math_probe.h"
+#include "ops/attention/attention.h"
+
+namespace marey::python {
+namespace {
+
+std::optional<View> optional_view(std::string_view function, std::string_view argument,
+                                  const py::object& object) {
+  if (object.is_none()) return std::nullopt;
+  return view_of(function, argument, object, {.bfloat16 = true});
+}
+
+const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
+
+AttentionOptions make_options(double scale, double softcap, const std::optional<int64_t>& left,
+                              const std::optional<int64_t>& right, int alignment) {
+  AttentionOptions options;
+  options.scale = scale;
+  options.softcap = softcap;
+  options.left = left.value_or(AttentionOptions::kUnlimited);
+  options.right = right.value_or(AttentionOptions::kUnlimited);
+  options.alignment = static_cast<Alignment>(alignment);
+  return options;
+}
+
+// out, and lse if asked for.
+py::object py_attention(const py::object& q, const py::object& k, const py::object& v,
+                        const py::object& mask, const py::object& bias, double scale,
+                        double softcap, const std::optional<int64_t>& left,
+                        const std::optional<int64_t>& right, int alignment, bool return_lse,
+                        const py::object& out) {
+  constexpr std::string_view kName = "marey.attention";
+  const View queries = view_of(kName, "q", q, {.bfloat16 = true});
+  const View keys = view_of(kName, "k", k, {.bfloat16 = true});
+  const View values = view_of(kName, "v", v, {.bfloat16 = true});
+  const std::optional<View> allowed = optional_view(kName, "mask", mask);
+  const std::optional<View> added = optional_view(kName, "bias", bias);
+  if (queries.ndim() < 3) {
+    throw ValueError(kName, "q", "shape (..., h, L, D)", to_string(queries.shape));
+  }
+  if (values.ndim() != queries.ndim()) {
+    throw ValueError(kName, "v", "as many axes as q of shape " + to_string(queries.shape),
+                     to_string(values.shape));
+  }
+  Shape shape = queries.shape;
+  shape[shape.ndim - 1] = values.shape[values.ndim() - 1];
+  py::array result = result_array(kName, out, shape, queries.dtype, queries);
+  const View target = view_of(kName, "out", result, {.bfloat16 = true});
+  check_no_overlap(kName, target, keys);
+  check_no_overlap(kName, target, values);
+  if (allowed) check_no_overlap(kName, target, *allowed);
+  if (added) check_no_overlap(kName, target, *added);
+  py::array normaliser;
+  std::optional<View> lse;
+  if (return_lse) {
+    --shape.ndim;
+    normaliser = new_array(shape, queries.dtype == DType::f64 ? DType::f64 : DType::f32);
+    lse = view_of(kName, "lse", normaliser);
+  }
+  const AttentionOptions options = make_options(scale, softcap, left, right, alignment);
+  {
+    // The views stay valid: the arguments are held by the caller, the results by this frame.
+    const py::gil_scoped_release release;
+    attention(queries, keys, values, pointer(allowed), pointer(added), options, target,
+              pointer(lse));
+  }
+  if (!return_lse) return result;
+  return py::make_tuple(result, normaliser);
+}
+
+void check_packed(std::string_view function, const char* argument, const View& x, const View& q,
+                  const Shape& shape, const std::string& expected) {
+  bool fits = x.ndim() == shape.ndim;
+  for (int axis = 0; fits && axis < shape.ndim; ++axis) {
+    fits = shape[axis] < 0 || x.shape[axis] == shape[axis];
+  }
+  if (!fits) {
+    throw ValueError(function, argument, expected + " for q of shape " + to_string(q.shape),
+                     to_string(x.shape));
+  }
+  if (x.dtype != q.dtype) throw TypeError(function, argument, name(q.dtype), name(x.dtype));
+}
+
+using Offsets = py::array_t<int64_t, py::array::c_style>;
+
+py::object py_attention_varlen(const py::object& q, const py::object& k, const py::object& v,
+                               const Offsets& cu_seqlens_q, const Offsets& cu_seqlens_k,
+                               double scale, double softcap, const std::optional<int64_t>& left,
+                               const std::optional<int64_t>& right, int alignment, bool return_lse,
+                               const py::object& out) {
+  constexpr std::string_view kName = "marey.attention_varlen";
+  const View queries = view_of(kName, "q", q, {.bfloat16 = true});
+  const View keys = view_of(kName, "k", k, {.bfloat16 = true});
+  const View values = view_of(kName, "v", v, {.bfloat16 = true});
+  if (queries.ndim() != 3) {
+    throw ValueError(kName, "q", "shape (total, h, D)", to_string(queries.shape));
+  }
+  if (queries.dtype == DType::u8) {
+    throw TypeError(kName, "q", "float32, float64 or bfloat16", name(queries.dtype));
+  }
+  Shape shape;
+  shape.ndim = 3;
+  shape.dims[0] = shape.dims[1] = -1;
+  shape.dims[2] = queries.shape[2];
+  check_packed(kName, "k", keys, queries, shape,
+               "(total, h_kv, " + std::to_string(queries.shape[2]) + ")");
+  shape = keys.shape;
+  shape[2] = -1;
+  check_packed(kName, "v", values, queries, shape,
+               "(" + std::to_string(shape[0]) + ", " + std::to_string(shape[1]) + ", Dv)");
+  const int64_t heads = queries.shape[1];
+  if (keys.shape[1] == 0 ? heads != 0 : heads % keys.shape[1] != 0) {
+    throw ValueError(kName, "k",
+                     "a number of heads that divides the " + std::to_string(heads) + " of q",
+                     std::to_string(keys.shape[1]));
+  }
+  const int64_t offsets = cu_seqlens_q.size();
+  if (cu_seqlens_q.ndim() != 1 || offsets < 1) {
+    throw ValueError(kName, "cu_seqlens_q", "one axis of at least one offset", "another shape");
+  }
+  if (cu_seqlens_k.ndim() != 1 || cu_seqlens_k.size() != offsets) {
+    throw ValueError(kName, "cu_seqlens_k", "as many offsets as cu_seqlens_q has",
+                     std::to_string(cu_seqlens_k.size()));
+  }
+  shape = queries.shape;
+  shape[2] = values.shape[2];
+  py::array result = result_array(kName, out, shape, queries.dtype, queries);
+  const View target = view_of(kName, "out", result, {.bfloat16 = true});
+  check_no_overlap(kName, target, keys);
+  check_no_overlap(kName, target, values);
+  py::array normaliser;
+  std::optional<View> lse;
+  if (return_lse) {
+    --shape.ndim;
+    normaliser = new_array(shape, queries.dtype == DType::f64 ? DType::f64 : DType::f32);
+    lse = view_of(kName, "lse", normaliser);
+  }
+  const AttentionOptions options = make_options(scale, softcap, left, right, alignment);
+  const int64_t* from_q = cu_seqlens_q.data();
+  const int64_t* from_k = cu_seqlens_k.data();
+  {
+    // The views stay valid: the arguments are held by the caller, the results by this frame.
+    const py::gil_scoped_release release;
+    attention_varlen(queries, keys, values, from_q, from_k, offsets - 1, options, target,
+                     pointer(lse));
+  }
+  if (!return_lse) return result;
+  return py::make_tuple(result, normaliser);
+}
+
+// Evaluates a function of core/math.h: for tests.
+py::array py_vector_math(const std::string& function, const py::object& x) {
+  constexpr std::string_view kName = "marey._cpu.vector_math";
+  const View source = view_of(kName, "x", x);
+  if (!is_contiguous(source, 0, source.ndim()) ||
+      (source.dtype != DType::f32 && source.dtype != DType::f64)) {
+    throw ValueError(kName, "x", "a contiguous array of float32 or float64", "another");
+  }
+  const MathFunction which = function == "tanh"               ? MathFunction::tanh
+                             : function == "exp2_nonpositive" ? MathFunction::exp2_nonpositive
+                                                              : MathFunction::exp2;
+  py::array result = new_array(source.shape, source.dtype);
+  run_math_probe(which, source.dtype, source.data, result.mutable_data(), source.shape.count());
+  return result;
+}
+
+}  // namespace
+
+void register_attention(py::module_& module) {
+  module.def("attention", &py_attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask"),
+             py::arg("bias"), py::arg("scale"), py::arg("softcap"), py::arg("left"),
+             py::arg("right"), py::arg("alignment"), py::arg("return_lse"), py::arg("out"));
+  module.def("attention_varlen", &py_attention_varlen, py::arg("q"), py::arg("k"), py::arg("v"),
+             py::arg("cu_seqlens_q"), py::arg("cu_seqlens_k"), py::arg("scale"), py::arg("softcap"),
+             py::arg("left"), py::arg("right"), py::arg("alignment"), py::arg("return_lse"),
+             py::arg("out"));
+  module.def("vector_math", &py_vector_math, py::arg("function"), py::arg("x"));
+}
+
+}  // namespace marey::python

@@ -1,0 +1,119 @@
+#pragma once
+// Vector functions with a stated error, for kernel files. The coefficients are minimax fits of the
+// relative error (Lawson's iteration in long double) with the leading coefficient fixed, so that
+// the functions are exact where they must be: exp2(0) = 1, tanh(x) = x for tiny x. The bounds are
+// held by tests/test_math.py, which compares with the next wider type over the whole range.
+#include <limits>
+
+#include "core/simd.h"
+
+// Called by their qualified names, math::exp2, because <experimental/simd> has functions of these
+// names that go lane by lane through libm.
+namespace marey::MAREY_ISA_NS::math {
+
+namespace detail {
+
+template <class T>
+struct MathConstants;
+
+template <>
+struct MathConstants<float> {
+  using Bits = int32_t;
+  static constexpr int kMantissa = 23;
+  static constexpr float kMinExponent = -127.0F;
+  static constexpr float kMaxExponent = 128.0F;
+  static constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
+  // (2^f - 1) / f on [-1/2, 1/2], relative error of 2^f 9.2e-8
+  static constexpr float kExp2[] = {0.693147F, 0.24022242F, 0.055507336F, 0.009671513F,
+                                    0.0013264727F};
+  // (tanh(x) / x - 1) / x^2 in z = x^2 on [0, 0.625^2], relative error of tanh 4.4e-9
+  static constexpr float kTanh[] = {-0.3333328F, 0.13331442F, -0.053739715F, 0.020639084F,
+                                    -0.0057049836F};
+};
+
+template <>
+struct MathConstants<double> {
+  using Bits = int64_t;
+  static constexpr int kMantissa = 52;
+  static constexpr double kMinExponent = -1023.0;
+  static constexpr double kMaxExponent = 1024.0;
+  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  // relative error 3.6e-18
+  static constexpr double kExp2[] = {
+      0.6931471805599453,     0.2402265069591013,     0.05550410866482014,    0.009618129107594244,
+      0.0013333558146765344,  0.00015403530456935748, 1.5252733500222093e-05, 1.32154353756264e-06,
+      1.0178197157665403e-07, 7.07376677307979e-09,   4.4350682227299394e-10};
+  // relative error 6.2e-18
+  static constexpr double kTanh[] = {
+      -0.33333333333333054,   0.1333333333329162,     -0.05396825394639225,
+      0.021869487962732408,   -0.008863226749409049,  0.0035920429171075897,
+      -0.0014552883053017057, 0.0005876599768006742,  -0.00023217655320302346,
+      8.329676673545892e-05,  -2.208707275578244e-05, 2.5708552090588733e-06};
+};
+
+// c[0] + c[1] z + ..., by Horner's rule.
+template <class V, class T, std::size_t kCount>
+[[gnu::always_inline]] inline V polynomial(const V& z, const T (&c)[kCount]) {
+  V sum = V(c[kCount - 1]);
+  for (std::size_t k = kCount - 1; k-- > 0;) sum = sum * z + V(c[k]);
+  return sum;
+}
+
+// max(x, low), a NaN in x staying: stdx::max is compiled as if there were none.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> not_below(const Vec<T>& x, T low) {
+  using Raw [[gnu::vector_size(sizeof(Vec<T>))]] = T;
+  const Raw a = std::bit_cast<Raw>(Vec<T>(low));
+  const Raw b = std::bit_cast<Raw>(x);
+  return std::bit_cast<Vec<T>>(a > b ? a : b);
+}
+
+// 2^x for x <= kMaxExponent.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp2_clamped(const Vec<T>& x) {
+  using K = MathConstants<T>;
+  using V = Vec<T>;
+  using B = stdx::rebind_simd_t<typename K::Bits, V>;
+  const V shifted = x + V(K::kRound);
+  const V f = x - (shifted - V(K::kRound));
+  const V p = polynomial(f, K::kExp2) * f + V(T(1));
+  // The integer stands in the low bits of `shifted`. At the lowest exponent the bits of p = 1
+  // cancel to those of +0, which is how 2^-inf becomes exactly 0 without a comparison.
+  const B exponent = std::bit_cast<B>(shifted) << K::kMantissa;
+  return std::bit_cast<V>(std::bit_cast<B>(p) + exponent);
+}
+
+}  // namespace detail
+
+// 2^x for x <= 0, the softmax's: within 2.5 ULP where the result is normal. Below the normal
+// numbers the absolute error is less than the smallest of them, and from -127 (-1023) downward,
+// -inf included, the result is exactly 0. NaN stays NaN.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp2_nonpositive(const Vec<T>& x) {
+  return detail::exp2_clamped<T>(detail::not_below<T>(x, detail::MathConstants<T>::kMinExponent));
+}
+
+// 2^x: as exp2_nonpositive, and inf from 128 (1024) upward.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp2(const Vec<T>& x) {
+  using K = detail::MathConstants<T>;
+  const Vec<T> above = detail::not_below<T>(x, K::kMinExponent);
+  return detail::exp2_clamped<T>(-detail::not_below<T>(-above, -K::kMaxExponent));
+}
+
+// tanh: within 3 ULP, odd, NaN stays NaN. A polynomial up to 0.625; above it
+// 1 - 2 / (exp(2 |x|) + 1), which loses nothing there.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> tanh(const Vec<T>& x) {
+  using V = Vec<T>;
+  const V size = stdx::abs(x);
+  const V z = x * x;
+  const V small = x + x * z * detail::polynomial(z, detail::MathConstants<T>::kTanh);
+  const V e = math::exp2<T>(size * V(T(2.885390081777926814719849362)));  // 2 / ln 2
+  const V large = stdx::copysign(V(T(1)) - V(T(2)) / (e + V(T(1))), x);
+  V result = large;
+  stdx::where(size < V(T(0.625)), result) = small;
+  return result;
+}
+
+}  // namespace marey::MAREY_ISA_NS::math

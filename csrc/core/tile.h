@@ -1,0 +1,320 @@
+#pragma once
+// The register-tile matrix product, for kernel files: C (rows, lanes) = or += A (rows, depth) B
+// (depth, lanes).
+//
+// C and B are panels: rows of kVectors vectors side by side, NV * Vec<T>::size() items apart. The
+// items of A are broadcast one by one. A tile of kRows rows of C stays in registers while the depth
+// runs:
+//
+//   registers for C = rows x vectors, one more for each vector of B, one for the item of A
+//
+// With sixteen registers that is 4 x 3 (12 + 3 + 1), with thirty-two 8 x 3 (24 + 3 + 1). The
+// product needs vectors + rows loads for vectors x rows multiply-adds, so that two loads a cycle
+// feed two multiply-add units; both sizes divide the head sizes and channel counts in use. Panels
+// of one or two vectors take more rows, because two units of latency four need eight sums in
+// flight.
+//
+// A comes in one of three layouts, all read in place; each says where item (row, k) lies:
+//   Rows     k contiguous, rows `stride` apart: a plain row-major matrix
+//   Columns  rows contiguous, k `stride` apart: its transpose
+//   Strips   packed by pack_strips: four rows interleaved, so that whole tiles read one stream
+//
+// The sum over k runs in one order, whatever the tile: a row's result does not depend on which rows
+// or lanes stand beside it.
+#include <utility>
+
+#include "core/bfloat16.h"
+#include "core/simd.h"
+
+namespace marey::MAREY_ISA_NS {
+
+// Rows that pack_strips interleaves.
+inline constexpr int kStrip = 4;
+
+template <class T>
+inline constexpr int kLanesOf = static_cast<int>(Vec<T>::size());
+
+// Vectors in the widest panel, and the rows of a tile for each width.
+inline constexpr int kMaxVectors = 3;
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kTileRows[kMaxVectors + 1] = {0, 16, 12, 8};
+#else
+inline constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 4, 4};
+#endif
+
+template <class T>
+struct Rows {
+  const T* data;
+  int64_t stride;
+  const T* at(int row, int64_t k) const { return data + row * stride + k; }
+  Rows below(int rows) const { return {data + rows * stride, stride}; }
+};
+
+template <class T>
+struct Columns {
+  const T* data;
+  int64_t stride;
+  const T* at(int row, int64_t k) const { return data + k * stride + row; }
+  Columns below(int rows) const { return {data + rows, stride}; }
+};
+
+template <class T>
+struct Strips {
+  const T* data;
+  int64_t stride;  // from one strip of four rows to the next: kStrip * the depth it was packed with
+  const T* at(int row, int64_t k) const {
+    return data + row / kStrip * stride + k * kStrip + row % kStrip;
+  }
+  Strips below(int rows) const { return {data + rows / kStrip * stride, stride}; }
+};
+
+// Not inlined, so that the registers are its own.
+template <int kRows, int NV, class T, class A>
+[[gnu::noinline, gnu::flatten]] void tile_product(const A& a, const T* b, int64_t depth, T* c,
+                                                  bool accumulate) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  constexpr int64_t kPitch = NV * W;
+  V sum[kRows][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      sum[i][j] = accumulate ? load<V>(c + i * kPitch + j * W) : V(T(0));
+    }
+  }
+  const auto step = [&](int64_t k) {
+    V row[NV];
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) row[j] = load<V>(b + k * kPitch + j * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const V item(*a.at(i, k));
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) sum[i][j] += item * row[j];
+    }
+  };
+  // Short enough a loop for its end to be predicted at the depths in use.
+  int64_t k = 0;
+  for (; k + 4 <= depth; k += 4) {
+    step(k);
+    step(k + 1);
+    step(k + 2);
+    step(k + 3);
+  }
+  for (; k < depth; ++k) step(k);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) store(c + i * kPitch + j * W, sum[i][j]);
+  }
+}
+
+// Any number of rows: whole tiles, then halves of them. Strips must be padded to whole ones, and so
+// must the rows of C under them.
+template <int kRows, int NV, class T, class A>
+inline void panel_product_from(int64_t rows, const A& a, const T* b, int64_t depth, T* c,
+                               bool accumulate) {
+  A at = a;
+  int64_t i = 0;
+  for (; i + kRows <= rows; i += kRows) {
+    tile_product<kRows, NV, T>(at, b, depth, c + i * (NV * kLanesOf<T>), accumulate);
+    at = at.below(kRows);
+  }
+  if constexpr (kRows > 1) {
+    // 12 goes to 8, then by halves.
+    constexpr int kNext = kRows == 12 ? 8 : kRows / 2;
+    if (i < rows) {
+      panel_product_from<kNext, NV, T>(rows - i, at, b, depth, c + i * (NV * kLanesOf<T>),
+                                       accumulate);
+    }
+  }
+}
+
+template <int NV, class T, class A>
+inline void panel_product(int64_t rows, const A& a, const T* b, int64_t depth, T* c,
+                          bool accumulate) {
+  panel_product_from<kTileRows[NV], NV, T>(rows, a, b, depth, c, accumulate);
+}
+
+// Items of storage type S as numbers of T.
+template <class T, class S>
+inline T convert(S x) {
+  return static_cast<T>(x);
+}
+template <>
+inline float convert<float, bfloat16>(bfloat16 x) {
+  return widen(x);
+}
+
+template <class V, class S>
+inline V load_as(const S* p) {
+  return load<V>(p);
+}
+template <class V>
+inline V load_as(const bfloat16* p) {
+  using B = stdx::rebind_simd_t<uint32_t, V>;
+  return std::bit_cast<V>(load<B>(reinterpret_cast<const uint16_t*>(p)) << 16);
+}
+
+template <class V>
+inline void store_as(typename V::value_type* p, const V& v) {
+  store(p, v);
+}
+template <class V>
+inline void store_as(bfloat16* p, const V& v) {
+  for (int j = 0; j < static_cast<int>(V::size()); ++j)
+    p[j] = narrow(v[static_cast<std::size_t>(j)]);
+}
+
+namespace detail {
+
+template <int kStep, class Pair, int... kLane>
+inline void swap_blocks(Pair& a, Pair& b, std::integer_sequence<int, kLane...>) {
+  constexpr int W = sizeof...(kLane);
+  const Pair low =
+      __builtin_shufflevector(a, b, ((kLane & kStep) != 0 ? W + kLane - kStep : kLane)...);
+  const Pair high =
+      __builtin_shufflevector(a, b, ((kLane & kStep) != 0 ? W + kLane : kLane + kStep)...);
+  a = low;
+  b = high;
+}
+
+template <int kStep, int W, class Pair>
+inline void transpose_stage(Pair (&rows)[W]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    if ((i & kStep) == 0) {
+      swap_blocks<kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, W>{});
+    }
+  }
+  if constexpr (kStep > 1) transpose_stage<kStep / 2, W>(rows);
+}
+
+}  // namespace detail
+
+// A square of vectors, in registers.
+template <class T>
+inline void transpose(Vec<T> (&rows)[kLanesOf<T>]) {
+  constexpr int W = kLanesOf<T>;
+  using Raw [[gnu::vector_size(sizeof(Vec<T>))]] = T;
+  Raw raw[W];
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) raw[i] = std::bit_cast<Raw>(rows[i]);
+  if constexpr (W > 1) detail::transpose_stage<W / 2, W>(raw);
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) rows[i] = std::bit_cast<Vec<T>>(raw[i]);
+}
+
+// Lane j of a panel from the items source(j)[0..depth), times `factor`: to[k * pitch + j]. `source`
+// gives the address of a lane's first item, which lie `stride` apart. The lanes of a vector that
+// are not among the first `lanes` repeat one that is: their results are thrown away.
+template <class T, int NV, class Source>
+[[gnu::flatten]] inline void pack_lanes(const Source& source, int64_t stride, int lanes,
+                                        int64_t depth, T factor, T* to) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  constexpr int64_t kPitch = NV * W;
+  for (int group = 0; group < NV; ++group) {
+    const int first = group * W;
+    const int count = lanes - first < W ? lanes - first : W;
+    if (count <= 0) {
+      for (int64_t k = 0; k < depth; ++k) store(to + k * kPitch + first, V(T(0)));
+      continue;
+    }
+    decltype(source(0)) items[W];
+    for (int j = 0; j < W; ++j) items[j] = source(first + (j < count ? j : 0));
+    int64_t k = 0;
+    if (stride == 1) {
+      for (; k + W <= depth; k += W) {
+        V square[W];
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) square[j] = load_as<V>(items[j] + k) * V(factor);
+        transpose<T>(square);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) store(to + (k + i) * kPitch + first, square[i]);
+      }
+    }
+    for (; k < depth; ++k) {
+      for (int j = 0; j < W; ++j) {
+        to[k * kPitch + first + j] = convert<T>(items[j][k * stride]) * factor;
+      }
+    }
+  }
+}
+
+template <class T, class U>
+inline void assign(T& to, U value) {
+  to = value;
+}
+inline void assign(bfloat16& to, float value) { to = narrow(value); }
+
+// The reverse: lane j of a panel to target(j)[0..depth), times factor[j]. `factor` has a value for
+// each lane of the panel.
+template <class T, int NV, class Target>
+[[gnu::flatten]] inline void unpack_lanes(const T* from, const T* factor, int lanes, int64_t depth,
+                                          const Target& target, int64_t stride) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  constexpr int64_t kPitch = NV * W;
+  for (int group = 0; group < NV; ++group) {
+    const int first = group * W;
+    const int count = lanes - first < W ? lanes - first : W;
+    if (count <= 0) return;
+    const V scale = load<V>(factor + first);
+    decltype(target(0)) items[W];
+    for (int j = 0; j < W; ++j) items[j] = target(first + (j < count ? j : 0));
+    int64_t k = 0;
+    if (stride == 1) {
+      for (; k + W <= depth; k += W) {
+        V square[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) square[i] = load<V>(from + (k + i) * kPitch + first) * scale;
+        transpose<T>(square);
+        if (count == W) {
+#pragma GCC unroll 16
+          for (int j = 0; j < W; ++j) store_as(items[j] + k, square[j]);
+        } else {
+          for (int j = 0; j < count; ++j) store_as(items[j] + k, square[j]);
+        }
+      }
+    }
+    for (; k < depth; ++k) {
+      for (int j = 0; j < count; ++j) {
+        assign(items[j][k * stride], from[k * kPitch + first + j] * factor[first + j]);
+      }
+    }
+  }
+}
+
+// A row-major matrix as Strips: to[(i / 4) * 4 * depth + k * 4 + i % 4] = row k's item i, for a
+// matrix stored with its depth as rows (`from[k * stride + i * step]`). The last strip is padded
+// with zeros.
+template <class T, class S>
+[[gnu::flatten]] inline void pack_strips(const S* from, int64_t stride, int64_t step, int64_t depth,
+                                         int64_t rows, T* to) {
+  using Quad = stdx::simd<T, stdx::simd_abi::deduce_t<T, kStrip>>;
+  const int64_t whole = step == 1 ? rows / kStrip * kStrip : 0;
+  // Four of the depth at a time, so that whole cache lines are written: strips may lie a power of
+  // two apart, where a cache holds few of them.
+  int64_t first = 0;
+  for (; first + 4 <= depth; first += 4) {
+    const S* row = from + first * stride;
+    T* at = to + first * kStrip;
+    for (int64_t i = 0; i < whole; i += kStrip, at += kStrip * depth) {
+      for (int k = 0; k < 4; ++k) store(at + k * kStrip, load_as<Quad>(row + k * stride + i));
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    const S* row = from + k * stride;
+    int64_t i = k < first ? whole : 0;
+    T* at = to + i * depth + k * kStrip;
+    for (; i < whole; i += kStrip, at += kStrip * depth) store(at, load_as<Quad>(row + i));
+    for (; i < rows; i += kStrip, at += kStrip * depth) {
+      for (int j = 0; j < kStrip; ++j)
+        at[j] = i + j < rows ? convert<T>(row[(i + j) * step]) : T(0);
+    }
+  }
+}
+
+}  // namespace marey::MAREY_ISA_NS

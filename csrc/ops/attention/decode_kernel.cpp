@@ -1,0 +1,232 @@
+// One query, or a few that share a key head: nothing to multiply by tiles, all time is in reading
+// keys and values once. Vectors run along the head size. A call takes one part of the keys, so that
+// threads split S; merge_kernel adds the parts up. Scores are in units of log2.
+#include <cmath>
+#include <limits>
+
+#include "core/math.h"
+#include "core/tile.h"
+#include "ops/attention/attention.h"
+#include "ops/attention/decode.h"
+
+namespace marey::MAREY_ISA_NS {
+namespace {
+
+constexpr double kLog2E = 1.4426950408889634074;
+// Keys whose scores are computed together: as many chains of sums as hide the latency of one.
+constexpr int kTogether = 4;
+
+// Loads that end with the row, the missing lanes zero.
+template <class V, class S>
+inline V load_row(const S* p, int64_t d, int64_t depth) {
+  constexpr int64_t W = static_cast<int64_t>(V::size());
+  if (d + W <= depth) return load_as<V>(p + d);
+  alignas(64) typename V::value_type lanes[W] = {};
+  for (int64_t j = 0; d + j < depth; ++j) lanes[j] = convert<typename V::value_type>(p[d + j]);
+  return load<V>(lanes);
+}
+
+// scores[s] = q . k[s] for kCount keys.
+template <int kCount, class S, class T>
+[[gnu::flatten]] void dot(const T* q, const S* k, int64_t stride, int64_t depth, T* scores) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  V sum[kCount];
+  for (int i = 0; i < kCount; ++i) sum[i] = V(T(0));
+  int64_t d = 0;
+  for (; d + W <= depth; d += W) {
+    const V x = load<V>(q + d);
+    for (int i = 0; i < kCount; ++i) sum[i] += x * load_as<V>(k + i * stride + d);
+  }
+  if (d < depth) {
+    const V x = load<V>(q + d);  // padded with zeros
+    for (int i = 0; i < kCount; ++i) sum[i] += x * load_row<V>(k + i * stride, d, depth);
+  }
+  for (int i = 0; i < kCount; ++i) scores[i] = stdx::reduce(sum[i]);
+}
+
+// out += sum over kCount keys of p[i] v[i]. `out` is padded to whole vectors.
+template <int kCount, class S, class T>
+[[gnu::flatten]] void add_values(const T* p, const S* v, int64_t stride, int64_t depth, T* out) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  V weight[kCount];
+  for (int i = 0; i < kCount; ++i) weight[i] = V(p[i]);
+  int64_t d = 0;
+  for (; d + W <= depth; d += W) {
+    V sum = load<V>(out + d);
+    for (int i = 0; i < kCount; ++i) sum += weight[i] * load_as<V>(v + i * stride + d);
+    store(out + d, sum);
+  }
+  if (d < depth) {
+    V sum = load<V>(out + d);
+    for (int i = 0; i < kCount; ++i) sum += weight[i] * load_row<V>(v + i * stride, d, depth);
+    store(out + d, sum);
+  }
+}
+
+template <class S, class T>
+[[gnu::flatten]] void run(const AttentionRows& p, int64_t first, int64_t last, T* partial) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  const int64_t rows = p.end - p.begin;
+  const int64_t padded = (p.depth + W - 1) / W * W;
+  const int64_t pitch = decode_pitch(p.value_depth);
+  T* const q = reinterpret_cast<T*>(p.scratch);
+  T* const scores = q + rows * padded;
+  const auto* keys = static_cast<const S*>(p.k.data);
+  const auto* values = static_cast<const S*>(p.v.data);
+  const double factor = p.softcap > 0 ? p.scale / p.softcap : p.scale * kLog2E;
+  const T lowest = -std::numeric_limits<T>::infinity();
+
+  struct Range {
+    int64_t first, last;
+  } reach[kDecodeRows];
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t head = (p.begin + r) / p.queries;
+    const int64_t l = (p.begin + r) % p.queries;
+    const S* from = static_cast<const S*>(p.q.data) + head * p.q.head + l * p.q.row;
+    for (int64_t d = 0; d < padded; ++d) {
+      q[r * padded + d] =
+          d < p.depth ? convert<T>(from[d * p.q.item]) * static_cast<T>(factor) : T(0);
+    }
+    const int64_t place = l + p.offset;
+    const int64_t low = place - p.left > first ? place - p.left : first;
+    const int64_t high = place + p.right + 1 < last ? place + p.right + 1 : last;
+    reach[r] = {low < last ? low : last, high > first ? high : first};
+  }
+
+  // Keys are read once for all rows: four at a time they stay in the first-level cache.
+  int64_t s = first;
+  for (; s + kTogether <= last; s += kTogether) {
+    for (int64_t r = 0; r < rows; ++r) {
+      dot<kTogether>(q + r * padded, keys + s * p.k.row, p.k.row, p.depth,
+                     scores + r * kDecodeKeys + (s - first));
+    }
+  }
+  for (; s < last; ++s) {
+    for (int64_t r = 0; r < rows; ++r) {
+      dot<1>(q + r * padded, keys + s * p.k.row, p.k.row, p.depth,
+             scores + r * kDecodeKeys + (s - first));
+    }
+  }
+
+  const int64_t count = last - first;
+  for (int64_t r = 0; r < rows; ++r) {
+    T* x = scores + r * kDecodeKeys;
+    const int64_t head = (p.begin + r) / p.queries;
+    const int64_t l = (p.begin + r) % p.queries;
+    for (int64_t i = count; i % W != 0; ++i) x[i] = lowest;
+    if (p.softcap > 0) {
+      const V cap(static_cast<T>(p.softcap * kLog2E));
+      for (int64_t i = 0; i < count; i += W) store(x + i, math::tanh<T>(load<V>(x + i)) * cap);
+      for (int64_t i = count; i % W != 0; ++i) x[i] = lowest;
+    }
+    if (p.bias.data != nullptr) {
+      const T* bias = static_cast<const T*>(p.bias.data) + head * p.bias.head + l * p.bias.row;
+      for (int64_t i = 0; i < count; ++i) {
+        x[i] += bias[(first + i) * p.bias.item] * static_cast<T>(kLog2E);
+      }
+    }
+    if (p.mask.data != nullptr) {
+      const auto* mask =
+          static_cast<const uint8_t*>(p.mask.data) + head * p.mask.head + l * p.mask.row;
+      for (int64_t i = 0; i < count; ++i) {
+        if (mask[(first + i) * p.mask.item] == 0) x[i] = lowest;
+      }
+    }
+    for (int64_t i = first; i < reach[r].first; ++i) x[i - first] = lowest;
+    for (int64_t i = reach[r].last > first ? reach[r].last : first; i < last; ++i) {
+      x[i - first] = lowest;
+    }
+
+    V highest(lowest);
+    for (int64_t i = 0; i < count; i += W) highest = stdx::max(highest, load<V>(x + i));
+    const T top = stdx::hmax(highest);
+    const V subtract(top == lowest ? T(0) : top);
+    V total(T(0));
+    for (int64_t i = 0; i < count; i += W) {
+      const V e = math::exp2_nonpositive<T>(load<V>(x + i) - subtract);
+      store(x + i, e);
+      total += e;
+    }
+    T* to = partial + r * pitch;
+    to[0] = top;
+    to[1] = stdx::reduce(total);
+    for (int64_t d = kDecodeHeader; d < pitch; ++d) to[d] = T(0);
+  }
+
+  for (s = 0; s + kTogether <= count; s += kTogether) {
+    for (int64_t r = 0; r < rows; ++r) {
+      add_values<kTogether>(scores + r * kDecodeKeys + s, values + (first + s) * p.v.row, p.v.row,
+                            p.value_depth, partial + r * pitch + kDecodeHeader);
+    }
+  }
+  for (; s < count; ++s) {
+    for (int64_t r = 0; r < rows; ++r) {
+      add_values<1>(scores + r * kDecodeKeys + s, values + (first + s) * p.v.row, p.v.row,
+                    p.value_depth, partial + r * pitch + kDecodeHeader);
+    }
+  }
+}
+
+template <class S, class T>
+void decode(const AttentionRows& rows, int64_t first, int64_t last, void* partial) {
+  run<S, T>(rows, first, last, static_cast<T*>(partial));
+}
+
+// The parts of one row, which lie `stride` apart, in the order of their keys.
+template <class S, class T>
+[[gnu::flatten]] void merge(const AttentionRows& p, const void* parts, int64_t count,
+                            int64_t stride) {
+  constexpr double kLn2 = 0.6931471805599453094;
+  const T lowest = -std::numeric_limits<T>::infinity();
+  const int64_t pitch = decode_pitch(p.value_depth);
+  for (int64_t r = 0; r < p.end - p.begin; ++r) {
+    const T* part = static_cast<const T*>(parts) + r * pitch;
+    T top = lowest;
+    for (int64_t c = 0; c < count; ++c) {
+      const T here = part[c * stride];
+      top = here > top || here != here ? here : top;
+    }
+    const T subtract = top == lowest ? T(0) : top;
+    T* sum = reinterpret_cast<T*>(p.scratch);
+    for (int64_t d = 0; d < p.value_depth; ++d) sum[d] = T(0);
+    T total = T(0);
+    for (int64_t c = 0; c < count; ++c) {
+      const T* one = part + c * stride;
+      const Vec<T> decay = math::exp2_nonpositive<T>(Vec<T>(one[0] - subtract));
+      const T weight = decay[0];
+      total += one[1] * weight;
+      for (int64_t d = 0; d < p.value_depth; ++d) sum[d] += one[kDecodeHeader + d] * weight;
+    }
+    const int64_t head = (p.begin + r) / p.queries;
+    const int64_t l = (p.begin + r) % p.queries;
+    const T inverse = total == T(0) ? T(0) : T(1) / total;
+    S* out = static_cast<S*>(p.out.data) + head * p.out.head + l * p.out.row;
+    for (int64_t d = 0; d < p.value_depth; ++d) assign(out[d * p.out.item], sum[d] * inverse);
+    if (p.lse.data != nullptr) {
+      static_cast<T*>(p.lse.data)[head * p.lse.head + l * p.lse.row] =
+          total == T(0)
+              ? lowest
+              : static_cast<T>(static_cast<double>(top) * kLn2 + ::log(static_cast<double>(total)));
+    }
+  }
+}
+
+}  // namespace
+
+DecodeKernel select_decode(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return {decode<float, float>, merge<float, float>};
+    case DType::f64:
+      return {decode<double, double>, merge<double, double>};
+    case DType::bf16:
+      return {decode<bfloat16, float>, merge<bfloat16, float>};
+    default:
+      return {};
+  }
+}
+
+}  // namespace marey::MAREY_ISA_NS
