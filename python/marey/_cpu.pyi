@@ -5,6 +5,7 @@ The compiled kernels of marey. Private: use the functions of the marey package.
 from __future__ import annotations
 import collections.abc
 import numpy
+import numpy.typing
 import typing
 
 __all__: list[str] = [
@@ -16,6 +17,8 @@ __all__: list[str] = [
     "SteerablePyramidF32",
     "SteerablePyramidF64",
     "active_isa",
+    "attention",
+    "attention_varlen",
     "available_isas",
     "background_difference",
     "background_majority",
@@ -44,6 +47,7 @@ __all__: list[str] = [
     "sosfiltfilt",
     "trajectory_mean",
     "up",
+    "vector_math",
 ]
 
 class SteerablePyramidF32:
@@ -179,6 +183,34 @@ class RieszMagnifier:
     def workspace_bytes(self) -> int: ...
 
 def active_isa() -> str: ...
+def attention(
+    q: typing.Any,
+    k: typing.Any,
+    v: typing.Any,
+    mask: typing.Any,
+    bias: typing.Any,
+    scale: float,
+    softcap: float,
+    left: int | None,
+    right: int | None,
+    alignment: int,
+    return_lse: bool,
+    out: typing.Any,
+) -> typing.Any: ...
+def attention_varlen(
+    q: typing.Any,
+    k: typing.Any,
+    v: typing.Any,
+    cu_seqlens_q: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    cu_seqlens_k: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    scale: float,
+    softcap: float,
+    left: int | None,
+    right: int | None,
+    alignment: int,
+    return_lse: bool,
+    out: typing.Any,
+) -> typing.Any: ...
 def available_isas() -> list[str]: ...
 def background_difference(
     frames: typing.Any, background: typing.Any, threshold: float, foreground: int
@@ -272,4 +304,7 @@ def up(
     width: int | None,
     channel_axis: int | None,
     out: typing.Any,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def vector_math(
+    function: str, x: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
