@@ -207,10 +207,10 @@ def sosfiltfilt(
     Examples
     --------
     >>> import marey, numpy as np
-    >>> t = np.arange(90) / 30
+    >>> x = np.sin(2 * np.pi * 1.1 * np.arange(300) / 30)
     >>> sos = marey.temporal.butter_bandpass(0.4, 3, fs=30)
-    >>> y = marey.temporal.sosfiltfilt(sos, np.sin(2 * np.pi * t))
-    >>> bool(np.argmax(y[30:60]) == np.argmax(np.sin(2 * np.pi * t)[30:60]))
+    >>> y = marey.temporal.sosfiltfilt(sos, x)
+    >>> bool(np.abs(y - x)[100:200].max() < 0.01)
     True
     """
     function = "marey.sosfiltfilt"
