@@ -532,3 +532,25 @@ class TestErrors:
     def test_a_video_of_another_shape(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"\[marey\.\w+\] (video|shape|frames)"):
             magnify(np.zeros(shape, np.uint8), **BAND, alpha=8)
+
+
+@pytest.mark.parametrize("method", ["linear", "phase", "riesz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_out_with_gaps_in_its_rows_is_refused(
+    method: Any, dtype: Any, rng: np.random.Generator
+) -> None:
+    frames = rng.random((3, 16, 18, 3), np.float32)
+    frames = np.rint(255 * frames).astype(np.uint8) if dtype == np.uint8 else frames
+    magnifier = Magnifier((16, 18, 3), 30, 0.5, 3, 5, method=method, dtype=dtype)
+    memory = np.zeros((3, 16, 18, 4), dtype)
+    for out in (memory[..., :3], memory[:, :, ::-1, :3]):
+        with pytest.raises(ValueError, match=r"\[marey.Magnifier\] out: .* rows are contiguous"):
+            magnifier.feed(frames, out=out)
+    assert not memory.any()
+    rows = np.zeros((3, 32, 18, 3), dtype)
+    magnifier.feed(frames, out=rows[:, ::-2])
+    np.testing.assert_array_equal(
+        rows[:, ::-2],
+        Magnifier((16, 18, 3), 30, 0.5, 3, 5, method=method, dtype=dtype).feed(frames),
+    )
+    assert not rows[:, ::2].any()

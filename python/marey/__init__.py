@@ -3,8 +3,8 @@
 A video is a space-time array, ``(T, H, W)`` or ``(T, H, W, C)``. The families of operations are the
 modules `marey.pyramid`, `marey.temporal` and `marey.attention`; on the first two stand motion and
 colour magnification (`Magnifier`, `magnify`), the pulse from video (`marey.pulse`) and background
-subtraction (`marey.background`). `marey.reference` has the same functions in plain NumPy, for reading and for
-checking.
+subtraction (`marey.background`). `marey.reference` has the same functions in plain NumPy, for
+reading and for checking.
 """
 
 import importlib

@@ -96,6 +96,8 @@ def make(
     height, width = shape[:2]
     fraction = scales_per_octave(name, octave_fraction)
     orientations = checked_orientations(name, orientations)
+    # Beyond, the sine of a shift has no correct digits in float32.
+    alpha = _arguments.number(name, "alpha", alpha, 0, 1000, expected="0 to 1000")
     sigma = _arguments.number(name, "sigma", sigma, 0, 100, expected="0 to 100 pixels")
     most = most_octaves(height, width)
     if method == "riesz":

@@ -88,7 +88,8 @@ class Magnifier:
         The band of frequencies to amplify, in Hz, ``0 < low < high < fs / 2``; the gain of the
         temporal filter is -3 dB there.
     alpha : float
-        The amplification, 0 or more: what moved by d moves by about ``(1 + alpha) d``.
+        The amplification, 0 or more: what moved by d moves by about ``(1 + alpha) d``. At most 1000
+        for "phase" and "riesz".
     method : "linear", "phase" or "riesz"
         The algorithm.
     mode : "motion" or "color"

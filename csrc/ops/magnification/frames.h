@@ -8,6 +8,13 @@
 namespace marey {
 
 // Throws unless frames is (T, H, W) for one channel, or (T, H, W, channels), of this type.
+// Results are written a row at a time.
+inline void check_writable_rows(std::string_view function, const View& out) {
+  if (out.shape.count() == 0 || is_contiguous(out, 2, out.ndim())) return;
+  throw ValueError(function, "out", "an array whose rows are contiguous",
+                   "strides that leave gaps between the items of a row");
+}
+
 inline void check_frames(std::string_view function, const View& frames, int64_t height,
                          int64_t width, int64_t channels, DType dtype) {
   Shape expected;

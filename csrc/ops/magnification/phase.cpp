@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/denormals.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "ops/magnification/frames.h"
@@ -85,6 +86,7 @@ int64_t PhaseMagnifier::workspace_bytes() const {
 void PhaseMagnifier::feed(const View& frames, const View& out) {
   check_frames(kName, frames, options_.pyramid.height, options_.pyramid.width, options_.channels,
                options_.dtype);
+  check_writable_rows(kName, out);
   if (frames.shape.count() == 0) return;
   // The first frame writes its state beside the old one, which stays whole until the last has
   // passed.
@@ -142,6 +144,7 @@ void PhaseMagnifier::feed_frame(const View& frame, const View& out, const float*
                              started,
                              smooth};
       parallel_for(count * pixels, kGrain, 0, [&](int64_t begin, int64_t end, std::byte*) {
+        const FlushDenormals flush;
         kernel.filter(range, begin, end);
       });
       if (smooth) {

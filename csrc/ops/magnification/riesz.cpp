@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/denormals.h"
 #include "core/parallel.h"
 #include "ops/magnification/frames.h"
 #include "ops/magnification/luma.h"
@@ -64,6 +65,7 @@ int64_t RieszMagnifier::workspace_bytes() const {
 
 void RieszMagnifier::feed(const View& frames, const View& out) {
   check_frames(kName, frames, options_.height, options_.width, options_.channels, options_.dtype);
+  check_writable_rows(kName, out);
   if (frames.shape.count() == 0) return;
   // The first frame writes its state beside the old one, which stays whole until the last has
   // passed.
@@ -108,8 +110,10 @@ void RieszMagnifier::feed_frame(const View& frame, const View& out, const float*
                          static_cast<int64_t>(options_.smoothing.size()) - 1,
                          started};
     const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 14) / width);
-    parallel_for(height, grain, 0,
-                 [&](int64_t begin, int64_t end, std::byte*) { kernel.filter(band, begin, end); });
+    parallel_for(height, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
+      const FlushDenormals flush;
+      kernel.filter(band, begin, end);
+    });
     parallel_for(height, grain,
                  static_cast<std::size_t>(kernel.turn_scratch_bytes(width, band.radius)),
                  [&](int64_t begin, int64_t end, std::byte* scratch) {

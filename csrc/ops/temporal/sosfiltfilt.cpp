@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/denormals.h"
 #include "core/error.h"
 #include "ops/temporal/series.h"
 #include "ops/temporal/sosfilt.h"
@@ -160,6 +161,7 @@ void sosfiltfilt(const View& sos, const View& x, int axis, const View& y, Extens
   plan.stride = widest_tile(job) + kStagger;
   job.scratch_bytes = plan.scratch_rows() * plan.stride * item;
   for_each_tile(job, [&](const SeriesTile& tile) {
+    const FlushDenormals flush;
     if (y.dtype == DType::f64) return filter<double, double>(plan, tile);
     x.dtype == DType::u8 ? filter<uint8_t, float>(plan, tile) : filter<float, float>(plan, tile);
   });

@@ -82,7 +82,7 @@ class MedianBackground:
         self._name = name
         self.shape = _arguments.frame_shape(name, "shape", shape)
         self.dtype = _arguments.frame_dtype(name, "dtype", dtype)
-        self.window = _arguments.integer(name, "window", window, 1)
+        self.window = _arguments.integer(name, "window", window, 1, 100_000)
         self.every = _arguments.integer(name, "every", every, 1)
         self.threshold = _arguments.number(name, "threshold", threshold, 0)
         self.clean = checked_window(name, clean)

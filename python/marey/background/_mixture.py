@@ -163,9 +163,10 @@ class MixtureBackground:
             rates = self._rates(len(source), learning_rate)
             try:
                 result = self._mixture.feed(source, rates, shadow, foreground)
-            except KeyboardInterrupt:
+            except BaseException:  # a KeyboardInterrupt, or what another signal's handler raises
                 # Some pixels have seen more frames than others.
-                self._forget()
+                if any(rates):
+                    self._forget()
                 raise
             if learning_rate is None or learning_rate > 0:
                 self._frames += len(source)

@@ -10,6 +10,8 @@ from marey.temporal._stream import Array, Start, WindowStream
 
 __all__ = ["MedianFilter", "median", "median_filter"]
 
+_LONGEST_WINDOW = 1_000_000
+
 
 def median_filter(
     x: Any,
@@ -32,7 +34,7 @@ def median_filter(
     x : array
         uint8, float32 or float64. Any strides; fastest where the other axes are contiguous.
     size : int
-        The window's length, 1 or more.
+        The window's length, 1 to a million.
     axis : int
         The axis to filter along.
     mode : {"reflect", "nearest", "mirror", "wrap", "constant"}
@@ -72,7 +74,7 @@ def median_filter(
     0
     """
     function = "marey.median_filter"
-    size = _arguments.integer(function, "size", size, 1)
+    size = _arguments.integer(function, "size", size, 1, _LONGEST_WINDOW)
     source = to_numpy(function, "x", x)
     before = size // 2
     y = _cpu.median_filter(
@@ -149,7 +151,7 @@ class MedianFilter(WindowStream):
     Parameters
     ----------
     size : int
-        The window's length, 1 or more.
+        The window's length, 1 to a million.
     axis : int
         The axis that is time.
     start : {"first", "rest"}
@@ -178,7 +180,7 @@ class MedianFilter(WindowStream):
     _name: ClassVar[str] = "marey.MedianFilter"
 
     def __init__(self, size: int, axis: int = 0, start: Start = "first") -> None:
-        self.size = _arguments.integer(self._name, "size", size, 1)
+        self.size = _arguments.integer(self._name, "size", size, 1, _LONGEST_WINDOW)
         super().__init__(self.size, axis, start)
 
     def _filter(self, x: Array, state: Array, out: Array | None) -> Array:
