@@ -10,6 +10,7 @@ import cpuinfo  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
 FAMILIES = sorted(path.parent.name for path in HERE.glob("*/workloads.py"))
+NO_PEER = 5  # pytest: no test was collected, because no peer is installed
 COLUMNS = "--benchmark-columns=median,iqr,rounds,iterations"
 
 
@@ -43,7 +44,7 @@ def main() -> int:
             save = [f"--benchmark-json={folder / family}.json"]
         # A process for each family: none meets the threads and memory that another's peers left.
         command = [sys.executable, "-m", "pytest", str(HERE / family), *options, *save]
-        failed |= subprocess.call(command, cwd=HERE.parent) != 0
+        failed |= subprocess.call(command, cwd=HERE.parent) not in (0, NO_PEER)
     return int(failed)
 
 
