@@ -61,8 +61,10 @@ void median(const void* sorted, int64_t count, void* out) {
     if (count % 2 == 0) {
       const V below = row(count / 2 - 1);
       if constexpr (sizeof(T) == 1) {
-        // (a + b + 1) / 2 without a ninth bit.
-        middle = (above | below) - ((above ^ below) >> 1);
+        // (a + b + 1) / 2 without a ninth bit. Bytes are shifted as halves of 16-bit numbers: GCC
+        // 12 does not compile a shift of bytes with every option.
+        const auto pairs = std::bit_cast<Vec<uint16_t>>((above ^ below) & V(T{0xFE}));
+        middle = (above | below) - std::bit_cast<V>(Vec<uint16_t>(pairs >> 1));
       } else {
         middle = T(0.5) * above + T(0.5) * below;
       }
