@@ -9,12 +9,11 @@ bfloat16 (`ml_dtypes.bfloat16`), which is computed in float32.
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any, Literal
 
 import numpy as np
 
-from marey import _cpu
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 
 __all__ = ["KVCache", "attention", "attention_varlen", "space_time_attention"]
@@ -32,40 +31,28 @@ def _limits(function: str, causal: Causal, window: Window) -> tuple[int | None, 
             f"[{function}] causal: expected False, True, 'top_left' or 'bottom_right'; "
             f"found {causal!r}"
         )
-    left: int | None
-    right: int | None
-    if window is None:
-        left = right = None
-    elif isinstance(window, tuple):
-        if len(window) != 2:
-            raise ValueError(
-                f"[{function}] window: expected an int or a pair (left, right); found {window!r}"
-            )
-        left, right = (None if side is None else operator.index(side) for side in window)
-    else:
-        left = right = operator.index(window)
-    if (left is not None and left < 0) or (right is not None and right < 0):
+    sides = window if isinstance(window, tuple) else (window, window)
+    if len(sides) != 2:
         raise ValueError(
-            f"[{function}] window: expected numbers of keys, 0 or more; found {window!r}"
+            f"[{function}] window: expected an int or a pair (left, right); found {window!r}"
         )
+    left, right = (
+        None if side is None else _arguments.integer(function, "window", side, 0) for side in sides
+    )
     if causal:
         right = 0
     return left, right, _ALIGNMENT[causal]
 
 
-def _scale(q: np.ndarray[Any, Any], scale: float | None) -> float:
+def _scale(function: str, q: np.ndarray[Any, Any], scale: float | None) -> float:
     """Return the factor of the scores, 1 / sqrt(D) if not given."""
     if scale is not None:
-        return float(scale)
+        return _arguments.number(function, "scale", scale)
     return 1.0 / math.sqrt(max(q.shape[-1], 1)) if q.ndim else 1.0
 
 
 def _softcap(function: str, softcap: float | None) -> float:
-    if softcap is None:
-        return 0.0
-    if not (math.isfinite(softcap) and softcap > 0):
-        raise ValueError(f"[{function}] softcap: expected a positive number; found {softcap}")
-    return float(softcap)
+    return 0.0 if softcap is None else _arguments.positive(function, "softcap", softcap)
 
 
 def _broadcast(
@@ -96,6 +83,15 @@ def _mask(function: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray[Any, A
             f"is bias=); found {allowed.dtype}"
         )
     return allowed.view(np.uint8)
+
+
+def _returned(result: Any, q: Any, out: Any, return_lse: bool) -> Any:
+    """Return what the compiled function gave as the kind of `q`, or `out`."""
+    convert = from_numpy_like(q)
+    if not return_lse:
+        return convert(result) if out is None else out
+    computed, lse = result
+    return (convert(computed) if out is None else out), convert(lse)
 
 
 def attention(
@@ -198,7 +194,7 @@ def attention(
         values,
         _mask(name, mask, shape),
         added,
-        _scale(queries, scale),
+        _scale(name, queries, scale),
         _softcap(name, softcap),
         left,
         right,
@@ -206,11 +202,7 @@ def attention(
         return_lse,
         None if out is None else to_numpy(name, "out", out),
     )
-    convert = from_numpy_like(q)
-    if not return_lse:
-        return convert(result) if out is None else out
-    computed, lse = result
-    return (convert(computed) if out is None else out), convert(lse)
+    return _returned(result, q, out, return_lse)
 
 
 def attention_varlen(
@@ -275,7 +267,7 @@ def attention_varlen(
         to_numpy(name, "v", v),
         _offsets(name, "cu_seqlens_q", cu_seqlens_q),
         _offsets(name, "cu_seqlens_k", cu_seqlens_k),
-        _checked_scale(name, queries, scale),
+        _scale(name, queries, scale),
         _softcap(name, softcap),
         left,
         right,
@@ -283,18 +275,7 @@ def attention_varlen(
         return_lse,
         None if out is None else to_numpy(name, "out", out),
     )
-    convert = from_numpy_like(q)
-    if not return_lse:
-        return convert(result) if out is None else out
-    computed, lse = result
-    return (convert(computed) if out is None else out), convert(lse)
-
-
-def _checked_scale(function: str, q: np.ndarray[Any, Any], scale: float | None) -> float:
-    factor = _scale(q, scale)
-    if not math.isfinite(factor):
-        raise ValueError(f"[{function}] scale: expected a finite number; found {factor}")
-    return factor
+    return _returned(result, q, out, return_lse)
 
 
 def _offsets(function: str, argument: str, offsets: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -446,9 +427,7 @@ class KVCache:
         Dv: int | None = None,
         dtype: Any = np.float32,
     ) -> None:
-        self.capacity = operator.index(capacity)
-        if self.capacity < 1:
-            raise ValueError(f"[marey.KVCache] capacity: expected 1 or more; found {capacity}")
+        self.capacity = _arguments.integer("marey.KVCache", "capacity", capacity, 1)
         self._k = np.empty((*shape, 2 * self.capacity, D), dtype)
         self._v = np.empty((*shape, 2 * self.capacity, D if Dv is None else Dv), dtype)
         self._begin = self._end = 0

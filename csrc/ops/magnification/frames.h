@@ -1,20 +1,15 @@
 #pragma once
 // Frames of a stream, as the magnifiers take them.
+#include <optional>
 #include <string_view>
 
 #include "core/error.h"
 #include "core/view.h"
+#include "ops/pyramid/image.h"
 
 namespace marey {
 
 // Throws unless frames is (T, H, W) for one channel, or (T, H, W, channels), of this type.
-// Results are written a row at a time.
-inline void check_writable_rows(std::string_view function, const View& out) {
-  if (out.shape.count() == 0 || is_contiguous(out, 2, out.ndim())) return;
-  throw ValueError(function, "out", "an array whose rows are contiguous",
-                   "strides that leave gaps between the items of a row");
-}
-
 inline void check_frames(std::string_view function, const View& frames, int64_t height,
                          int64_t width, int64_t channels, DType dtype) {
   Shape expected;
@@ -27,6 +22,12 @@ inline void check_frames(std::string_view function, const View& frames, int64_t 
                      to_string(frames.shape));
   }
   if (frames.dtype != dtype) throw TypeError(function, "frames", name(dtype), name(frames.dtype));
+}
+
+// Throws unless the rows of frames as above can be written to.
+inline void check_writable_frames(std::string_view function, const View& out) {
+  const std::optional<int> channels = out.ndim() == 4 ? std::optional<int>(-1) : std::nullopt;
+  check_writable_rows(function, "out", out, image_axes(function, "out", out.shape, channels));
 }
 
 // Frame t: (H, W) or (H, W, C).

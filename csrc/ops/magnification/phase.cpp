@@ -86,7 +86,7 @@ int64_t PhaseMagnifier::workspace_bytes() const {
 void PhaseMagnifier::feed(const View& frames, const View& out) {
   check_frames(kName, frames, options_.pyramid.height, options_.pyramid.width, options_.channels,
                options_.dtype);
-  check_writable_rows(kName, out);
+  check_writable_frames(kName, out);
   if (frames.shape.count() == 0) return;
   // The first frame writes its state beside the old one, which stays whole until the last has
   // passed.
