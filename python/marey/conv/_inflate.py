@@ -22,8 +22,8 @@ def inflate(weight2d: Any, time: int, mode: Literal["mean", "centre"] = "mean") 
     mode : "mean" or "centre"
         ``"mean"`` [1]_: ``weight2d / time`` at every step. A video that stands still has the
         response of the 2-D convolution to its frame (to rounding), wherever the kernel sees no
-        padding along time. ``"centre"`` [2]_: `weight2d` in the middle, at step ``time // 2``, and 0
-        elsewhere. Every video has the 2-D response to each of its frames, exactly.
+        padding along time. ``"centre"`` [2]_: `weight2d` in the middle, at step ``time // 2``, and
+        0 elsewhere. Every video has the 2-D response to each of its frames, exactly.
 
     Returns
     -------

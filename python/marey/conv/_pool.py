@@ -59,8 +59,8 @@ def max_pool3d(
 ) -> Any:
     """Take the maximum of each window in time, height and width.
 
-    What is outside of `x` does not count; a window that holds nothing else gives -inf. NaN is larger
-    than any number.
+    What is outside of `x` does not count; a window that holds nothing else gives -inf. NaN is
+    larger than any number.
 
     Parameters
     ----------
@@ -162,8 +162,8 @@ def avg_pool3d(
     --------
     >>> import marey, numpy as np
     >>> clip = np.arange(8, dtype=np.float32).reshape(1, 1, 2, 2, 2)
-    >>> float(marey.conv.avg_pool3d(clip, 2))
-    3.5
+    >>> marey.conv.avg_pool3d(clip, 2)
+    array([[[[[3.5]]]]], dtype=float32)
     """
     return _pool(
         "marey.avg_pool3d",
