@@ -19,6 +19,9 @@
 namespace marey::MAREY_ISA_NS {
 namespace {
 
+// What the weights leave of the second-level cache.
+constexpr int64_t kBlockBytes = int64_t{448} << 10;
+
 // One axis of a window: input position of local index i, and the local index of a tap.
 struct Span {
   int64_t first;   // input position of local index 0
@@ -359,7 +362,7 @@ class Direct {
 template <class S>
 constexpr ConvKernel functions() {
   using D = Direct<S>;
-  return {D::kPanel, D::packed_bytes, D::pack, D::scratch, D::run};
+  return {D::kPanel, 1, kBlockBytes, 1.0, D::packed_bytes, D::pack, D::scratch, D::run};
 }
 
 }  // namespace

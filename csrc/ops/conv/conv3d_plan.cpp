@@ -8,6 +8,7 @@
 namespace marey {
 
 MAREY_STUB(select_conv3d_direct, SelectConv)
+MAREY_STUB(select_conv3d_winograd, SelectConv)
 
 namespace {
 
@@ -16,11 +17,10 @@ namespace {
 constexpr int64_t kUnchunked = 2048;
 constexpr int64_t kChunkProducts = 1024;
 constexpr int64_t kChunkOf = 16;
-// Bytes of scratch that a block may take, if it can: what the weights leave of the second-level
-// cache.
-constexpr int64_t kBlockBytes = int64_t{448} << 10;
 // Positions along W are cut at multiples of this: rows of register tiles.
 constexpr int64_t kColumns = 56;
+// Winograd's transforms pay from so many channels and filters of a group.
+constexpr int64_t kFewestForWinograd = 24;
 // Costs of a block, in multiply-adds of a register tile: of copying an input, of reading a weight.
 constexpr double kCopyCost = 16.0;
 constexpr double kWeightCost = 4.0;
@@ -120,7 +120,8 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
       for (const int64_t frames : sizes_of(problem.out[0])) {
         for (int64_t parts = 1; parts <= panels; parts *= 2) {
           Cut cut;
-          cut.size = {frames, height, width};
+          cut.size = {frames, divide_up(height, problem.tile) * problem.tile,
+                      divide_up(width, problem.tile) * problem.tile};
           double window = channels;
           double positions = 1;
           for (std::size_t axis = 0; axis < 3; ++axis) {
@@ -133,7 +134,7 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
           const auto blocks = static_cast<double>(cut.blocks() * repeats);
           const double share = 1.0 / static_cast<double>(cut.panel_groups);
           const double block =
-              positions * weights * share + window * kCopyCost + weights * share * kWeightCost +
+              positions * weights * share * kernel.product_cost + window * kCopyCost + weights * share * kWeightCost +
               kBlockCost;
           // The longest thread, if blocks are handed out as threads become free.
           const double rounds = static_cast<double>(divide_up(cut.blocks() * repeats, threads));
@@ -141,7 +142,7 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
           if (cut.cost >= best.cost) continue;
           cut.scratch = scratch_of(kernel, problem, cut);
           const bool least = frames == 1 && height == 1 && parts >= panels;
-          if (cut.scratch > kBlockBytes && !(least && best.blocks() == 0)) continue;
+          if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) continue;
           best = cut;
         }
       }
@@ -149,7 +150,8 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   }
   if (best.blocks() == 0 && problem.out[0] * problem.out[1] * problem.out[2] != 0) {
     // Nothing is as small as it should be.
-    best.size = {1, 1, std::min(problem.out[2], kColumns)};
+    best.size = {1, problem.tile,
+                 std::min(divide_up(problem.out[2], problem.tile) * problem.tile, kColumns)};
     best.panels = 1;
     for (std::size_t axis = 0; axis < 3; ++axis) {
       best.count[axis] = divide_up(problem.out[axis], best.size[axis]);
@@ -174,6 +176,16 @@ ConvArray conv_array(const View& x) {
   return array;
 }
 
+bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes) {
+  if (dtype != DType::f32 || axes[0].offset.empty()) return false;
+  for (std::size_t axis = 1; axis < 3; ++axis) {
+    const std::vector<int64_t>& offset = axes[axis].offset;
+    if (axes[axis].step != 1 || offset.size() != 3) return false;
+    if (offset[1] != offset[0] + 1 || offset[2] != offset[0] + 2) return false;
+  }
+  return true;
+}
+
 ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
   ConvAxis axis;
   axis.step = stride;
@@ -192,15 +204,23 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
       channels_(channels),
       filters_(filters),
       axes_(std::move(axes)),
-      algorithm_(algorithm),
-      kernel_(select_conv3d_direct_stub.get()(dtype)) {
-  algorithm_ = ConvAlgorithm::direct;
+      algorithm_(algorithm) {
+  if (algorithm_ == ConvAlgorithm::automatic) {
+    algorithm_ = winograd_fits(dtype, axes_) && channels >= kFewestForWinograd &&
+                         filters >= kFewestForWinograd
+                     ? ConvAlgorithm::winograd
+                     : ConvAlgorithm::direct;
+  }
+  kernel_ = (algorithm_ == ConvAlgorithm::winograd ? select_conv3d_winograd_stub
+                                                   : select_conv3d_direct_stub)
+                .get()(dtype);
   pack(weights, group_stride);
 }
 
 ConvProblem Convolution::problem() const {
   ConvProblem problem;
   for (std::size_t axis = 0; axis < 3; ++axis) problem.taps[axis] = axes_[axis].taps();
+  problem.tile = kernel_.tile;
   problem.channels = channels_;
   problem.filters = filters_;
   problem.chunk = chunk_of(channels_, std::max<int64_t>(problem.tap_count(), 1));
@@ -248,10 +268,10 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
     work.past = arrays->history != 0 ? arrays->past.strides : work.x;
     work.out = arrays->out.strides;
     const std::array<ConvStrides*, 3> strides{&work.x, &work.past, &work.out};
-    if (!problem.winograd) {
+    merge(1, 2, work.problem, strides);
+    if (arrays->history == 0) {
+      merge(0, 1, work.problem, strides);
       merge(1, 2, work.problem, strides);
-      if (arrays->history == 0) merge(0, 1, work.problem, strides);
-      if (arrays->history == 0) merge(1, 2, work.problem, strides);
     }
   }
   work.cut = choose_cut(kernel, work.problem, extents.batch * groups);
@@ -312,6 +332,8 @@ int64_t Convolution::workspace(const Extents& extents) const {
   return std::min<int64_t>(num_threads(), tasks) * divide_up(work.cut.scratch, 64) * 64;
 }
 
-const char* Convolution::algorithm() const { return "direct"; }
+const char* Convolution::algorithm() const {
+  return algorithm_ == ConvAlgorithm::winograd ? "winograd" : "direct";
+}
 
 }  // namespace marey

@@ -33,6 +33,9 @@ struct ConvAxis {
 // The taps of an axis of a forward convolution.
 ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before);
 
+// True if Winograd's algorithm computes a convolution with these taps.
+bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes);
+
 class Convolution {
  public:
   struct Extents {
