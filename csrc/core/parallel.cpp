@@ -2,6 +2,7 @@
 
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +15,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kCheckEvery = std::chrono::milliseconds(50);
 constexpr std::size_t kCacheLine = 64;
+// Rounds of waiting at a barrier before the core is offered to others: some 20 us.
+constexpr int kSpins = 500;
 
 std::atomic<int> g_num_threads{0};
 thread_local int t_num_threads = 0;
@@ -49,6 +52,19 @@ class RangeQueue {
   std::atomic<bool> stopped_{false};
 };
 
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+      .count();
+}
+
 }  // namespace
 
 int num_threads() {
@@ -78,6 +94,59 @@ void check_interrupted() {
 }
 
 void set_interrupt_check(InterruptCheck check) { g_interrupt_check.store(check); }
+
+bool Team::barrier(int thread) {
+  // Arrivals are counted and never reset: the barrier is passed once a whole team more has come.
+  int64_t before = 0;
+  if (thread == 0) {
+    before = arrived_.load(std::memory_order_relaxed);
+    const int64_t goal = (before / size_ + 1) * size_;
+    const InterruptCheck check = g_interrupt_check.load(std::memory_order_relaxed);
+    constexpr int64_t kCheckEveryNs = 50'000'000;
+    if (check != nullptr) {
+      if (const int64_t now = now_ns(); now - checked_ns_ > kCheckEveryNs) {
+        checked_ns_ = now;
+        if (check()) stop_at_.store(goal, std::memory_order_relaxed);
+      }
+    }
+  }
+  before = arrived_.fetch_add(1, std::memory_order_acq_rel);
+  const int64_t goal = (before / size_ + 1) * size_;
+  for (int spins = 0; arrived_.load(std::memory_order_acquire) < goal;) {
+    if (spins < kSpins) {
+      ++spins;
+      pause_briefly();
+    } else {
+      sched_yield();
+    }
+  }
+  // A slower thread may see here that the next barrier is the last one; it goes on to that one.
+  const int64_t stop_at = stop_at_.load(std::memory_order_relaxed);
+  return stop_at == 0 || goal < stop_at;
+}
+
+void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
+  threads = std::min(threads, num_threads());
+  bool stopped = false;
+  if (threads <= 1) {
+    Team team(1);
+    team.checked_ns_ = now_ns();
+    fn(body, team, 0);
+    stopped = team.stop_at_.load() != 0;
+  } else {
+    Team team(threads);
+    team.checked_ns_ = now_ns();
+#pragma omp parallel num_threads(threads)
+    {
+      // OpenMP may give fewer threads than asked for.
+#pragma omp single
+      team.size_ = omp_get_num_threads();
+      fn(body, team, omp_get_thread_num());
+    }
+    stopped = team.stop_at_.load() != 0;
+  }
+  if (stopped) throw Interrupted();
+}
 
 namespace detail {
 
