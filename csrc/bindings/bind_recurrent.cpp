@@ -114,6 +114,8 @@ void register_recurrent(py::module_& module) {
   py::class_<CellWeights, std::shared_ptr<CellWeights>>(module, "CellWeights")
       .def(py::init(&make_weights), py::arg("function"), py::arg("cell"), py::arg("weight_ih"),
            py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("peephole"))
+      .def_property_readonly("input", &CellWeights::input)
+      .def_property_readonly("hidden", &CellWeights::hidden)
       .def("run", &run, py::arg("function"), py::arg("x"), py::arg("h0"), py::arg("c0"),
            py::arg("lengths"), py::arg("reverse"), py::arg("keep"), py::arg("out"));
 }

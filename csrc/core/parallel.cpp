@@ -2,7 +2,6 @@
 
 #include <omp.h>
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,8 +14,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kCheckEvery = std::chrono::milliseconds(50);
 constexpr std::size_t kCacheLine = 64;
-// Rounds of waiting at a barrier before the core is offered to others: some 20 us.
-constexpr int kSpins = 500;
+// Rounds of waiting at a barrier before a thread goes to sleep: some 40 us. To yield the core instead
+// was a mistake: two threads of a team that start on one core yield it to each other, which looks to
+// the scheduler as if both used it well, and it moves neither. One that is woken goes where a core
+// is idle.
+constexpr int kSpins = 1000;
 
 std::atomic<int> g_num_threads{0};
 thread_local int t_num_threads = 0;
@@ -96,33 +98,34 @@ void check_interrupted() {
 void set_interrupt_check(InterruptCheck check) { g_interrupt_check.store(check); }
 
 bool Team::barrier(int thread) {
-  // Arrivals are counted and never reset: the barrier is passed once a whole team more has come.
-  int64_t before = 0;
+  // Passes are counted and never reset, so that no thread can mistake one barrier for another.
+  const uint32_t pass = passed_.load(std::memory_order_relaxed) + 1;
   if (thread == 0) {
-    before = arrived_.load(std::memory_order_relaxed);
-    const int64_t goal = (before / size_ + 1) * size_;
     const InterruptCheck check = g_interrupt_check.load(std::memory_order_relaxed);
     constexpr int64_t kCheckEveryNs = 50'000'000;
     if (check != nullptr) {
       if (const int64_t now = now_ns(); now - checked_ns_ > kCheckEveryNs) {
         checked_ns_ = now;
-        if (check()) stop_at_.store(goal, std::memory_order_relaxed);
+        if (check()) stop_.store(pass, std::memory_order_relaxed);
       }
     }
   }
-  before = arrived_.fetch_add(1, std::memory_order_acq_rel);
-  const int64_t goal = (before / size_ + 1) * size_;
-  for (int spins = 0; arrived_.load(std::memory_order_acquire) < goal;) {
-    if (spins < kSpins) {
-      ++spins;
-      pause_briefly();
-    } else {
-      sched_yield();
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    passed_.store(pass, std::memory_order_release);
+    passed_.notify_all();
+  } else {
+    int spins = 0;
+    while (passed_.load(std::memory_order_acquire) != pass) {
+      if (++spins < kSpins) {
+        pause_briefly();
+      } else {
+        passed_.wait(pass - 1, std::memory_order_acquire);
+      }
     }
   }
-  // A slower thread may see here that the next barrier is the last one; it goes on to that one.
-  const int64_t stop_at = stop_at_.load(std::memory_order_relaxed);
-  return stop_at == 0 || goal < stop_at;
+  // A slower thread may see here already that the work stops at the next barrier: it goes on to it.
+  return stop_.load(std::memory_order_relaxed) != pass;
 }
 
 void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
@@ -132,7 +135,7 @@ void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
     Team team(1);
     team.checked_ns_ = now_ns();
     fn(body, team, 0);
-    stopped = team.stop_at_.load() != 0;
+    stopped = team.stop_.load() >= 0;
   } else {
     Team team(threads);
     team.checked_ns_ = now_ns();
@@ -143,7 +146,7 @@ void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
       team.size_ = omp_get_num_threads();
       fn(body, team, omp_get_thread_num());
     }
-    stopped = team.stop_at_.load() != 0;
+    stopped = team.stop_.load() >= 0;
   }
   if (stopped) throw Interrupted();
 }

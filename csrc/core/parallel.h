@@ -61,8 +61,8 @@ class Team {
   int size() const { return size_; }
 
   // Returns when all threads of the team have called it: what any of them wrote before is then seen
-  // by all. Waits actively for a short while, then lets other threads have the core. False if the
-  // work is to stop: for all threads at the same barrier.
+  // by all. Waits actively for a short while, then asleep. False if the work is to stop: for all
+  // threads at the same barrier.
   bool barrier(int thread);
 
  private:
@@ -71,8 +71,9 @@ class Team {
 
   int size_;
   int64_t checked_ns_ = 0;  // when the interrupt check was last called
-  alignas(64) std::atomic<int64_t> arrived_{0};
-  alignas(64) std::atomic<int64_t> stop_at_{0};  // the count of arrivals of the last barrier
+  alignas(64) std::atomic<int32_t> arrived_{0};
+  alignas(64) std::atomic<uint32_t> passed_{0};  // so many barriers; wraps around
+  std::atomic<int64_t> stop_{-1};                // the pass that is the last one
 };
 void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body);
 
