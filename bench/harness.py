@@ -30,7 +30,7 @@ BUDGET = 12.0  # seconds a race should take
 ROUNDS = (5, 25)  # at least, at most
 COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing long videos needs little memory
 
-Unit = Literal["GB/s", "GFLOP/s", "frames/s"]
+Unit = Literal["GB/s", "GFLOP/s", "GFLOP/s bfloat16", "frames/s"]
 
 
 @dataclass(frozen=True)
