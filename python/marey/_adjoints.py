@@ -7,6 +7,7 @@ beyond a signal's ends is folded back to where it came from.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def gaussian(grads: Sequence[Array], channel_axis: int | None) -> Array:
 def laplacian(grads: Sequence[Array], channel_axis: int | None) -> Array:
     """Return the gradient of the image from those of the bands and the residual."""
     levels = [grads[0]]
-    for finer, grad in zip(grads, grads[1:], strict=False):
+    for finer, grad in itertools.pairwise(grads):
         size = _size(grad, channel_axis)
         levels.append(_cpu.up_adjoint(finer, *size, channel_axis, grad, -1.0))
     return gaussian(levels, channel_axis)
@@ -98,8 +99,8 @@ def sosfilt(sos: Array, grad: Array, axis: int, grad_zf: Array | None = None) ->
     """Return the gradient of x from those of y and of the final state.
 
     Transposing a section (direct form II transposed) gives direct form II run backward, which has
-    another state w. With the section's state matrices ``z' = A z + B x, y = z1 + b0 x`` it is ``w = M z``
-    for the symmetric M that has ``M A^T = A M`` and B for its first column.
+    another state w. With a section written as ``z' = A z + B x, y = z1 + b0 x`` it is ``w = M z`` for
+    the symmetric M that has ``M A^T = A M`` and B for its first column.
     """
     axis %= grad.ndim
     zi = None
@@ -191,7 +192,7 @@ def source_step(i: int, n: int, mode: str) -> int | None:
 
 
 def convolve(grad: Array, taps: Array, axis: int, mode: str, origin: int) -> Array:
-    """Return the gradient of x: the taps turned round, and what lies beyond the ends folded back."""
+    """Return the gradient of x: the taps turned round, what lies beyond the ends folded back."""
     name = "marey.convolve_adjoint"
     axis %= grad.ndim
     steps, size = grad.shape[axis], len(taps)

@@ -72,9 +72,9 @@ def _to_tensors(result: Any) -> Any:
 def operation(
     schema: str,
     function: Callable[..., Any],
-    fake: Callable[..., Any],
+    fake: Callable[[Call], Any],
     *,
-    autocast: torch.dtype | None = None,
+    autocast: torch.dtype = torch.float32,
 ) -> CustomOpDef:
     """Define ``torch.ops.marey.<name>``.
 
@@ -85,9 +85,9 @@ def operation(
     function
         Takes NumPy arrays for the tensors, and returns new arrays.
     fake
-        Takes the tensors, and returns empty ones of the result's shape and type.
+        Takes the `Call`, with its tensors, and returns empty ones of the results' shapes and types.
     autocast
-        What floating-point tensors are cast to under ``torch.autocast("cpu")``.
+        What float32 and shorter tensors are cast to under ``torch.autocast("cpu")``.
     """
     name, _, rest = schema.partition("(")
 
@@ -95,21 +95,24 @@ def operation(
         return _to_tensors(function(*[_to_arrays(argument) for argument in arguments]))
 
     op = torch.library.custom_op(f"marey::{name}", run, mutates_args=(), schema=f"({rest}")
-    op.register_fake(fake)
-    if autocast is not None:
-        op.register_autocast("cpu", autocast)
+    names = [argument.name for argument in op._opoverload._schema.arguments]
+    op.register_fake(lambda *arguments: fake(Call(dict(zip(names, arguments, strict=True)))))
+    op.register_autocast("cpu", autocast)
     return op
 
 
 class Call:
-    """What a derivative knows of the call: its arguments by name, and the tensors it asked for."""
+    """The arguments of a call by name.
 
-    def __init__(self, values: dict[str, Any], needed: dict[str, bool]) -> None:
+    Where a derivative is wanted, a tensor that it did not ask for is represented by its shape.
+    """
+
+    def __init__(self, values: dict[str, Any], needed: dict[str, bool] | None = None) -> None:
         self._values = values
-        self._needed = needed
+        self._needed = needed or {}
 
     def __getattr__(self, name: str) -> Any:
-        """Return an argument; of a tensor that was not saved its shape."""
+        """Return an argument."""
         return self._values[name]
 
     def needs(self, name: str) -> bool:

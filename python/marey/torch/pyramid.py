@@ -36,8 +36,12 @@ def _halved(image: Tensor, channel_axis: int | None) -> Tensor:
     return _resized(image, (height + 1) // 2, (width + 1) // 2, channel_axis)
 
 
+def _new(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
 def _levels(image: Tensor, levels: int, channel_axis: int | None) -> list[Tensor]:
-    found = [torch.empty_like(image, memory_format=torch.contiguous_format)]
+    found = [_new(image)]
     for _ in range(levels):
         found.append(_halved(found[-1], channel_axis))
     return found
@@ -51,59 +55,54 @@ def _bands(image: Tensor, levels: int, channel_axis: int | None) -> list[Tensor]
 _down = operation(
     "pyramid_down(Tensor image, int? channel_axis) -> Tensor",
     lambda image, axis: pyramid.down(image, channel_axis=axis),
-    _halved,
-    autocast=torch.float32,
+    lambda call: _halved(call.image, call.channel_axis),
 )
 _up = operation(
     "pyramid_up(Tensor image, SymInt height, SymInt width, int? channel_axis) -> Tensor",
     lambda image, height, width, axis: pyramid.up(image, (height, width), channel_axis=axis),
-    _resized,
-    autocast=torch.float32,
+    lambda call: _resized(call.image, call.height, call.width, call.channel_axis),
 )
 _gaussian = operation(
     "pyramid_gaussian(Tensor image, int levels, int? channel_axis) -> Tensor[]",
     lambda image, levels, axis: pyramid.gaussian(image, levels, channel_axis=axis),
-    _levels,
-    autocast=torch.float32,
+    lambda call: _levels(call.image, call.levels, call.channel_axis),
 )
 _laplacian = operation(
     "pyramid_laplacian(Tensor image, int levels, int? channel_axis) -> Tensor[]",
     lambda image, levels, axis: pyramid.laplacian(image, levels, channel_axis=axis),
-    _bands,
-    autocast=torch.float32,
+    lambda call: _bands(call.image, call.levels, call.channel_axis),
 )
 _collapse = operation(
     "pyramid_collapse(Tensor[] bands, int? channel_axis) -> Tensor",
     lambda bands, axis: pyramid.collapse(bands, channel_axis=axis),
-    lambda bands, axis: torch.empty_like(bands[0], memory_format=torch.contiguous_format),
-    autocast=torch.float32,
+    lambda call: _new(call.bands[0]),
 )
 
 # Adjoints; the gradient of one is the operation itself.
 _down_adjoint = operation(
     "pyramid_down_adjoint(Tensor grad, SymInt height, SymInt width, int? channel_axis) -> Tensor",
     _adjoints.down,
-    _resized,
+    lambda call: _resized(call.grad, call.height, call.width, call.channel_axis),
 )
 _up_adjoint = operation(
     "pyramid_up_adjoint(Tensor grad, SymInt height, SymInt width, int? channel_axis) -> Tensor",
     _adjoints.up,
-    _resized,
+    lambda call: _resized(call.grad, call.height, call.width, call.channel_axis),
 )
 _gaussian_adjoint = operation(
     "pyramid_gaussian_adjoint(Tensor[] grads, int? channel_axis) -> Tensor",
     _adjoints.gaussian,
-    lambda grads, axis: torch.empty_like(grads[0], memory_format=torch.contiguous_format),
+    lambda call: _new(call.grads[0]),
 )
 _laplacian_adjoint = operation(
     "pyramid_laplacian_adjoint(Tensor[] grads, int? channel_axis) -> Tensor",
     _adjoints.laplacian,
-    lambda grads, axis: torch.empty_like(grads[0], memory_format=torch.contiguous_format),
+    lambda call: _new(call.grads[0]),
 )
 _collapse_adjoint = operation(
     "pyramid_collapse_adjoint(Tensor grad, int levels, int? channel_axis) -> Tensor[]",
     _adjoints.collapse,
-    _levels,
+    lambda call: _levels(call.grad, call.levels, call.channel_axis),
 )
 
 gradient(

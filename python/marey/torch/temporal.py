@@ -48,17 +48,17 @@ def _without(x: Tensor, axis: int) -> Tensor:
 _sosfilt = operation(
     "temporal_sosfilt(Tensor sos, Tensor x, int axis) -> Tensor",
     temporal.sosfilt,
-    lambda sos, x, axis: _like(x),
+    lambda call: _like(call.x),
 )
 _sosfilt_from = operation(
     "temporal_sosfilt_from(Tensor sos, Tensor x, Tensor zi, int axis) -> (Tensor, Tensor)",
     lambda sos, x, zi, axis: temporal.sosfilt(sos, x, axis, zi),
-    lambda sos, x, zi, axis: (_like(x), _new(zi)),
+    lambda call: (_like(call.x), _new(call.zi)),
 )
 _sosfilt_adjoint = operation(
     "temporal_sosfilt_adjoint(Tensor sos, Tensor grad, int axis) -> Tensor",
     _adjoints.sosfilt,
-    lambda sos, grad, axis: _new(grad),
+    lambda call: _new(call.grad),
 )
 _sosfilt_from_adjoint = operation(
     "temporal_sosfilt_from_adjoint(Tensor sos, Tensor grad, Tensor grad_zf, int axis) "
@@ -67,23 +67,23 @@ _sosfilt_from_adjoint = operation(
         _adjoints.sosfilt(sos, grad, axis, grad_zf),
         _adjoints.sosfilt_zi(sos, grad, axis, grad_zf),
     ),
-    lambda sos, grad, grad_zf, axis: (_new(grad), _new(grad_zf)),
+    lambda call: (_new(call.grad), _new(call.grad_zf)),
 )
 _sosfiltfilt = operation(
     "temporal_sosfiltfilt(Tensor sos, Tensor x, int axis, str? padtype, int padlen) -> Tensor",
     temporal.sosfiltfilt,
-    lambda sos, x, axis, padtype, padlen: _like(x),
+    lambda call: _like(call.x),
 )
 _sosfiltfilt_adjoint = operation(
     "temporal_sosfiltfilt_adjoint(Tensor sos, Tensor grad, int axis, str? padtype, int padlen) "
     "-> Tensor",
     _adjoints.sosfiltfilt,
-    lambda sos, grad, axis, padtype, padlen: _new(grad),
+    lambda call: _new(call.grad),
 )
 _ideal_bandpass = operation(
     "temporal_ideal_bandpass(Tensor x, float low, float high, float fs, int axis) -> Tensor",
     temporal.ideal_bandpass,
-    lambda x, low, high, fs, axis: _like(x),
+    lambda call: _like(call.x),
 )
 _convolve = operation(
     "temporal_convolve(Tensor x, float[] taps, int axis, str mode, int origin, float cval) "
@@ -91,7 +91,7 @@ _convolve = operation(
     lambda x, taps, axis, mode, origin, cval: temporal.convolve(
         x, taps, axis, mode, origin, cval=cval
     ),
-    lambda x, taps, axis, mode, origin, cval: _like(x),
+    lambda call: _like(call.x),
 )
 _convolve_adjoint = operation(
     "temporal_convolve_adjoint(Tensor grad, float[] taps, int axis, str mode, int origin) "
@@ -99,7 +99,7 @@ _convolve_adjoint = operation(
     lambda grad, taps, axis, mode, origin: _adjoints.convolve(
         grad, np.array(taps), axis, mode, origin
     ),
-    lambda grad, taps, axis, mode, origin: _new(grad),
+    lambda call: _new(call.grad),
 )
 _along_motion = operation(
     "temporal_gaussian_along_motion(Tensor x, float sigma, float vy, float vx, str mode, "
@@ -107,17 +107,17 @@ _along_motion = operation(
     lambda x, sigma, vy, vx, mode, cval, truncate: temporal.gaussian(
         x, sigma, velocity=(vy, vx), mode=mode, cval=cval, truncate=truncate
     ),
-    lambda x, sigma, vy, vx, mode, cval, truncate: _like(x),
+    lambda call: _like(call.x),
 )
 _derivative = operation(
     "temporal_derivative(Tensor x, float fs, int axis) -> Tensor",
     temporal.derivative,
-    lambda x, fs, axis: _like(x),
+    lambda call: _like(call.x),
 )
 _derivative_adjoint = operation(
     "temporal_derivative_adjoint(Tensor grad, float fs, int axis) -> Tensor",
     _adjoints.derivative,
-    lambda grad, fs, axis: _new(grad),
+    lambda call: _new(call.grad),
 )
 _median_filter = operation(
     "temporal_median_filter(Tensor x, int size, int axis, str mode, int origin, float cval) "
@@ -125,13 +125,17 @@ _median_filter = operation(
     lambda x, size, axis, mode, origin, cval: temporal.median_filter(
         x, size, axis, mode, origin, cval=cval
     ),
-    lambda x, size, axis, mode, origin, cval: _new(x),
+    lambda call: _new(call.x),
 )
-_median = operation("temporal_median(Tensor x, int axis) -> Tensor", temporal.median, _without)
+_median = operation(
+    "temporal_median(Tensor x, int axis) -> Tensor",
+    temporal.median,
+    lambda call: _without(call.x, call.axis),
+)
 _median_gradient = operation(
     "temporal_median_gradient(Tensor grad, Tensor x, Tensor y, int axis) -> Tensor",
     _adjoints.median,
-    lambda grad, x, y, axis: _new(x),
+    lambda call: _new(call.x),
 )
 
 
