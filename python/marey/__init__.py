@@ -8,11 +8,34 @@ reading and for checking.
 """
 
 import importlib
+from pathlib import Path
 
 from marey import attention, background, config, pulse, pyramid, temporal
 from marey.magnification import Magnifier, magnify
 
 __version__: str = config.build_config()["version"]
+
+
+def get_include() -> str:
+    """Return the folder of the headers: ``marey/marey.hpp`` for C++, ``marey/marey.h`` for C."""
+    return _installed("include")
+
+
+def get_cmake_dir() -> str:
+    """Return the folder for ``marey_DIR``, in which CMake finds the package ``marey``.
+
+    ``find_package(marey)`` then gives the target ``marey::cpu``.
+    """
+    return _installed("cmake")
+
+
+def _installed(folder: str) -> str:
+    path = Path(__file__).parent / folder
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"[marey] {path}: expected an installed package, which has it; found a source tree"
+        )
+    return str(path)
 
 
 def __getattr__(name: str) -> object:
@@ -28,6 +51,8 @@ __all__ = [
     "attention",
     "background",
     "config",
+    "get_cmake_dir",
+    "get_include",
     "magnify",
     "pulse",
     "pyramid",
