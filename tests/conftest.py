@@ -24,9 +24,19 @@ settings.load_profile("marey")
 FORCED_ISA = os.environ.get("MAREY_ISA")
 
 
-@pytest.fixture(params=[FORCED_ISA] if FORCED_ISA else config.available_isas())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses the fixture `isa` under each instruction set, or under MAREY_ISA only."""
+    if "isa" not in metafunc.fixturenames:
+        return
+    isas = [FORCED_ISA] if FORCED_ISA else config.available_isas()
+    if "avx512" in isas and metafunc.definition.get_closest_marker("no_bf16"):
+        isas = [isa for isa in isas if isa != "avx512_bf16"]
+    metafunc.parametrize("isa", isas, indirect=True)
+
+
+@pytest.fixture
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test under each instruction set that this machine has, or under MAREY_ISA only."""
+    """The instruction set that the test runs under."""
     previous = _cpu.active_isa()
     _cpu.set_isa(request.param)
     yield request.param
@@ -35,8 +45,14 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """Random numbers that depend on the test's name only, not on which tests ran before it."""
-    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+    """Random numbers that depend on the test's name only.
+
+    Not on which tests ran before it, nor on the instruction set.
+    """
+    name = request.node.nodeid
+    if "isa" in request.fixturenames:
+        name = name.replace(request.getfixturevalue("isa"), "")
+    return np.random.default_rng(zlib.crc32(name.encode()))
 
 
 @pytest.fixture(params=["cpu"])

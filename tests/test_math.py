@@ -7,6 +7,8 @@ import pytest
 from marey import _cpu
 from numpy.typing import NDArray
 
+pytestmark = pytest.mark.no_bf16
+
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}
 DTYPES = [np.float32, np.float64]
 

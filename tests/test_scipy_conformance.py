@@ -14,6 +14,8 @@ import pytest
 from marey import temporal
 from numpy.typing import ArrayLike, NDArray
 
+pytestmark = pytest.mark.no_bf16
+
 theirs = pytest.importorskip(
     "scipy.signal.tests.test_signaltools", reason="this SciPy is installed without its tests"
 )

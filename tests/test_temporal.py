@@ -17,6 +17,8 @@ from marey.temporal import SosFilter, butter_bandpass, sosfilt
 from numpy.typing import NDArray
 from tolerances import assert_close
 
+pytestmark = pytest.mark.no_bf16
+
 DTYPES = [np.uint8, np.float32, np.float64]
 PIXELS = [1, 7, 17, 97, 113, 4097]
 

@@ -28,7 +28,7 @@ def test_scipys_own_tests_pass(name: str, module: str, which: str, tmp_path: Pat
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "--pyargs", module, "-k", which, *options],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": _path()},
+        env={**os.environ, "PYTHONPATH": _path(), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         check=False,

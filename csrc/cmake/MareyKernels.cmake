@@ -1,6 +1,9 @@
-# marey_add_kernels(<target> <file>...) compiles each kernel file once for every instruction set and
-# adds the objects to <target>. An instruction set is one line of the table below, one enumerator in
-# core/isa.h and its detection in core/isa.cpp.
+# marey_add_kernels(<target> [NO_BF16] <file>...) compiles each kernel file once for every
+# instruction set and adds the objects to <target>. An instruction set is one line of the table
+# below, one enumerator in core/isa.h and its detection in core/isa.cpp.
+#
+# NO_BF16: kernels without bfloat16, whose stubs are MAREY_STUB_NO_BF16. What avx512_bf16 adds is of
+# no use to them, so that their copy for avx512 serves both.
 #
 # Only these files get instruction-set flags. Each copy lives in its own namespace (MAREY_ISA_NS).
 
@@ -23,7 +26,12 @@ foreach(isa IN LISTS MAREY_ISAS)
 endforeach()
 
 function(marey_add_kernels target)
-  foreach(isa IN LISTS MAREY_ISAS)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "NO_BF16" "" "")
+  set(isas ${MAREY_ISAS})
+  if(arg_NO_BF16 AND "avx512" IN_LIST isas)
+    list(REMOVE_ITEM isas avx512_bf16)
+  endif()
+  foreach(isa IN LISTS isas)
     set(objects ${target}_kernels_${isa})
     if(NOT TARGET ${objects})
       add_library(${objects} OBJECT)
@@ -38,6 +46,6 @@ function(marey_add_kernels target)
       endif()
       target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
     endif()
-    target_sources(${objects} PRIVATE ${ARGN})
+    target_sources(${objects} PRIVATE ${arg_UNPARSED_ARGUMENTS})
   endforeach()
 endfunction()

@@ -51,6 +51,11 @@ std::vector<std::pair<std::string, Isa>> list_kernels();
 
 }  // namespace marey
 
+#ifdef MAREY_HAVE_BASELINE
+#define MAREY_IF_BASELINE(yes, no) yes
+#else
+#define MAREY_IF_BASELINE(yes, no) no
+#endif
 #ifdef MAREY_HAVE_AVX2
 #define MAREY_IF_AVX2(yes, no) yes
 #else
@@ -82,11 +87,20 @@ std::vector<std::pair<std::string, Isa>> list_kernels();
   Fn fn;                             \
   }
 
-// Use inside namespace marey, in the one file that is compiled once: defines `fn##_stub`.
-#define MAREY_STUB(fn, Fn)                                                                     \
-  namespace {                                                                                  \
-  const ::marey::Stub<Fn> fn##_stub{#fn,                                                       \
-                                    {&isa_baseline::fn, MAREY_IF_AVX2(&isa_avx2::fn, nullptr), \
-                                     MAREY_IF_AVX512(&isa_avx512::fn, nullptr),                \
-                                     MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)}};    \
+#define MAREY_STUB_SLOTS(fn, Fn, bf16)                                                       \
+  namespace {                                                                                \
+  const ::marey::Stub<Fn> fn##_stub{                                                         \
+      #fn,                                                                                   \
+      {MAREY_IF_BASELINE(&isa_baseline::fn, nullptr), MAREY_IF_AVX2(&isa_avx2::fn, nullptr), \
+       MAREY_IF_AVX512(&isa_avx512::fn, nullptr), bf16}};                                    \
   }
+
+// Use inside namespace marey, in the one file that is compiled once: defines `fn##_stub`.
+#define MAREY_STUB(fn, Fn) \
+  MAREY_STUB_SLOTS(fn, Fn, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr))
+
+// The same for a kernel without bfloat16, one of those after NO_BF16 in marey_add_kernels: with
+// avx512_bf16 its copy for avx512 runs, and another is compiled only where that one is not.
+#define MAREY_STUB_NO_BF16(fn, Fn) \
+  MAREY_STUB_SLOTS(fn, Fn,         \
+                   MAREY_IF_AVX512(nullptr, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)))

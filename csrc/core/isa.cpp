@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <stdexcept>
 
 #include "core/error.h"
 
@@ -10,8 +11,10 @@ namespace {
 
 bool is_compiled(Isa isa) {
   switch (isa) {
+#ifdef MAREY_HAVE_BASELINE
     case Isa::baseline:
       return true;
+#endif
 #ifdef MAREY_HAVE_AVX2
     case Isa::avx2:
       return true;
@@ -90,6 +93,10 @@ void set_active_isa(std::string_view requested) {
 }
 
 void choose_isa_from_environment() {
+  if (available_isas().empty()) {
+    throw std::runtime_error("marey was compiled for " + join(compiled_isas()) +
+                             ", which this processor does not have");
+  }
   if (const char* forced = std::getenv("MAREY_ISA"); forced != nullptr && *forced != '\0') {
     set_active_isa(forced);
   } else {

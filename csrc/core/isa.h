@@ -27,7 +27,8 @@ Isa active_isa();
 // Throws ValueError for an unknown name, and for one that is not available.
 void set_active_isa(std::string_view name);
 
-// Reads MAREY_ISA. Called once, when the library loads.
+// Reads MAREY_ISA. Called once, when the library loads. Throws where nothing that was compiled runs
+// on this processor, which happens only to builds without the baseline.
 void choose_isa_from_environment();
 
 }  // namespace marey

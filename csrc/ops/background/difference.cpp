@@ -10,7 +10,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_difference, SelectDifference)
+MAREY_STUB_NO_BF16(select_difference, SelectDifference)
 
 namespace {
 

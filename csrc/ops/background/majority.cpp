@@ -9,8 +9,8 @@
 
 namespace marey {
 
-MAREY_STUB(majority_row, MajorityRow)
-MAREY_STUB(slide_rows, SlideRows)
+MAREY_STUB_NO_BF16(majority_row, MajorityRow)
+MAREY_STUB_NO_BF16(slide_rows, SlideRows)
 
 namespace {
 

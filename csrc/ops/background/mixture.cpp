@@ -10,7 +10,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_mixture, SelectMixture)
+MAREY_STUB_NO_BF16(select_mixture, SelectMixture)
 
 namespace {
 

@@ -8,7 +8,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_window, SelectWindow)
+MAREY_STUB_NO_BF16(select_window, SelectWindow)
 
 namespace {
 

@@ -8,7 +8,7 @@
 namespace marey {
 
 MAREY_STUB(select_conv3d_direct, SelectConv)
-MAREY_STUB(select_conv3d_winograd, SelectConv)
+MAREY_STUB_NO_BF16(select_conv3d_winograd, SelectConv)
 
 namespace {
 

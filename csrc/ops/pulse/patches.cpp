@@ -11,7 +11,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_add_rows, SelectAddRows)
+MAREY_STUB_NO_BF16(select_add_rows, SelectAddRows)
 
 namespace {
 

@@ -11,7 +11,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_adjoint, SelectAdjoint)
+MAREY_STUB_NO_BF16(select_adjoint, SelectAdjoint)
 
 namespace {
 
