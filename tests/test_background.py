@@ -13,6 +13,9 @@ from marey import config
 from marey.background import MedianBackground, MixtureBackground, difference, subtract
 from marey.reference import background as reference
 from numpy.typing import NDArray
+from test_parallel import alarm
+
+pytestmark = pytest.mark.no_bf16
 
 SIZES = [(1, 1), (1, 7), (7, 1), (5, 17), (3, 97), (113, 31)]
 DTYPES = [np.uint8, np.float32]
@@ -175,6 +178,39 @@ class TestMixture:
             ValueError, match=r"\[marey\.MixtureBackground\] state: expected weights"
         ):
             MixtureBackground((13, 38)).state = state
+
+    @pytest.mark.parametrize("kind", [MixtureBackground, MedianBackground])
+    def test_what_is_no_state_is_refused(self, kind: Any) -> None:
+        name = rf"\[marey\.{kind.__name__}\] state: expected"
+        ours = kind((13, 37))
+        ours.feed(np.full((3, 13, 37), 90, np.uint8))
+        before = ours.state
+        with pytest.raises(TypeError, match=f"{name} a mapping with .*; found ndarray"):
+            ours.state = np.zeros(3)
+        with pytest.raises(ValueError, match=f"{name} .*; found no frames"):
+            ours.state = {key: value for key, value in before.items() if key != "frames"}
+        with pytest.raises(TypeError, match=f"{name} an integer; found str"):
+            ours.state = {**before, "frames": "three"}
+        assert ours.state["frames"] == 3
+
+    @pytest.mark.parametrize("learning_rate", [None, 0.0])
+    def test_an_interruption_keeps_a_model_that_does_not_learn(
+        self, learning_rate: float | None
+    ) -> None:
+        """One that does learn is forgotten: some pixels would have seen more frames than others."""
+        ours = MixtureBackground((270, 480, 3))
+        ours.feed(np.full((3, 270, 480, 3), 90, np.uint8))
+        before = ours.state
+        still = np.broadcast_to(np.full((270, 480, 3), 90, np.uint8), (3000, 270, 480, 3))
+        with alarm(0.1), pytest.raises(TimeoutError):
+            ours.feed(still, learning_rate)
+        after = ours.state
+        if learning_rate is None:
+            assert after["frames"] == 0
+            assert not after["weights"].any()
+        else:
+            for key, value in before.items():
+                np.testing.assert_array_equal(after[key], value)
 
     def test_reset_forgets(self, rng: np.random.Generator) -> None:
         video = scene(rng, (20, 13, 37))

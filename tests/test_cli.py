@@ -173,7 +173,8 @@ def test_an_existing_target_is_replaced(clip, tmp_path):
     ],
 )
 def test_presets_hold_the_published_parameters(name, expected):
-    assert tuple(asdict(settings("--preset", name)).values()) == pytest.approx(expected)
+    every = (*expected, 8, 1, False)  # orientations, octave_fraction, attenuate
+    assert tuple(asdict(settings("--preset", name)).values()) == pytest.approx(every)
 
 
 @pytest.mark.parametrize("name", _magnify.PRESETS)
@@ -183,7 +184,8 @@ def test_every_preset_is_accepted_by_the_magnifier(name):
     marey.Magnifier(
         (32, 32, 3), fs, s.low, s.high, s.alpha,
         mode=s.mode, cutoff=s.cutoff, chroma=s.chroma, levels=s.levels,
-        method=s.method, sigma=s.sigma,
+        method=s.method, sigma=s.sigma, attenuate=s.attenuate,
+        orientations=s.orientations, octave_fraction=s.octave_fraction,
     )  # fmt: skip
 
 
@@ -193,6 +195,10 @@ def test_explicit_options_override_the_preset():
     # What means another thing in the other mode, or nothing to the method, is not taken over.
     s = settings("--preset", "baby", "--method", "riesz", "--sigma", 3)
     assert (s.low, s.alpha, s.method, s.sigma, s.cutoff) == (0.4, 10, "riesz", 3, None)
+    s = settings(
+        "--preset", "crane", "--attenuate", "--orientations", 4, "--octave-fraction", "1/2"
+    )
+    assert (s.attenuate, s.orientations, s.octave_fraction, s.sigma) == (True, 4, 0.5, 5)
     s = settings("--preset", "face", "--mode", "motion")
     assert (s.low, s.alpha, s.mode, s.levels) == (5 / 6, 50, "motion", None)
 

@@ -18,6 +18,8 @@ from marey.temporal import butter_bandpass
 from numpy.typing import NDArray
 from tolerances import assert_close, assert_rounds
 
+pytestmark = pytest.mark.no_bf16
+
 BAND = {"fs": 30.0, "low": 0.5, "high": 3.0}
 BAD_BANDS = [
     (0, 3, 30),

@@ -17,6 +17,8 @@ from marey.synthetic import Scene, amplitude
 from marey.temporal import butter_bandpass
 from numpy.typing import NDArray
 
+pytestmark = pytest.mark.no_bf16
+
 BAND = {"fs": 30.0, "low": 0.6, "high": 2.4}  # centred on the clips' 1.2 Hz
 METHODS = ["phase", "riesz"]
 SIZES = [(1, 1), (1, 17), (7, 5), (17, 33), (48, 64), (97, 113)]
@@ -130,10 +132,15 @@ class TestStream:
         magnifier.feed(video[:3])
         before = magnifier.state
         bad = video[3:].copy()
-        bad[1, 3, 3] = np.nan
-        with pytest.raises(ValueError, match="frames: expected finite values"):
-            magnifier.feed(bad)
-        np.testing.assert_array_equal(magnifier.state, before)
+        for value in (np.nan, np.inf, 1e20):
+            bad[1, 3, 3] = value
+            with pytest.raises(ValueError, match="frames: expected finite values"):
+                magnifier.feed(bad)
+            np.testing.assert_array_equal(magnifier.state, before)
+        bad[1, 3, 3] = 1e6  # of [0, 1], and yet no harm
+        magnifier.feed(bad)
+        magnifier.feed(video)
+        assert np.isfinite(magnifier.state).all()
 
     def test_one_frame_no_frames_and_out(self, method: Any, rng: np.random.Generator) -> None:
         video = rng.integers(0, 256, (3, 18, 20, 3), np.uint8)
@@ -143,6 +150,18 @@ class TestStream:
         out = np.empty_like(video[1:])
         assert magnifier.feed(video[1:], out=out) is out
         np.testing.assert_array_equal(out, magnify(video, **BAND, alpha=5, method=method)[1:])
+
+    def test_what_fades_out_does_not_become_denormal(
+        self, method: Any, rng: np.random.Generator
+    ) -> None:
+        magnifier = Magnifier((16, 16), 30, 2, 14, 5, method=method)
+        magnifier.feed(rng.integers(0, 256, (4, 16, 16), np.uint8))
+        magnifier.feed(np.zeros((600, 16, 16), np.uint8))
+        # After the phases (or the bands) comes the filter's state.
+        fading = magnifier.state[1 if method == "phase" else 3 :]
+        tiny = np.finfo(np.float32).tiny
+        assert np.abs(fading).max() < 100 * tiny
+        assert not np.any((fading != 0) & (np.abs(fading) < tiny))
 
     def test_a_still_stays(self, method: Any, rng: np.random.Generator) -> None:
         still = rng.integers(0, 256, (40, 50, 3), np.uint8)
@@ -165,7 +184,10 @@ class TestStream:
                 for t in range(7)
             ]
         ).astype(np.float32)
-        magnifier = Magnifier((64, 64), **BAND, alpha=20, method=method, dtype=np.float32)
+        options = {"orientations": 2} if method == "phase" else {}
+        magnifier = Magnifier(
+            (64, 64), **BAND, alpha=20, method=method, dtype=np.float32, **options
+        )
         results = [magnifier.feed(frames) for _ in range(290)]
         np.testing.assert_allclose(results[-1], results[50], atol=1e-4)
 
@@ -257,6 +279,72 @@ def test_crane_has_less_noise_than_linear(method: Any, data: Path) -> None:
 def test_bad_options_are_named(method: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Magnifier((64, 64), **BAND, **{"alpha": 5, "method": method, **options})
+
+
+@pytest.mark.parametrize("method", ["linear", *METHODS])
+class TestAnyBandPass:
+    def test_the_butterworth_one_is_the_default(
+        self, method: Any, rng: np.random.Generator
+    ) -> None:
+        video = rng.integers(0, 256, (7, 32, 40), np.uint8)
+        sos = butter_bandpass(BAND["low"], BAND["high"], BAND["fs"], 2)
+        np.testing.assert_array_equal(
+            magnify(video, None, None, None, 5, sos=sos, method=method),
+            magnify(video, **BAND, order=2, alpha=5, method=method),
+        )
+
+    @pytest.mark.parametrize(
+        "sos",
+        [
+            scipy.signal.cheby1(3, 1, (0.6, 2.4), "bandpass", fs=30, output="sos"),
+            scipy.signal.bessel(2, (0.6, 2.4), "bandpass", fs=30, output="sos"),
+            scipy.signal.tf2sos(scipy.signal.firwin(61, (0.6, 2.4), pass_zero=False, fs=30), 1.0),
+        ],
+        ids=["chebyshev", "bessel", "fir"],
+    )
+    def test_motion_in_its_band_is_magnified(self, scene: Scene, method: Any, sos: Any) -> None:
+        if abs(scipy.signal.sosfreqz(sos, [0.0], fs=30)[1][0]) > 1e-6:
+            sos = sos.copy()  # a windowed filter has a little left at 0 Hz
+            sos[0, :3] -= sos[0, :3].sum() / 3
+        gain = scipy.signal.sosfreqz(sos, [scene.sway_hz], fs=30)[1][0]
+        frames = scene.frames(0, 160)
+        magnified = magnify(frames, None, None, None, 4, sos=sos, method=method)
+        before, after = (
+            amplitude(scene.displacement(f)[75:], scene.fps, scene.sway_hz)
+            for f in (frames, magnified)
+        )
+        assert abs(gain) > 0.5
+        # Linear magnification spares the finest band.
+        assert after / before == pytest.approx(
+            abs(1 + 4 * gain), rel=0.3 if method == "linear" else 0.1
+        )
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"low": 0.6}, "low: expected None beside sos; found 0.6"),
+            ({"sos": np.ones((2, 5))}, r"sos: expected shape \(sections, 6\)"),
+            ({"sos": [[1, -1, 0, 2, 0, 0]]}, "sos: expected finite rows"),
+            ({"sos": [[1, -1, 0, 1, np.nan, 0]]}, "sos: expected finite rows"),
+            ({"sos": [[1, -1, 0, 1, -1.1, 0]]}, "sos: expected a stable filter"),
+            ({"sos": [[1, 1, 0, 1, -0.5, 0]]}, "sos: expected a band-pass"),
+        ],
+        ids=str,
+    )
+    def test_another_is_refused(self, method: Any, options: dict[str, Any], message: str) -> None:
+        arguments = {"low": None, "high": None, "sos": butter_bandpass(1, 3, 30), **options}
+        with pytest.raises(ValueError, match=message):
+            Magnifier((32, 32), 30, **arguments, alpha=5, method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_attenuation_beside_a_band_pass_of_ones_own_asks_for_its_limit(method: Any) -> None:
+    sos = butter_bandpass(1, 3, 30)
+    Magnifier((32, 32), 30, None, 3, 5, sos=sos, method=method, attenuate=True)
+    with pytest.raises(TypeError, match="high: expected a number"):
+        Magnifier((32, 32), 30, None, None, 5, sos=sos, method=method, attenuate=True)
+    with pytest.raises(ValueError, match="high: expected 0 < high < 15 Hz"):
+        Magnifier((32, 32), 30, None, 20, 5, sos=sos, method=method, attenuate=True)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])

@@ -1,5 +1,6 @@
 """The heart rate from video."""
 
+import pickle
 import warnings
 from typing import Any
 
@@ -9,6 +10,8 @@ from marey import _rates, config, pulse
 from marey.pulse import PulseMonitor, PulseWarning, estimate, patch_means
 from marey.reference import pulse as reference
 from numpy.typing import NDArray
+
+pytestmark = pytest.mark.no_bf16
 
 SKIN = np.array([190.0, 140.0, 115.0])
 # Of the pulse in R, G, B, relative to the colour (de Haan and van Leest 2014).
@@ -142,6 +145,22 @@ class TestSignals:
         np.testing.assert_allclose(
             _rates.pos(traces, 30.0), reference.pos(traces, 30.0), rtol=1e-7, atol=1e-9
         )
+
+    def test_chrom_and_green_are_the_references(self, rng: np.random.Generator) -> None:
+        traces = SKIN + np.cumsum(rng.standard_normal((300, 3)), axis=0)
+        np.testing.assert_allclose(
+            _rates.chrom(traces, 30.0, 0.6, 4.0),
+            reference.chrom(traces, 30.0, 0.6, 4.0),
+            atol=1e-12,
+        )
+        np.testing.assert_allclose(_rates.green(traces, 30.0), reference.green(traces, 30.0))
+
+    @pytest.mark.parametrize("bpm", [48.3, 61.7, 133.2])
+    def test_the_peak_is_the_references(self, bpm: float, rng: np.random.Generator) -> None:
+        """Interpolated between bins, within a tenth of a beat a minute of the exact spectrum's."""
+        wave = np.sin(2 * np.pi * bpm / 60 * np.arange(360) / 30) + rng.normal(0, 0.3, 360)
+        found = 60 * _rates.peak(_rates.spectrum(wave, 30.0), 0.7, 4.0)
+        assert found == pytest.approx(reference.bpm(wave, 30.0, 0.7, 4.0), abs=0.1)
 
     def test_pos_of_many_patches_is_pos_of_each(self, rng: np.random.Generator) -> None:
         traces = SKIN + rng.standard_normal((100, 5, 3))
@@ -296,6 +315,8 @@ class TestEstimate:
             estimate(frames[..., 0], 30)
         with pytest.raises(ValueError, match="low_bpm"):
             estimate(frames, 30, low_bpm=100, high_bpm=50)
+        with pytest.raises(TypeError, match="video: expected uint8 or float32; found int64"):
+            estimate(frames.astype(np.int64), 30)
         with pytest.raises(ValueError, match="fs: expected enough frames"):
             estimate(frames, 1)
         for roi in ((0, 0, 17, 5), (3, 3, 0, 5), (1, 2, 3), "face", np.zeros((16, 16), bool)):
@@ -306,8 +327,77 @@ class TestEstimate:
         with pytest.raises(ValueError, match="NaN"):
             estimate(bad, 30)
 
+    def test_errors_name_the_function_that_was_called(self) -> None:
+        frames = np.full((100, 16, 16, 3), 120, np.uint8)
+        for arguments in (
+            {},
+            {"fs": 30, "roi": "face"},
+            {"fs": 30, "roi": (0, 0, 99, 99)},
+            {"fs": 30, "method": "ica"},
+            {"times": np.zeros(100)},
+            {"times": np.zeros(7)},
+            {"fs": 30, "low_bpm": -1},
+        ):
+            with pytest.raises(ValueError, match=r"\[marey\.pulse\.estimate\]"):
+                estimate(frames, **arguments)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"\[marey\.PulseMonitor\] frames"):
+            PulseMonitor((16, 16, 3), 30).feed(frames.astype(np.float64))
+
+    @pytest.mark.filterwarnings("ignore::marey.pulse.PulseWarning")
+    def test_a_progress_bar_changes_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        frames, times = clip(75, seconds=6, size=(32, 40))
+        plain = estimate(frames, times=times)
+        shown = estimate(frames, times=times, progress=True)
+        assert shown.bpm == plain.bpm
+        assert f"{len(frames)}/{len(frames)}" in capsys.readouterr().err
+
 
 class TestMonitor:
+    def test_memory_is_bounded_by_the_window(self) -> None:
+        frames, _ = clip(72, seconds=12, size=(32, 40))
+        monitor = PulseMonitor(frames.shape[1:], fs=30, window=4)
+        for start in range(0, 360, 7):
+            monitor.feed(frames[start : start + 7])
+        assert monitor.times[-1] == pytest.approx(359 / 30)
+        np.testing.assert_allclose(monitor.times, np.arange(239, 360) / 30)
+        assert len(monitor.traces) == 121
+        assert sum(len(times) for times, _ in monitor._chunks) < 121 + 7
+        whole = PulseMonitor(frames.shape[1:], fs=30, window=np.inf)
+        whole.feed(frames)
+        np.testing.assert_array_equal(whole.traces[-121:], monitor.traces)
+        assert whole.estimate().bpm == estimate(frames, 30).bpm
+
+    @pytest.mark.filterwarnings("ignore::marey.pulse.PulseWarning")
+    def test_a_saved_state_goes_on_where_it_was(self) -> None:
+        frames, _ = clip(72, seconds=8, size=(32, 40))
+        one = PulseMonitor(frames.shape[1:], fs=30, window=6)
+        one.feed(frames[:100])
+        other = PulseMonitor(frames.shape[1:], fs=30, window=6)
+        other.state = pickle.loads(pickle.dumps(one.state))
+        for monitor in (one, other):
+            monitor.feed(frames[100:])
+        np.testing.assert_array_equal(one.times, other.times)
+        assert one.estimate().bpm == other.estimate().bpm
+        with pytest.raises(ValueError, match=r"times: expected .* after 7\.9"):
+            other.feed(frames[:1], 1.0)
+
+    def test_a_state_that_does_not_fit_is_refused(self) -> None:
+        monitor = PulseMonitor((32, 40, 3), fs=30)
+        monitor.feed(np.zeros((4, 32, 40, 3), np.uint8))
+        state = monitor.state
+        name = r"\[marey\.PulseMonitor\] state: expected"
+        with pytest.raises(TypeError, match=f"{name} a mapping"):
+            monitor.state = state["traces"]
+        for change in (
+            {"times": state["times"][:2]},
+            {"times": state["times"][::-1]},
+            {"traces": state["traces"] * np.nan},
+            {"frames": 3},
+        ):
+            with pytest.raises(ValueError, match=name):
+                monitor.state = {**state, **change}
+        assert len(monitor.times) == 4
+
     def test_any_chunking_gives_the_result_of_one_call(self) -> None:
         frames, times = clip(88, seconds=10, dropped=0.1)
         whole = estimate(frames, times=times)

@@ -13,6 +13,8 @@ from marey.reference import pyramid as reference
 from numpy.typing import DTypeLike, NDArray
 from tolerances import assert_close, assert_equal
 
+pytestmark = pytest.mark.no_bf16
+
 SMALL = range(1, 10)
 AWKWARD = [1, 2, 7, 17, 97, 113]
 DTYPES = [np.uint8, np.float32, np.float64]

@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -23,6 +25,8 @@ from marey.temporal import (
 from numpy.typing import NDArray
 from temporal_cases import DTYPES, MODES, computed_in, layouts, signal
 from tolerances import assert_close
+
+pytestmark = pytest.mark.no_bf16
 
 SIZES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 17]
 
@@ -255,6 +259,16 @@ class TestDerivative:
                 scale=30 * float(np.abs(x.astype(np.float64)).max(initial=1)),
             )
 
+    @pytest.mark.parametrize("steps", [2, 3, 4, 5, 8, 17])
+    def test_nan_and_infinity_spread_as_in_numpy(
+        self, steps: int, rng: np.random.Generator
+    ) -> None:
+        for value in (np.nan, np.inf):
+            x = rng.standard_normal((steps, 83))
+            x[rng.integers(steps, size=40), rng.integers(83, size=40)] = value
+            with np.errstate(invalid="ignore"):
+                np.testing.assert_allclose(derivative(x, 3), np.gradient(x, 1 / 3, axis=0))
+
     def test_a_ramp_has_one_slope_to_its_ends(self) -> None:
         x = 3 * np.arange(8, dtype=np.uint8)[:, None]
         np.testing.assert_array_equal(derivative(x, 2), 6)
@@ -423,3 +437,28 @@ class TestStreams:
             FirFilter([1], start="zero")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"\[marey\.FirFilter\] axis"):
             FirFilter([1], axis=2)(np.zeros((3, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("call", "most"),
+    [
+        ("convolve(x, [0.25, 0.5, 0.25])", 45),
+        ("median_filter(x, 5)", 45),
+        ("sosfiltfilt(butter_bandpass(1, 3, 30), x)", 60),
+    ],
+)
+def test_a_long_recording_of_one_sensor_takes_bounded_memory(call: str, most: float) -> None:
+    """Tiles are as wide as a vector, where there are not 64 series."""
+    program = f"""
+import resource
+import numpy as np
+from marey.temporal import *
+x = np.zeros(1 << 21, np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+y = {call}
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / x.nbytes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert float(done.stdout) < most

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench.harness import Peer, Program, Workload
+from bench.pyramid import riesz
 from bench.pyramid.workloads import COARSE, FINE, LEVELS, WORKLOADS, Image
 
 cv2 = pytest.importorskip("cv2")
@@ -87,6 +88,21 @@ def collapse_into(bands: list[Image]) -> Program:
     return Program(rebuild)
 
 
+def riesz_build(image: Image) -> Program:
+    """The Laplacian pyramid, and differences of three taps with reflected borders."""
+    taps = np.float32(0.5**0.5) * np.array([1, 0, -1], np.float32)
+    none = np.ones(1, np.float32)
+
+    def build() -> list[Image]:
+        *bands, residual = laplacian(image).call()
+        border = cv2.BORDER_REFLECT_101
+        x = [cv2.sepFilter2D(band, -1, taps, none, borderType=border) for band in bands]
+        y = [cv2.sepFilter2D(band, -1, none, taps, borderType=border) for band in bands]
+        return [*bands, residual, *x, *y]
+
+    return Program(build)
+
+
 OPENCV = Peer(
     name="OpenCV",
     version=cv2.__version__,
@@ -100,10 +116,11 @@ OPENCV = Peer(
         "laplacian_into": laplacian_into,
         "collapse": collapse,
         "collapse_into": collapse_into,
+        "riesz_build": riesz_build,
     },
 )
 
 
-@pytest.mark.parametrize("workload", OPENCV.among(WORKLOADS), ids=str)
+@pytest.mark.parametrize("workload", OPENCV.among([*WORKLOADS, *riesz.WORKLOADS]), ids=str)
 def bench_opencv(race: Callable[..., None], workload: Workload) -> None:
     race(workload, OPENCV)

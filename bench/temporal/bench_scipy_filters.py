@@ -11,7 +11,7 @@ import scipy.signal
 
 from bench.harness import Peer, Program, Workload
 from bench.temporal.filters import BAND, FILTERS, SIGMA, TAPS
-from bench.temporal.workloads import SOS, Video
+from bench.temporal.workloads import SOS, Video, chunks
 
 _workers = 1
 
@@ -44,6 +44,21 @@ def median_filter(size: int) -> Callable[[Video], Program]:
     return lambda x: Program(lambda: scipy.ndimage.median_filter(x, size, axes=(0,)))
 
 
+def stream(x: Video, size: int, whole: Callable[[Video], Video]) -> Program:
+    """A causal window from what SciPy has: each chunk behind the frames that it still needs."""
+
+    def feed() -> Video:
+        y: Video
+        past = np.zeros((size - 1, *x.shape[1:]), x.dtype)
+        for chunk in chunks(x):
+            both = np.concatenate([past, chunk])
+            y = whole(both)[size // 2 : size // 2 + len(chunk)]
+            past = both[-(size - 1) :]
+        return y
+
+    return Program(feed)
+
+
 SCIPY = Peer(
     name="SciPy",
     version=scipy.__version__,
@@ -52,6 +67,12 @@ SCIPY = Peer(
         "ideal_bandpass": ideal_bandpass,
         "gaussian": lambda x: Program(lambda: scipy.ndimage.gaussian_filter1d(x, SIGMA, axis=0)),
         "convolve": lambda x: Program(lambda: scipy.ndimage.convolve1d(x, TAPS, axis=0)),
+        "stream 5": lambda x: stream(
+            x, len(TAPS), lambda v: scipy.ndimage.convolve1d(v, TAPS, axis=0)
+        ),
+        "stream median": lambda x: stream(
+            x, 5, lambda v: scipy.ndimage.median_filter(v, 5, axes=(0,))
+        ),
         "median_filter 5": median_filter(5),
         "median_filter 31": median_filter(31),
     },

@@ -63,6 +63,19 @@ py::array py_convolve(const std::string& function, const py::object& x, int axis
   return result;
 }
 
+py::array py_derivative(const py::object& x, int axis, double rate, const py::object& out) {
+  constexpr std::string_view kName = "marey.derivative";
+  const View source = view_of(kName, "x", x);
+  axis = checked_axis(kName, source, axis);
+  py::array result = float_result(kName, source, out, false);
+  const View target = view_of(kName, "out", result);
+  {
+    const py::gil_scoped_release release;
+    derivative(kName, source, axis, rate, target);
+  }
+  return result;
+}
+
 py::array py_median_filter(const std::string& function, const py::object& x, int axis, int64_t size,
                            int64_t before, const std::string& mode, double cval,
                            const py::object& history, const py::object& out) {
@@ -125,6 +138,8 @@ void register_temporal_windows(py::module_& module) {
   module.def("convolve", &py_convolve, py::arg("function"), py::arg("x"), py::arg("axis"),
              py::arg("taps"), py::arg("before"), py::arg("mode"), py::arg("cval"),
              py::arg("history"), py::arg("out"));
+  module.def("derivative", &py_derivative, py::arg("x"), py::arg("axis"), py::arg("rate"),
+             py::arg("out"));
   module.def("median_filter", &py_median_filter, py::arg("function"), py::arg("x"), py::arg("axis"),
              py::arg("size"), py::arg("before"), py::arg("mode"), py::arg("cval"),
              py::arg("history"), py::arg("out"));

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,6 +178,17 @@ def whole_video(function: str, video: Any) -> NDArray[Any]:
         )
     frame_dtype(function, "video", array.dtype)
     return array
+
+
+def entries(function: str, argument: str, value: Any, keys: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return what a mapping, such as a saved state, holds under `keys`."""
+    if not isinstance(value, Mapping):
+        raise _wrong_type(function, argument, f"a mapping with {', '.join(keys)}", value)
+    if missing := [key for key in keys if key not in value]:
+        raise ValueError(
+            f"[{function}] {argument}: expected {', '.join(keys)}; found no {', '.join(missing)}"
+        )
+    return tuple(value[key] for key in keys)
 
 
 def reals(function: str, argument: str, value: Any) -> NDArray[np.float64]:

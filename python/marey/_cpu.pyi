@@ -258,6 +258,9 @@ def convolve(
     history: typing.Any,
     out: typing.Any,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def derivative(
+    x: typing.Any, axis: int, rate: float, out: typing.Any
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def down(
     image: typing.Any, channel_axis: int | None, out: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...

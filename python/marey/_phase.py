@@ -9,11 +9,11 @@ import numpy as np
 import scipy.signal
 
 from marey import _arguments, _cpu
-from marey.temporal import butter_bandpass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_NOTHING = 1e-6  # of the coefficients' size: rounding leaves less, a stop band more
 SCALES_PER_OCTAVE = {1.0: 1, 0.5: 2, 0.25: 4}
 
 
@@ -45,14 +45,43 @@ def most_octaves(height: int, width: int) -> int:
     return max(0, min(height, width).bit_length() - 3)
 
 
+def gains_at_zero(sos: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how much of its numerator's size each section has left at frequency 0."""
+    b = sos[:, :3]
+    gains: NDArray[np.float64] = np.abs(b.sum(axis=1)) / np.maximum(np.abs(b).sum(axis=1), 1e-300)
+    return gains
+
+
+def band_pass(name: str, sos: Any) -> NDArray[np.float64]:
+    """Check sections that the caller designed: finite, normalised, stable, nothing at 0 Hz."""
+    array = _arguments.reals(name, "sos", sos)
+    if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != 6:
+        raise ValueError(
+            f"[{name}] sos: expected shape (sections, 6) with at least one section; "
+            f"found {array.shape}"
+        )
+    if not np.isfinite(array).all() or not (array[:, 3] == 1.0).all():
+        raise ValueError(f"[{name}] sos: expected finite rows b0 b1 b2 1 a1 a2; found others")
+    pole = max(np.abs(np.roots(row)).max(initial=0.0) for row in array[:, 3:])
+    if pole >= 1.0:
+        raise ValueError(
+            f"[{name}] sos: expected a stable filter; found a pole of magnitude {pole:g}"
+        )
+    if (rest := float(gains_at_zero(array).min())) > _NOTHING:
+        raise ValueError(
+            f"[{name}] sos: expected a band-pass, whose gain at 0 Hz is 0; found "
+            f"{rest:.2g} of its coefficients' size there"
+        )
+    return array
+
+
 def increment_sections(sos: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return sections G with ``H(z) = (1 - 1/z) G(z)``, for sections H that block frequency 0.
 
     H of a phase that is unwrapped along time is G of the phase's wrapped increments.
     """
     sections = sos.copy()
-    at_zero = np.abs(sections[:, :3].sum(axis=1)) / np.abs(sections[:, :3]).sum(axis=1)
-    b = sections[np.argmin(at_zero)]
+    b = sections[np.argmin(gains_at_zero(sos))]
     b[:3] = b[0], b[0] + b[1], 0.0
     return sections
 
@@ -79,20 +108,20 @@ def make(
     name: str,
     method: str,
     shape: tuple[int, ...],
-    fs: float,
-    low: float,
-    high: float,
+    sos: NDArray[np.float64],
+    fast: NDArray[np.float64],
     alpha: float,
     *,
     levels: int | None,
-    order: int,
     dtype: np.dtype[Any],
     sigma: float,
     orientations: int,
     octave_fraction: float,
-    attenuate: bool,
 ) -> tuple[Any, int]:
-    """Return the compiled magnifier of `method` "phase" or "riesz", and its number of levels."""
+    """Return the compiled magnifier of `method` "phase" or "riesz", and its number of levels.
+
+    `sos` is the band-pass, `fast` the `fast_sections` or none.
+    """
     height, width = shape[:2]
     fraction = scales_per_octave(name, octave_fraction)
     orientations = checked_orientations(name, orientations)
@@ -103,8 +132,7 @@ def make(
     if method == "riesz":
         most = max(1, most)
     levels = checked_levels(name, levels, shape, 1, most)
-    band = increment_sections(butter_bandpass(low, high, fs, order))
-    fast = fast_sections(high, fs, order) if attenuate else np.empty((0, 6))
+    band = increment_sections(sos)
     common: dict[str, Any] = {
         "height": height,
         "width": width,

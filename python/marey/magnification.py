@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import scipy.signal
 
 from marey import _arguments, _cpu, _phase
 from marey._arrays import from_numpy_like, to_numpy
-from marey.temporal import butter_bandpass
+from marey._progress import parts
+from marey.temporal._recursive import band_sections
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Magnifier", "magnify"]
 
@@ -86,7 +90,7 @@ class Magnifier:
         Frames per second as filmed, in Hz.
     low, high : float
         The band of frequencies to amplify, in Hz, ``0 < low < high < fs / 2``; the gain of the
-        temporal filter is -3 dB there.
+        temporal filter is -3 dB there. (Other filters: `sos`.)
     alpha : float
         The amplification, 0 or more: what moved by d moves by about ``(1 + alpha) d``. At most 1000
         for "phase" and "riesz".
@@ -106,6 +110,12 @@ class Magnifier:
         Color: the Gaussian level that is amplified, at least 1 (default 4).
     order : int
         The order of the Butterworth band-pass' prototype.
+    sos : array, (sections, 6), optional
+        A band-pass of any other kind, in place of `low`, which is then None, `high` and `order`:
+        rows ``b0 b1 b2 1 a1 a2`` of a stable filter whose gain at 0 Hz is 0, such as
+        ``scipy.signal.cheby1(2, 1, (0.4, 3), "bandpass", fs=30, output="sos")`` or, for a FIR
+        filter, `scipy.signal.tf2sos` of its taps. `fs` and `high` are then used by `attenuate` only
+        and may be None.
     dtype : uint8 or float32
         The type of the frames; float32 frames are in [0, 1], and the results are limited to that.
     sigma : float
@@ -123,7 +133,8 @@ class Magnifier:
     Raises
     ------
     ValueError
-        If the band is not inside ``(0, fs / 2)``, or another argument is out of range.
+        If the band is not inside ``(0, fs / 2)``, `sos` is no stable band-pass, or another argument
+        is out of range.
     TypeError
         If `dtype` is another type, or an argument is no number where one is expected.
 
@@ -156,9 +167,9 @@ class Magnifier:
     def __init__(
         self,
         shape: tuple[int, ...],
-        fs: float,
-        low: float,
-        high: float,
+        fs: float | None,
+        low: float | None,
+        high: float | None,
         alpha: float,
         *,
         method: Method = "linear",
@@ -167,6 +178,7 @@ class Magnifier:
         chroma: float = 0.1,
         levels: int | None = None,
         order: int = 1,
+        sos: Any = None,
         dtype: Any = np.uint8,
         sigma: float = 2.0,
         orientations: int = 8,
@@ -181,6 +193,7 @@ class Magnifier:
         chroma = _factor("chroma", chroma)
         if cutoff is not None:
             cutoff = _factor("cutoff", cutoff, "a wavelength in pixels, 0 or more")
+        band = self._band(fs, low, high, order, sos)
         if method != "linear":
             if mode != "motion":
                 raise ValueError(
@@ -190,24 +203,21 @@ class Magnifier:
                 raise ValueError(
                     f"[{_NAME}] cutoff: expected None for method {method!r}; found {cutoff}"
                 )
+            fast = self._fast(fs, high, order) if attenuate else np.empty((0, 6))
             self._magnifier, self.levels = _phase.make(
                 _NAME,
                 method,
                 self.shape,
-                fs,
-                low,
-                high,
+                band,
+                fast,
                 alpha,
                 levels=levels,
-                order=order,
                 dtype=self.dtype,
                 sigma=sigma,
                 orientations=orientations,
                 octave_fraction=octave_fraction,
-                attenuate=attenuate,
             )
             return
-        sos = butter_bandpass(low, high, fs, order)
 
         if mode == "motion":
             self.levels = self._checked_levels(levels, 2, self._default_levels())
@@ -227,9 +237,30 @@ class Magnifier:
             alphas=alphas,
             gaussian=mode == "color",
             chroma=chroma,
-            sos=sos.ravel().tolist(),
-            steady_zi=scipy.signal.sosfilt_zi(sos).ravel().tolist(),
+            sos=band.ravel().tolist(),
+            steady_zi=scipy.signal.sosfilt_zi(band).ravel().tolist(),
         )
+
+    @staticmethod
+    def _band(
+        fs: float | None, low: float | None, high: float | None, order: int, sos: Any
+    ) -> NDArray[np.float64]:
+        if sos is not None:
+            if low is not None:
+                raise ValueError(f"[{_NAME}] low: expected None beside sos; found {low!r}")
+            return _phase.band_pass(_NAME, sos)
+        return band_sections(_NAME, low, high, fs, order)
+
+    @staticmethod
+    def _fast(fs: float | None, high: float | None, order: int) -> NDArray[np.float64]:
+        rate = _arguments.positive(_NAME, "fs", fs, "number of Hz")
+        high = _arguments.number(_NAME, "high", high, finite=False)
+        if not 0 < high < rate / 2:
+            raise ValueError(
+                f"[{_NAME}] high: expected 0 < high < {rate / 2:g} Hz, half of fs = {rate:g} Hz, "
+                f"to attenuate; found {high:g}"
+            )
+        return _phase.fast_sections(high, rate, _arguments.integer(_NAME, "order", order, 1))
 
     def _default_levels(self) -> int:
         return max(2, min(self.shape[:2]).bit_length() - 3)
@@ -292,9 +323,9 @@ class Magnifier:
 
 def magnify(
     video: Any,
-    fs: float,
-    low: float,
-    high: float,
+    fs: float | None,
+    low: float | None,
+    high: float | None,
     alpha: float,
     *,
     method: Method = "linear",
@@ -303,6 +334,7 @@ def magnify(
     chroma: float = 0.1,
     levels: int | None = None,
     order: int = 1,
+    sos: Any = None,
     sigma: float = 2.0,
     orientations: int = 8,
     octave_fraction: float = 1.0,
@@ -317,7 +349,7 @@ def magnify(
     ----------
     video : array, (T, H, W) or (T, H, W, 3)
         Grey or RGB frames, uint8 or float32 in [0, 1].
-    fs, low, high, alpha, method, mode, cutoff, chroma, levels, order
+    fs, low, high, alpha, method, mode, cutoff, chroma, levels, order, sos
         As for `Magnifier`.
     sigma, orientations, octave_fraction, attenuate
         As for `Magnifier`.
@@ -354,6 +386,7 @@ def magnify(
         chroma=chroma,
         levels=levels,
         order=order,
+        sos=sos,
         dtype=source.dtype,
         sigma=sigma,
         orientations=orientations,
@@ -362,13 +395,7 @@ def magnify(
     )
     if not progress:
         return from_numpy_like(video)(magnifier.feed(source))
-    from tqdm import tqdm
-
     result = np.empty_like(source, order="C")
-    chunk = 16
-    with tqdm(total=len(source), unit="frame") as bar:
-        for first in range(0, len(source), chunk):
-            part = slice(first, first + chunk)
-            magnifier.feed(source[part], out=result[part])
-            bar.update(len(source[part]))
+    for part in parts(len(source), progress):
+        magnifier.feed(source[part], out=result[part])
     return from_numpy_like(video)(result)

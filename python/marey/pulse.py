@@ -2,13 +2,14 @@
 
 With every beat the blood in the skin changes its colour, by less than one level of 255. `estimate`
 takes a whole video; `PulseMonitor` takes frames as they come and keeps nothing of them but the
-mean colours of a grid of patches.
+mean colours of a grid of patches, for a minute.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from marey import _arguments, _cpu, _rates
 from marey._arrays import to_numpy
+from marey._progress import parts
 
 __all__ = ["PulseEstimate", "PulseMonitor", "PulseWarning", "estimate", "patch_means"]
 
@@ -26,6 +28,9 @@ Method = Literal["pos", "chrom", "green"]
 LOW_BPM, HIGH_BPM = 42.0, 240.0
 RATE_SECONDS = 10.0
 """The windows of `PulseEstimate.bpm_over_time`, one a second."""
+WINDOW_SECONDS = 60.0
+"""What `PulseMonitor` keeps."""
+_LEAST_SECONDS = 3.0  # that a rate can be estimated from
 _GRID = 16  # patches along the shorter side
 _SMALLEST_PATCH = 8  # pixels
 
@@ -223,9 +228,9 @@ class _Region:
 
 
 class PulseMonitor:
-    """Follow the pulse in a stream of frames.
+    """Follow the pulse in a stream of frames, in constant memory.
 
-    Of the frames only the mean colours of the patches are kept: 24 bytes a patch and frame. Not
+    Of the last seconds the mean colours of the patches are kept: 24 bytes a patch and frame. Not
     for several threads at once.
 
     Parameters
@@ -242,6 +247,8 @@ class PulseMonitor:
         pixels. A bool array (H, W): of the pixels where it is True.
     low_bpm, high_bpm : float
         The rates to look for, in beats a minute.
+    window : float
+        How many seconds are kept, 3 or more; infinity for all.
 
     Raises
     ------
@@ -268,6 +275,8 @@ class PulseMonitor:
     72
     """
 
+    _name = "marey.PulseMonitor"
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -277,8 +286,9 @@ class PulseMonitor:
         roi: Any = None,
         low_bpm: float = LOW_BPM,
         high_bpm: float = HIGH_BPM,
+        window: float = WINDOW_SECONDS,
     ) -> None:
-        name = self._name = "marey.PulseMonitor"
+        name = self._name
         self.shape = _arguments.image_shape(name, "shape", shape, "(H, W, 3), RGB,", ((3,),))
         self.method = _arguments.one_of(name, "method", method, _rates.METHODS)
         self.fs = None if fs is None else _arguments.positive(name, "fs", fs, "number of Hz")
@@ -290,13 +300,17 @@ class PulseMonitor:
                 f"found {low_bpm}, {high_bpm}"
             )
         self.low_bpm, self.high_bpm = low_bpm, high_bpm
+        self.window = _arguments.number(name, "window", window, finite=False)
+        if not self.window >= _LEAST_SECONDS:
+            raise ValueError(
+                f"[{name}] window: expected {_LEAST_SECONDS:g} seconds or more; found {window}"
+            )
         self._region = _Region(name, roi, *self.shape[:2])
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames."""
-        self._traces: list[Signal] = []
-        self._times: list[Signal] = []
+        self._chunks: deque[tuple[Signal, Signal]] = deque()  # times and traces
         self._frames = 0
         self._last = -math.inf
 
@@ -317,6 +331,7 @@ class PulseMonitor:
             If a type or a shape does not fit, or times do not rise.
         """
         source = to_numpy(self._name, "frames", frames)
+        _arguments.frame_dtype(self._name, "frames", source.dtype)
         if source.ndim == 3:
             source = source[np.newaxis]
         if source.shape[1:] != self.shape:
@@ -324,24 +339,7 @@ class PulseMonitor:
                 f"[{self._name}] frames: expected shape (T, {', '.join(map(str, self.shape))}); "
                 f"found {np.shape(frames)}"
             )
-        if times is not None:
-            try:
-                when = np.atleast_1d(np.asarray(times, np.float64))
-            except (TypeError, ValueError):
-                raise TypeError(
-                    f"[{self._name}] times: expected numbers of seconds; found {times!r}"
-                ) from None
-        elif self.fs is not None:
-            when = np.arange(self._frames, self._frames + len(source)) / self.fs
-        else:
-            raise ValueError(f"[{self._name}] times: expected them, or fs; found neither")
-        if when.shape != (len(source),) or not np.all(np.diff(when, prepend=self._last) > 0):
-            raise ValueError(
-                f"[{self._name}] times: expected {len(source)} finite, rising numbers of seconds; "
-                f"found {when.shape}"
-            )
-        if not np.isfinite(when).all():
-            raise ValueError(f"[{self._name}] times: expected finite numbers of seconds")
+        when = self._checked_times(times, len(source))
         if len(source) == 0:
             return
         means = patch_means(source, self._region.rows, self._region.columns, self._region.mask)
@@ -351,21 +349,90 @@ class PulseMonitor:
             raise ValueError(
                 f"[{self._name}] frames: expected finite values; found NaN or infinity"
             )
-        self._traces.append(means)
-        self._times.append(when)
+        self._keep(when, means)
         self._frames += len(source)
-        self._last = float(when[-1])
+
+    def _checked_times(self, times: Any, count: int) -> Signal:
+        """When the next frames were filmed."""
+        name = self._name
+        if times is not None:
+            try:
+                when = np.atleast_1d(np.asarray(times, np.float64))
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"[{name}] times: expected numbers of seconds; found {times!r}"
+                ) from None
+        elif self.fs is not None:
+            when = np.arange(self._frames, self._frames + count) / self.fs
+        else:
+            raise ValueError(f"[{name}] times: expected them, or fs; found neither")
+        if when.shape != (count,):
+            raise ValueError(f"[{name}] times: expected shape ({count},); found {when.shape}")
+        rising = np.all(np.diff(when, prepend=self._last) > 0)
+        if not (rising and np.isfinite(when).all()):
+            raise ValueError(
+                f"[{name}] times: expected {count} finite, rising numbers of seconds, after "
+                f"{self._last:g}; found others"
+            )
+        return when
+
+    def _keep(self, times: Signal, traces: Signal) -> None:
+        """Add frames, one or more, and forget those that left the window."""
+        self._last = float(times[-1])
+        oldest = self._last - self.window
+        while self._chunks and self._chunks[0][0][-1] < oldest:
+            self._chunks.popleft()
+        recent = times >= oldest
+        # Not a view: it would keep what it is a part of.
+        self._chunks.append((times[recent], traces[recent]))
+
+    def _kept(self) -> tuple[Signal, Signal]:
+        if not self._chunks:
+            grid = (len(self._region.rows) - 1, len(self._region.columns) - 1, 3)
+            return np.empty(0), np.empty((0, *grid))
+        times, traces = (np.concatenate(parts) for parts in zip(*self._chunks, strict=True))
+        first = int(np.searchsorted(times, self._last - self.window))
+        return times[first:], traces[first:]
 
     @property
     def traces(self) -> Signal:
-        """The mean colours so far, (T, rows, columns, 3), in levels of 255."""
-        grid = (len(self._region.rows) - 1, len(self._region.columns) - 1, 3)
-        return np.concatenate(self._traces) if self._traces else np.empty((0, *grid))
+        """The mean colours in the window, (T, rows, columns, 3), in levels of 255."""
+        return self._kept()[1]
 
     @property
     def times(self) -> Signal:
-        """When the frames so far were filmed, (T,), in seconds."""
-        return np.concatenate(self._times) if self._times else np.empty(0)
+        """When the frames in the window were filmed, (T,), in seconds."""
+        return self._kept()[0]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What to save: ``times``, ``traces``, and ``frames``, how many were seen.
+
+        Assign it to continue.
+        """
+        times, traces = self._kept()
+        return {"times": times, "traces": traces, "frames": self._frames}
+
+    @state.setter
+    def state(self, value: dict[str, Any]) -> None:
+        name = self._name
+        keys = ("times", "traces", "frames")
+        *arrays, count = _arguments.entries(name, "state", value, keys)
+        times, traces = (_arguments.reals(name, "state", array) for array in arrays)
+        frames = _arguments.integer(name, "state", count, 0)
+        grid = (len(self._region.rows) - 1, len(self._region.columns) - 1, 3)
+        if times.ndim != 1 or traces.shape != (len(times), *grid) or len(times) > frames:
+            raise ValueError(
+                f"[{name}] state: expected times (T,) and traces (T, {', '.join(map(str, grid))}) "
+                f"of at most {frames} frames; found {times.shape} and {traces.shape}"
+            )
+        finite = np.isfinite(times).all() and np.isfinite(traces).all()
+        if not (finite and np.all(np.diff(times) > 0)):
+            raise ValueError(f"[{name}] state: expected finite values and rising times")
+        self.reset()
+        self._frames = frames
+        if len(times):
+            self._keep(times, traces)
 
     def estimate(self, seconds: float | None = None) -> PulseEstimate:
         """Estimate the pulse from the frames so far.
@@ -391,7 +458,7 @@ class PulseMonitor:
         ValueError
             If the frames span less than 3 s, or are too few a second for the band.
         """
-        traces, times = self.traces, self.times
+        times, traces = self._kept()
         if seconds is not None:
             seconds = _arguments.number(self._name, "seconds", seconds, finite=False)
         if seconds is not None and len(times):
@@ -427,9 +494,10 @@ def _rates_over_time(
 
 def _estimate(monitor: PulseMonitor, traces: Signal, times: Signal) -> PulseEstimate:
     span = float(times[-1] - times[0]) if len(times) else 0.0
-    if span < 3.0:
+    if span < _LEAST_SECONDS:
         raise ValueError(
-            f"[{monitor._name}] frames: expected at least 3 s of them; found {span:.3g} s"
+            f"[{monitor._name}] frames: expected at least {_LEAST_SECONDS:g} s of them; "
+            f"found {span:.3g} s"
         )
     fs = 1.0 / float(np.median(np.diff(times)))
     low, high = monitor.low_bpm / 60.0, min(monitor.high_bpm / 60.0, 0.45 * fs)
@@ -486,6 +554,12 @@ def _estimate(monitor: PulseMonitor, traces: Signal, times: Signal) -> PulseEsti
     )
 
 
+class _Whole(PulseMonitor):
+    """`estimate`'s, whose errors name it."""
+
+    _name = "marey.pulse.estimate"
+
+
 def estimate(
     video: Any,
     fs: float | None = None,
@@ -495,6 +569,7 @@ def estimate(
     roi: Any = None,
     low_bpm: float = LOW_BPM,
     high_bpm: float = HIGH_BPM,
+    progress: bool = False,
 ) -> PulseEstimate:
     """Estimate the heart rate from a video of skin.
 
@@ -510,6 +585,8 @@ def estimate(
         When each frame was filmed, in seconds, rising; may be uneven.
     method, roi, low_bpm, high_bpm
         As for `PulseMonitor`.
+    progress : bool
+        Show a progress bar (needs tqdm).
 
     Returns
     -------
@@ -539,14 +616,22 @@ def estimate(
     >>> round(pulse.bpm), pulse.reliable
     (66, True)
     """
-    name = "marey.pulse.estimate"
-    source = to_numpy(name, "video", video)
+    name = _Whole._name
+    source = _arguments.whole_video(name, video)
     if source.ndim != 4:
         raise ValueError(f"[{name}] video: expected (T, H, W, 3); found shape {source.shape}")
-    monitor = PulseMonitor(
-        source.shape[1:], fs, method=method, roi=roi, low_bpm=low_bpm, high_bpm=high_bpm
+    monitor = _Whole(
+        source.shape[1:],
+        fs,
+        method=method,
+        roi=roi,
+        low_bpm=low_bpm,
+        high_bpm=high_bpm,
+        window=math.inf,
     )
-    monitor.feed(source, times)
+    when = None if times is None else monitor._checked_times(times, len(source))
+    for part in parts(len(source), progress):
+        monitor.feed(source[part], None if when is None else when[part])
     result = _estimate(monitor, monitor.traces, monitor.times)
     if not result.reliable:
         warnings.warn(f"no pulse to rely on: {result.reason}", PulseWarning, stacklevel=2)

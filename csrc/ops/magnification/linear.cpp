@@ -13,8 +13,8 @@
 
 namespace marey {
 
-MAREY_STUB(attenuate_chroma, AttenuateChroma)
-MAREY_STUB(all_finite, AllFinite)
+MAREY_STUB_NO_BF16(attenuate_chroma, AttenuateChroma)
+MAREY_STUB_NO_BF16(all_finite, AllFinite)
 
 namespace {
 

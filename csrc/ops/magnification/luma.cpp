@@ -7,7 +7,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_luma, SelectLuma)
+MAREY_STUB_NO_BF16(select_luma, SelectLuma)
 
 namespace {
 
@@ -24,13 +24,16 @@ LumaRow row_of(const View& frame, int64_t y) {
 
 void take_luma(std::string_view function, const View& frame, float* luma) {
   const LumaKernel kernel = select_luma_stub.get()(frame.dtype);
-  std::atomic<bool> finite{true};
+  std::atomic<bool> within{true};
   parallel_for(frame.shape[0], kRows, 0, [&](int64_t begin, int64_t end, std::byte*) {
     for (int64_t y = begin; y < end; ++y) {
-      if (!kernel.take(row_of(frame, y), luma + y * frame.shape[1])) finite = false;
+      if (!kernel.take(row_of(frame, y), luma + y * frame.shape[1])) within = false;
     }
   });
-  if (!finite) throw ValueError(function, "frames", "finite values", "NaN or infinity");
+  if (!within) {
+    throw ValueError(function, "frames", "finite values, of magnitude 1e6 at most",
+                     "NaN, infinity or larger ones");
+  }
 }
 
 void add_to_luma(const View& frame, const float* change, const View& out) {

@@ -30,10 +30,11 @@ struct Luma {
       }
     }
     if constexpr (sizeof(S) == 1) return true;
-    // 0 * x is 0 for finite x and NaN for all others, and sums keep a NaN.
-    float sum = 0.0F;
-    for (int64_t x = 0; x < row.width; ++x) sum += 0.0F * luma[x];
-    return sum == 0.0F;
+    int beyond = 0;
+    for (int64_t x = 0; x < row.width; ++x) {
+      beyond += luma[x] >= -kMostLuma && luma[x] <= kMostLuma ? 0 : 1;  // NaN is neither
+    }
+    return beyond == 0;
   }
 
   static S limited(float value) {

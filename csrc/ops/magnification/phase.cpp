@@ -12,7 +12,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_phase, SelectPhase)
+MAREY_STUB_NO_BF16(select_phase, SelectPhase)
 
 namespace {
 

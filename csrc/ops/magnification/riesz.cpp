@@ -12,7 +12,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_riesz, SelectRiesz)
+MAREY_STUB_NO_BF16(select_riesz, SelectRiesz)
 
 namespace {
 

@@ -6,7 +6,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_down, SelectDown)
+MAREY_STUB_NO_BF16(select_down, SelectDown)
 
 Shape down_shape(std::string_view function, const View& image, std::optional<int> channel_axis) {
   const ImageAxes axes = image_axes(function, "image", image.shape, channel_axis);

@@ -13,7 +13,7 @@ namespace marey {
 Shape down_shape(std::string_view function, const View& image, std::optional<int> channel_axis);
 
 // `out` has down_shape and either the image's type or, for uint8, float32 (not rounded). It must
-// not overlap the image. Each thread's scratch is about 20 rows.
+// not overlap the image. Each thread's scratch is about 12 rows.
 void down(std::string_view function, const View& image, std::optional<int> channel_axis,
           const View& out);
 

@@ -1,5 +1,6 @@
 #include "ops/pyramid/laplacian.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/buffer.h"
@@ -11,7 +12,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_laplacian, SelectLaplacian)
+MAREY_STUB_NO_BF16(select_laplacian, SelectLaplacian)
 
 namespace {
 
@@ -37,17 +38,20 @@ class Workspace {
 };
 
 void laplacian_level(std::string_view function, const View& image, const ImageAxes& axes,
-                     const View& coarse, const View& band) {
+                     const View& coarse, const View& band, bool streaming) {
   check_writable_rows(function, "out", coarse, axes);
   check_writable_rows(function, "out", band, axes);
   if (image.shape.count() == 0) return;
 
   const LaplacianKernel kernel = select_laplacian_stub.get()(image.dtype);
-  const bool streaming = band.shape.count() * item_size(band.dtype) > kStreamBytes;
   const int64_t rows = coarse.shape[axes.row];
   const Plane first = plane_at(image, axes, 0);
-  parallel_for(plane_count(image.shape, axes) * rows, row_grain(first.row_items() / 3),
-               static_cast<std::size_t>(kernel.scratch_bytes(first)),
+  // Neighbouring ranges both compute the coarse rows at their seam: few and long ones, but two of
+  // the smaller levels as well.
+  const int64_t all_rows = plane_count(image.shape, axes) * rows;
+  const int64_t grain = std::min(row_grain(first.row_items() / 3),
+                                 std::max(row_grain(4 * first.row_items()), (all_rows + 1) / 2));
+  parallel_for(all_rows, grain, static_cast<std::size_t>(kernel.scratch_bytes(first)),
                [&](int64_t begin, int64_t end, std::byte* scratch) {
                  for_each_piece(begin, end, rows, [&](int64_t p, int64_t from, int64_t to) {
                    const LaplacianArgs args{plane_at(image, axes, p), plane_at(coarse, axes, p),
@@ -93,10 +97,12 @@ void laplacian(std::string_view function, const View& image, std::optional<int> 
   const ImageAxes axes = image_axes(function, "image", image.shape, channel_axis);
   const std::size_t levels = out.size() - 1;
   const Workspace between(out[0].dtype, shapes_of(out));
+  // The bands of all levels are what leaves the caches in the end, not one of them.
+  const int64_t all = out[0].shape.count() / 3 * 4 * item_size(out[0].dtype);
   View current = image;
   for (std::size_t level = 0; level < levels; ++level) {
     const View coarse = level + 1 == levels ? out[levels] : between.level(level + 1);
-    laplacian_level(function, current, axes, coarse, out[level]);
+    laplacian_level(function, current, axes, coarse, out[level], all > kStreamBytes);
     current = coarse;
   }
 }

@@ -25,11 +25,11 @@ std::vector<Shape> pyramid_shapes(std::string_view function, const View& image, 
 void gaussian(std::string_view function, const View& image, std::optional<int> channel_axis,
               const std::vector<View>& out);
 // laplacian: float32 for uint8 images, else the image's type. Workspace: G_1 and G_2, of the bands'
-// type, and about 40 rows for each thread.
+// type, and about 18 rows for each thread.
 void laplacian(std::string_view function, const View& image, std::optional<int> channel_axis,
                const std::vector<View>& out);
 // `bands`: float32 or float64, levels >= 1 bands and the residual. Workspace: the two largest
-// intermediate images, and about 20 rows for each thread.
+// intermediate images, and about 18 rows for each thread.
 void collapse(std::string_view function, const std::vector<View>& bands,
               std::optional<int> channel_axis, const View& out);
 

@@ -6,7 +6,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_riesz_row, SelectRieszRow)
+MAREY_STUB_NO_BF16(select_riesz_row, SelectRieszRow)
 
 void riesz_transform(std::string_view function, const View& band, const View& x, const View& y) {
   const ImageAxes axes = image_axes(function, "band", band.shape, std::nullopt);

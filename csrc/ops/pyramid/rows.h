@@ -4,12 +4,15 @@
 //
 // Halving applies the taps (1 4 6 4 1) / 16 first down the columns, which vectorises over any
 // number of channels, and then along the row. Doubling applies them first along the row, once for
-// every source row, and then down the columns, on the way to memory. Along the row, a pixel of
-// three or four floating-point channels is a vector of its own; elsewhere rows are split into even
-// and odd pixels, whose taps are plain loads at distances of one pixel. A is the type of the sums:
-// float, double, or uint16_t for uint8 images, whose largest sum, 255 * 256 + 128, fits it exactly.
+// every source row, and then down the columns, on the way to memory. Along the row, pixels are
+// split into even and odd ones, whose taps are plain loads at distances of one pixel; where no
+// instruction picks lanes from two vectors, a pixel of three or four floating-point channels is a
+// vector of its own instead. A is the type of the sums: float, double, or uint16_t for uint8
+// images, whose largest sum, 255 * 256 + 128, fits it exactly.
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <utility>
 
 #include "core/simd.h"
 #include "ops/pyramid/plane.h"
@@ -141,6 +144,79 @@ inline void merge_pixels(const std::byte* even, const std::byte* odd, std::byte*
   }
 }
 
+// Where an instruction picks lanes from two vectors: as many whole pixels as one holds at a time.
+#if defined(__AVX512BW__)
+inline constexpr bool kPicks = true;
+#else
+inline constexpr bool kPicks = false;
+#endif
+
+// Lane j is item index(j) of a and b, one after the other.
+template <class A, class Index>
+inline Vec<A> pick(const Vec<A>& a, const Vec<A>& b, Index) {
+  using Native [[gnu::vector_size(sizeof(Vec<A>))]] = A;
+  return [&]<int... J>(std::integer_sequence<int, J...>) {
+    return std::bit_cast<Vec<A>>(
+        __builtin_shufflevector(std::bit_cast<Native>(a), std::bit_cast<Native>(b), Index{}(J)...));
+  }(std::make_integer_sequence<int, static_cast<int>(Vec<A>::size())>{});
+}
+
+template <int kChannels, class A>
+struct Picks {
+  static constexpr int kLanes = static_cast<int>(Vec<A>::size());
+  static constexpr int kPixels = kLanes / kChannels;
+  static constexpr int kItems = kPixels * kChannels;  // the lanes beyond are overwritten
+
+  // Of two vectors of pixels, those that come first in their pairs, or second.
+  template <int kWhich>
+  struct FromPairs {
+    constexpr int operator()(int j) const {
+      return j < kItems ? (2 * (j / kChannels) + kWhich) * kChannels + j % kChannels : 0;
+    }
+  };
+  // The reverse: of one vector of the first ones and one of the second, what stands from item kFrom
+  // on.
+  template <int kFrom>
+  struct ToPairs {
+    constexpr int operator()(int j) const {
+      const int item = kFrom + j;
+      if (item >= 2 * kItems) return 0;
+      const int pixel = item / kChannels;
+      return pixel % 2 * kLanes + pixel / 2 * kChannels + item % kChannels;
+    }
+  };
+};
+
+// Return how many pairs they did; the rest is less than a vector.
+template <int kChannels, class A>
+inline int64_t split_vectors(const A* src, A* even, A* odd, int64_t pairs) {
+  using P = Picks<kChannels, A>;
+  using V = Vec<A>;
+  int64_t k = 0;
+  for (; k + P::kPixels <= pairs; k += P::kPixels) {
+    const V a = load<V>(src + 2 * k * kChannels);
+    const V b = load<V>(src + 2 * k * kChannels + P::kLanes);
+    store(even + k * kChannels, pick(a, b, typename P::template FromPairs<0>{}));
+    store(odd + k * kChannels, pick(a, b, typename P::template FromPairs<1>{}));
+  }
+  return k;
+}
+
+template <int kChannels, class A>
+inline int64_t merge_vectors(const A* even, const A* odd, A* dst, int64_t pairs) {
+  using P = Picks<kChannels, A>;
+  using V = Vec<A>;
+  int64_t k = 0;
+  for (; k + P::kPixels <= pairs; k += P::kPixels) {
+    const V a = load<V>(even + k * kChannels);
+    const V b = load<V>(odd + k * kChannels);
+    A* place = dst + 2 * k * kChannels;
+    store(place, pick(a, b, typename P::template ToPairs<0>{}));
+    store(place + P::kLanes, pick(a, b, typename P::template ToPairs<P::kLanes>{}));
+  }
+  return k;
+}
+
 // Two streams of whole items, which the compiler turns into shuffles.
 template <class Item>
 inline void split_items(const Item* src, Item* even, Item* odd, int64_t pairs) {
@@ -158,10 +234,19 @@ inline void merge_items(const Item* even, const Item* odd, Item* dst, int64_t pa
   }
 }
 
-// Pixels 0, 2, 4, ... to even and 1, 3, 5, ... to odd.
+// Pixels 0, 2, 4, ... to even and 1, 3, 5, ... to odd. Reads and writes up to 64 bytes beyond.
 template <class A>
 inline void split(const A* src, A* even, A* odd, int64_t pairs, int64_t channels) {
   if (channels == 1) return split_items(src, even, odd, pairs);
+  if constexpr (kPicks) {
+    int64_t done = 0;
+    if (channels == 3) done = split_vectors<3>(src, even, odd, pairs);
+    if (channels == 4) done = split_vectors<4>(src, even, odd, pairs);
+    src += 2 * done * channels;
+    even += done * channels;
+    odd += done * channels;
+    pairs -= done;
+  }
   const auto* s = reinterpret_cast<const std::byte*>(src);
   auto* e = reinterpret_cast<std::byte*>(even);
   auto* o = reinterpret_cast<std::byte*>(odd);
@@ -181,10 +266,19 @@ inline void split(const A* src, A* even, A* odd, int64_t pairs, int64_t channels
   }
 }
 
-// The reverse of split. Writes up to 3 items beyond the last pixel.
+// The reverse of split.
 template <class A>
 inline void merge(const A* even, const A* odd, A* dst, int64_t pairs, int64_t channels) {
   if (channels == 1) return merge_items(even, odd, dst, pairs);
+  if constexpr (kPicks) {
+    int64_t done = 0;
+    if (channels == 3) done = merge_vectors<3>(even, odd, dst, pairs);
+    if (channels == 4) done = merge_vectors<4>(even, odd, dst, pairs);
+    even += done * channels;
+    odd += done * channels;
+    dst += 2 * done * channels;
+    pairs -= done;
+  }
   const auto* e = reinterpret_cast<const std::byte*>(even);
   const auto* o = reinterpret_cast<const std::byte*>(odd);
   auto* d = reinterpret_cast<std::byte*>(dst);
@@ -211,7 +305,7 @@ using Pixel = stdx::simd<A, stdx::simd_abi::deduce_t<A, kPixelLanes>>;
 
 template <class A>
 inline bool by_pixel(int64_t channels) {
-  return std::is_floating_point_v<A> && (channels == 3 || channels == kPixelLanes);
+  return !kPicks && std::is_floating_point_v<A> && (channels == 3 || channels == kPixelLanes);
 }
 
 // dst[k] = v[2 k] + 4 v[2 k + 1] + 6 v[2 k + 2] + 4 v[2 k + 3] + v[2 k + 4], over 256, in pixels.

@@ -9,8 +9,8 @@
 
 namespace marey {
 
-MAREY_STUB(select_steerable_f32, SelectSteerable<float>)
-MAREY_STUB(select_steerable_f64, SelectSteerable<double>)
+MAREY_STUB_NO_BF16(select_steerable_f32, SelectSteerable<float>)
+MAREY_STUB_NO_BF16(select_steerable_f64, SelectSteerable<double>)
 
 namespace {
 

@@ -22,7 +22,7 @@ int64_t checked_extent(std::string_view function, const char* which, int64_t sou
 
 }  // namespace
 
-MAREY_STUB(select_up, SelectUp)
+MAREY_STUB_NO_BF16(select_up, SelectUp)
 
 Shape up_shape(std::string_view function, const View& image, std::optional<int64_t> height,
                std::optional<int64_t> width, std::optional<int> channel_axis) {

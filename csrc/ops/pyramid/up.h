@@ -26,7 +26,7 @@ struct UpEpilogue {
 };
 
 // Types: image and out alike; or image float32, other and out uint8. `out` must overlap none of the
-// inputs. Each thread's scratch is about 20 rows.
+// inputs. Each thread's scratch is about 18 rows.
 void up(std::string_view function, const View& image, std::optional<int> channel_axis,
         const View& out, const UpEpilogue& epilogue = {});
 

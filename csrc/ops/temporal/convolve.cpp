@@ -9,7 +9,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_convolve, SelectConvolve)
+MAREY_STUB_NO_BF16(select_convolve, SelectConvolve)
 
 namespace {
 
@@ -60,7 +60,43 @@ void convolve_tiles(const View& x, int axis, const Weights<T>& weights, const Wi
   });
 }
 
+template <class T>
+void derivative_tiles(const View& x, int axis, double rate, const View& y) {
+  const std::vector<double> difference = {-rate, rate};
+  const std::vector<double> halved = {-rate / 2, rate / 2};
+  const Weights<T> at_ends(difference);
+  const Weights<T> within(halved);
+  TileJob job({&x}, y, axis);
+  const int64_t steps = x.shape[axis];
+  job.scratch_bytes = (steps + 2) * static_cast<int64_t>(sizeof(std::byte*));
+  ConvolveFn* run = select_convolve_stub.get()(x.dtype, y.dtype);
+  for_each_tile(job, [&](const SeriesTile& tile) {
+    const auto** rows = reinterpret_cast<const std::byte**>(tile.scratch);
+    // `count` results from `first` on, `step` apart, each of two rows, `row_step` apart.
+    const auto differ = [&](const Weights<T>& weights, int64_t first, int64_t step, int64_t count,
+                            int64_t row, int64_t row_step) {
+      for (int64_t k = 0; k <= count; ++k) rows[k] = tile.in[0].row(row + k * row_step);
+      run({rows, weights.earliest_first.data(), weights.table.data(), 2, tile.out.row(first),
+           step * tile.out.stride, count, tile.width, tile.streaming});
+    };
+    differ(at_ends, 0, 1, 1, 0, 1);
+    differ(at_ends, steps - 1, 1, 1, steps - 2, 1);
+    // The odd steps lie between the even ones, and the other way round.
+    differ(within, 1, 2, (steps - 1) / 2, 0, 2);
+    if (steps > 3) differ(within, 2, 2, (steps - 2) / 2, 1, 2);
+  });
+}
+
 }  // namespace
+
+void derivative(std::string_view function, const View& x, int axis, double rate, const View& y) {
+  if (x.shape[axis] < 2) {
+    throw ValueError(function, "x", "at least two steps along axis " + std::to_string(axis),
+                     "shape " + to_string(x.shape));
+  }
+  if (y.dtype == DType::f64) return derivative_tiles<double>(x, axis, rate, y);
+  derivative_tiles<float>(x, axis, rate, y);
+}
 
 void convolve(std::string_view function, const View& x, int axis, const View& taps,
               const Window& window, const View& y) {

@@ -20,6 +20,14 @@ namespace marey {
 void convolve(std::string_view function, const View& x, int axis, const View& taps,
               const Window& window, const View& y);
 
+// derivative: central differences along one axis, as numpy.gradient.
+//
+//   y[t] = rate / 2 (x[t + 1] - x[t - 1]), at the two ends rate times the difference of the last
+//   two
+//
+// x[t] itself has no part in y[t], not even if it is NaN. At least two steps; else as above.
+void derivative(std::string_view function, const View& x, int axis, double rate, const View& y);
+
 // A block of so many steps is computed together where there are as many taps.
 inline constexpr int64_t kConvolveSteps = 6;
 

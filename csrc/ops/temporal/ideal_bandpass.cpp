@@ -11,7 +11,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_ideal_bandpass, SelectIdealBandpass)
+MAREY_STUB_NO_BF16(select_ideal_bandpass, SelectIdealBandpass)
 
 namespace {
 
@@ -105,7 +105,8 @@ void ideal_bandpass(const View& x, int axis, int64_t first, int64_t last, const 
   const int64_t item = item_size(y.dtype);
   const int64_t folded = 2 * in_groups(steps / 2 + 1) * item;
   job.width = cached_tile_width(folded, item);
-  job.scratch_bytes = folded * widest_tile(job) + 4 * in_groups(count) * kVectorBytes;
+  job.scratch_bytes = folded * round_up(widest_tile(job), 2 * kVectorBytes / item) +
+                      4 * in_groups(count) * kVectorBytes;
   IdealBandpassFn* run = select_ideal_bandpass_stub.get()(x.dtype, y.dtype);
   for_each_tile(job, [&](const SeriesTile& tile) {
     run({tile.in[0].data, tile.in[0].stride, tile.out.data, tile.out.stride, steps, tile.width,

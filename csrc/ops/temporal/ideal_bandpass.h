@@ -50,8 +50,8 @@ struct IdealBandpassTile {
   bool complement;  // the tables hold the bins that are not kept
   bool keep_first;  // bin 0 is kept: x[0] is added again
   // 64-byte aligned. For each pair, their number rounded up to whole groups, 2 * width items, width
-  // rounded up to a multiple of 64; then for each bin, rounded up likewise, 4 vectors of up to 64
-  // bytes.
+  // rounded up to two vectors of 64 bytes; then for each bin, rounded up likewise, 4 vectors of up
+  // to 64 bytes.
   void* scratch;
   bool streaming;
 };

@@ -10,7 +10,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_median, SelectMedian)
+MAREY_STUB_NO_BF16(select_median, SelectMedian)
 
 namespace {
 
@@ -71,9 +71,10 @@ void median(const View& x, int axis, const View& y) {
       sorted ? median_network(steps) : std::vector<MedianComparator>();
 
   TileJob job({&x}, y, axis);
-  const int64_t bytes = steps * counted_item(x.dtype, steps);
+  const int64_t counted = counted_item(x.dtype, steps);
+  const int64_t bytes = steps * counted;
   job.width = cached_tile_width(bytes, item_size(x.dtype));
-  job.scratch_bytes = bytes * widest_tile(job);
+  job.scratch_bytes = bytes * round_up(widest_tile(job), kMedianColumnBytes / counted);
   MedianFn* run = select_median_stub.get()(x.dtype, steps);
   for_each_tile(job, [&](const SeriesTile& tile) {
     run({tile.in[0].data, tile.in[0].stride, steps, tile.width, tile.out.data,

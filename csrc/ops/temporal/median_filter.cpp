@@ -6,7 +6,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_median_filter, SelectMedianFilter)
+MAREY_STUB_NO_BF16(select_median_filter, SelectMedianFilter)
 
 namespace {
 

@@ -50,13 +50,12 @@ struct Keys {
   }
 };
 
-constexpr int64_t kColumnBytes = 64;
-
 // A column's lanes, in as many vectors as it takes.
 template <class I>
 struct Lanes {
   using V = Vec<I>;
-  static constexpr int kVectors = static_cast<int>(kColumnBytes / static_cast<int64_t>(sizeof(V)));
+  static constexpr int kVectors =
+      static_cast<int>(kMedianColumnBytes / static_cast<int64_t>(sizeof(V)));
   static constexpr int64_t kLanes = static_cast<int64_t>(V::size());
   static constexpr int64_t kItems = kVectors * kLanes;
   V v[kVectors];

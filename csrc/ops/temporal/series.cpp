@@ -21,10 +21,6 @@ constexpr int64_t kCachedBytes = int64_t{160} << 10;
 constexpr int64_t kNarrowestTile = 64;
 constexpr int64_t kPage = 4096;
 
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 template <class T, bool kGather>
 void move_items(std::byte* scattered, const int64_t* offsets, std::byte* adjacent, int64_t count) {
   T* row = reinterpret_cast<T*>(adjacent);
@@ -44,6 +40,12 @@ void move_items(std::byte* scattered, const int64_t* offsets, std::byte* adjacen
   if (item == 8) return move_items<double, kGather>(scattered, offsets, adjacent, count);
   if (item == 4) return move_items<float, kGather>(scattered, offsets, adjacent, count);
   move_items<uint8_t, kGather>(scattered, offsets, adjacent, count);
+}
+
+// All series of a job, in whole vectors.
+int64_t most_lanes(const TileJob& job) {
+  const int64_t series = Series(*job.output, job.axis).count();
+  return round_up(std::max<int64_t>(1, series), kGatheredMultiple);
 }
 
 // A job with what all of its tiles have in common.
@@ -244,9 +246,12 @@ void scatter_items(std::byte* scattered, const int64_t* offsets, const std::byte
 TileJob::TileJob(std::initializer_list<const View*> in, const View& out, int a)
     : output(&out), axis(a) {
   std::copy(in.begin(), in.end(), inputs.begin());
+  gather_width = std::min(gather_width, most_lanes(*this));
 }
 
-int64_t widest_tile(const TileJob& job) { return std::max(job.width, job.gather_width); }
+int64_t widest_tile(const TileJob& job) {
+  return std::min(std::max(job.width, job.gather_width), most_lanes(job));
+}
 
 int64_t cached_tile_width(int64_t bytes_per_series, int64_t item) {
   const int64_t width = kCachedBytes / std::max<int64_t>(1, bytes_per_series);

@@ -76,6 +76,7 @@ struct TileJob {
   // Four KiB a row of float32, a page, so that neither the prefetcher nor the translation of
   // addresses is disturbed more often than by a plain copy.
   int64_t width = 1024;
+  // Of gathered tiles; the constructor takes less where there are fewer series, in multiples of 16.
   int64_t gather_width = 64;
   // 0: a gathered tile holds whole series. Else it is handed over this many steps at a time, in
   // order; the input and the output must then have the same number of steps.
@@ -83,7 +84,11 @@ struct TileJob {
   int64_t scratch_bytes = 0;
 };
 
-// The widest tile, of either kind, that a job hands over.
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// The widest tile, of either kind, that a job hands over: a multiple of 16 series.
 int64_t widest_tile(const TileJob& job);
 
 // A width for tiles that keep `bytes_per_series` in scratch, so that all of it stays in the

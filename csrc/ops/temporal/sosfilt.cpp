@@ -13,7 +13,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_sosfilt, SelectSosfilt)
+MAREY_STUB_NO_BF16(select_sosfilt, SelectSosfilt)
 
 namespace {
 

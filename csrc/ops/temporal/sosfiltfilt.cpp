@@ -158,7 +158,8 @@ void sosfiltfilt(const View& sos, const View& x, int axis, const View& y, Extens
   TileJob job({&x}, y, axis);
   job.width = cached_tile_width(plan.scratch_rows() * item, item);
   // Not a power of two: rows a page apart would share the same few places of the first-level cache.
-  plan.stride = widest_tile(job) + kStagger;
+  plan.stride = widest_tile(job);
+  if (plan.stride > kStagger) plan.stride += kStagger;
   job.scratch_bytes = plan.scratch_rows() * plan.stride * item;
   for_each_tile(job, [&](const SeriesTile& tile) {
     const FlushDenormals flush;

@@ -9,7 +9,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_trajectory, SelectTrajectory)
+MAREY_STUB_NO_BF16(select_trajectory, SelectTrajectory)
 
 namespace {
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like
+from marey._arrays import from_numpy_like, to_numpy
 from marey.background._masks import (
     CLEAN,
     THRESHOLD,
@@ -166,8 +166,9 @@ class MedianBackground:
 
     @state.setter
     def state(self, value: dict[str, Any]) -> None:
-        window = np.asarray(value["window"])
-        frames = _arguments.integer(self._name, "state", value["frames"], 0)
+        array, count = _arguments.entries(self._name, "state", value, ("window", "frames"))
+        window = to_numpy(self._name, "state", array)
+        frames = _arguments.integer(self._name, "state", count, 0)
         entered = -(-frames // self.every)
         expected = (min(entered, self.window), *self.shape)
         if window.shape != expected or window.dtype != self.dtype:
@@ -175,6 +176,8 @@ class MedianBackground:
                 f"[{self._name}] state: expected a window of shape {expected} and {self.dtype} for "
                 f"{frames} frames; found {window.shape} and {window.dtype}"
             )
+        if window.dtype == np.float32 and np.isnan(window).any():
+            raise ValueError(f"[{self._name}] state: expected no NaN; found NaN")
         with self._alone:
             self._forget()
             for index, frame in zip(range(entered - len(window), entered), window, strict=True):

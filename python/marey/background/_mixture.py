@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like
+from marey._arrays import from_numpy_like, to_numpy
 from marey.background._masks import (
     CLEAN,
     OneCaller,
@@ -239,17 +239,18 @@ class MixtureBackground:
 
     @state.setter
     def state(self, value: dict[str, Any]) -> None:
+        keys = ("weights", "variances", "means", "frames")
+        *given, frames = _arguments.entries(self._name, "state", value, keys)
         with self._alone:
             model = np.zeros_like(self._mixture.state)
         modes, height, blocks, fields, lanes = model.shape
         width = self.shape[1]
         parts = []
-        for key, shape in (
-            ("weights", (modes, height, width)),
-            ("variances", (modes, height, width)),
-            ("means", (modes, height, width, fields - 2)),
+        plane = (modes, height, width)
+        for key, array, shape in zip(
+            keys[:3], given, (plane, plane, (*plane, fields - 2)), strict=True
         ):
-            part = np.asarray(value[key])
+            part = to_numpy(self._name, "state", array)
             if part.shape != shape or part.dtype != np.float32:
                 raise ValueError(
                     f"[{self._name}] state: expected {key} of shape {shape} and float32; "
@@ -259,7 +260,7 @@ class MixtureBackground:
         padded = np.zeros((modes, height, blocks * lanes, fields), np.float32)
         padded[:, :, :width] = np.concatenate(parts, axis=-1)
         model[...] = padded.reshape(modes, height, blocks, lanes, fields).transpose(0, 1, 2, 4, 3)
-        count = _arguments.integer(self._name, "state", value["frames"], 0)
+        count = _arguments.integer(self._name, "state", frames, 0)
         with self._alone:
             self._mixture.state = model
             self._frames = count

@@ -8,21 +8,29 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 def number(
-    expected: str, *, above: float | None = None, least: float | None = None
+    expected: str,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    among: Collection[float] | None = None,
 ) -> Callable[[str], float]:
-    """A parser of finite numbers, greater than `above` or at least `least`; 30000/1001 is one."""
+    """A parser of finite numbers; 30000/1001 is one.
+
+    They are greater than `above`, at least `least`, and some of `among` if that is given.
+    """
 
     def parse(text: str) -> float:
         try:
             value = float(Fraction(text)) if "/" in text else float(text)
         except (ValueError, ZeroDivisionError):
             value = math.nan
-        low_enough = above is not None and not value > above
-        if not math.isfinite(value) or low_enough or (least is not None and value < least):
+        if not (math.isfinite(value) and value > above and value >= least) or (
+            among is not None and value not in among
+        ):
             raise argparse.ArgumentTypeError(f"expected {expected}; found {text!r}")
         return value
 

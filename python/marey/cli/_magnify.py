@@ -32,6 +32,9 @@ class Settings:
     fs: float | None = None
     method: Literal["linear", "phase", "riesz"] = "linear"
     sigma: float = 2.0
+    orientations: int = 8
+    octave_fraction: float = 1.0
+    attenuate: bool = False
 
 
 # Parameters of the code published with Wu et al. (2012), for its own clips. There the Butterworth
@@ -186,7 +189,8 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         type=integer("an integer from 1 to 8", least=1, most=8),
         default=1,
-        help="order of the Butterworth band-pass (default: 1)",
+        help="order of the Butterworth band-pass (default: 1); from Python any other filter "
+        "can take its place",
     )
     how.add_argument(
         "--method",
@@ -199,6 +203,25 @@ def add_parser(commands: Any) -> None:
         metavar="PX",
         type=number("a number of pixels >= 0", least=0),
         help="phase, riesz: smooth phases over space by PX pixels, 0 for none (default: 2)",
+    )
+    how.add_argument(
+        "--attenuate",
+        action="store_true",
+        default=None,
+        help="phase, riesz: take away motion faster than --high",
+    )
+    how.add_argument(
+        "--orientations",
+        metavar="N",
+        type=integer("an integer from 1 to 1024", least=1, most=1024),
+        help="phase: orientations of the pyramid (default: 8)",
+    )
+    how.add_argument(
+        "--octave-fraction",
+        metavar="F",
+        type=number("1, 1/2 or 1/4", among=(1.0, 0.5, 0.25)),
+        help="phase: width of the pyramid's scales in octaves, 1, 1/2 or 1/4; narrower ones can "
+        "be moved farther, and take longer (default: 1)",
     )
 
     files = parser.add_argument_group("input, output and speed")
@@ -248,6 +271,9 @@ def settings(arguments: argparse.Namespace) -> Settings:
             "fs",
             "method",
             "sigma",
+            "orientations",
+            "octave_fraction",
+            "attenuate",
         )
         if (value := getattr(arguments, name)) is not None
     }
@@ -355,6 +381,9 @@ def run(arguments: argparse.Namespace) -> None:
             levels=chosen.levels,
             order=arguments.order,
             sigma=chosen.sigma,
+            orientations=chosen.orientations,
+            octave_fraction=chosen.octave_fraction,
+            attenuate=chosen.attenuate,
         )
         width = info.width * (2 if arguments.compare else 1)
         writer = stack.enter_context(

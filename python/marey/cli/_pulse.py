@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
             roi=arguments.box or ("frame" if arguments.frame else None),
             low_bpm=arguments.low,
             high_bpm=arguments.high,
+            window=math.inf,
         )
         bar = progress(info.frames, arguments.quiet)
         first: np.ndarray[Any, Any] | None = None

@@ -24,9 +24,9 @@ YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 
 def magnify(
     video: ArrayLike,
-    fs: float,
-    low: float,
-    high: float,
+    fs: float | None,
+    low: float | None,
+    high: float | None,
     alpha: float,
     *,
     mode: Literal["motion", "color"] = "motion",
@@ -34,6 +34,7 @@ def magnify(
     chroma: float = 0.1,
     levels: int | None = None,
     order: int = 1,
+    sos: ArrayLike | None = None,
     dtype: DTypeLike = np.float64,
 ) -> NDArray[Any]:
     """Amplify what changes between `low` and `high` Hz: in Laplacian bands, or in a Gaussian level.
@@ -57,6 +58,8 @@ def magnify(
         Default ``max(2, floor(log2(min(H, W))) - 2)`` for "motion", 4 for "color".
     order : int
         Of the Butterworth band-pass.
+    sos : array_like, (sections, 6), optional
+        Another band-pass in its place; `fs`, `low` and `high` are then None.
     dtype : dtype
         What to compute in.
 
@@ -82,9 +85,14 @@ def magnify(
         bands = gaussian(frames, levels, channel_axis=channel_axis, dtype=dtype)
         gains = [0.0] * levels + [alpha]
 
-    sos = butter_bandpass(low, high, fs, order)
+    if sos is None:
+        assert low is not None
+        assert high is not None
+        assert fs is not None
+        sos = butter_bandpass(low, high, fs, order)
+    sections = np.asarray(sos)
     amplified = [
-        gain * _from_rest(sos, band, dtype) for gain, band in zip(gains, bands, strict=True)
+        gain * _from_rest(sections, band, dtype) for gain, band in zip(gains, bands, strict=True)
     ]
     change = collapse(amplified, channel_axis=channel_axis, dtype=dtype)
 

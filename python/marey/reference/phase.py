@@ -14,24 +14,25 @@ import scipy.ndimage
 import scipy.signal
 from numpy.typing import ArrayLike, NDArray
 
-from marey.reference.pyramid import collapse, laplacian
+from marey.reference.pyramid import collapse, laplacian, riesz_transform
 from marey.reference.steerable import SteerablePyramid
 
-__all__ = ["magnify", "riesz_transform"]
+__all__ = ["magnify"]
 
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def magnify(
     video: ArrayLike,
-    fs: float,
-    low: float,
-    high: float,
+    fs: float | None,
+    low: float | None,
+    high: float | None,
     alpha: float,
     *,
     method: Literal["phase", "riesz"],
     levels: int | None = None,
     order: int = 1,
+    sos: ArrayLike | None = None,
     sigma: float = 2.0,
     orientations: int = 8,
     octave_fraction: float = 1.0,
@@ -42,7 +43,8 @@ def magnify(
     Parameters
     ----------
     video : array_like, (T, H, W) or (T, H, W, 3)
-    fs, low, high, alpha, method, levels, order, sigma, orientations, octave_fraction, attenuate
+    fs, low, high, alpha, method, levels, order, sos, sigma, orientations, octave_fraction,
+    attenuate
         As for `marey.magnify`.
 
     Returns
@@ -51,13 +53,14 @@ def magnify(
     """
     video = np.asarray(video, np.float64)
     luma = video @ LUMA if video.ndim == 4 else video
-    sos = scipy.signal.butter(order, [low, high], "bandpass", fs=fs, output="sos")
-    fast = scipy.signal.butter(order, high, fs=fs, output="sos")
+    if sos is None:
+        sos = scipy.signal.butter(order, [low, high], "bandpass", fs=fs, output="sos")
 
     def shift_of(phase: NDArray[Any]) -> NDArray[Any]:
         """Of a phase unwrapped along time, less its first value: the filters start at rest."""
         shift: NDArray[Any] = alpha * scipy.signal.sosfilt(sos, phase, axis=0)
         if attenuate:
+            fast = scipy.signal.butter(order, high, fs=fs, output="sos")
             shift += scipy.signal.sosfilt(fast, phase, axis=0) - phase
         return shift
 
@@ -101,15 +104,6 @@ def magnify(
         change[..., np.newaxis] if video.ndim == 4 else change
     )
     return magnified
-
-
-def riesz_transform(band: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the x and y components: differences of three taps, borders reflected."""
-    taps = np.sqrt(0.5) * np.array([-1, 0, 1])
-    return (
-        scipy.ndimage.correlate1d(band, -taps, axis=-1, mode="mirror"),
-        scipy.ndimage.correlate1d(band, -taps, axis=-2, mode="mirror"),
-    )
 
 
 def _smooth(

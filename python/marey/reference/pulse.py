@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.signal
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["patch_means", "pos"]
+__all__ = ["bpm", "chrom", "green", "patch_means", "pos"]
 
 
 def patch_means(
@@ -44,3 +45,53 @@ def pos(trace: ArrayLike, fs: float) -> NDArray[np.float64]:
         number[window] += 1
     result: NDArray[np.float64] = h / number
     return result
+
+
+def chrom(trace: ArrayLike, fs: float, low: float, high: float) -> NDArray[np.float64]:
+    """Chrominance (de Haan and Jeanne 2013) of one trace (T, 3), between `low` and `high` Hz.
+
+    Hann windows of 1.6 s that overlap by half, the last one ending with the signal; their sum is
+    divided by the sum of the windows.
+    """
+    c = _bandpass(_normalised(np.asarray(trace, np.float64), fs), fs, low, high)
+    length = min(max(4, round(1.6 * fs)), len(c))
+    hann = np.hanning(length + 2)[1:-1]
+    last = len(c) - length
+    signal, weight = np.zeros(len(c)), np.zeros(len(c))
+    for start in sorted({*range(0, last + 1, max(1, length // 2)), last}):
+        window = slice(start, start + length)
+        red, green, blue = c[window].T
+        x, y = 3 * red - 2 * green, 1.5 * red + green - 1.5 * blue
+        signal[window] += hann * (x - np.std(x) / np.std(y) * y)
+        weight[window] += hann
+    result: NDArray[np.float64] = signal / weight
+    return result
+
+
+def green(trace: ArrayLike, fs: float) -> NDArray[np.float64]:
+    """The green channel of one trace (T, 3) over its running mean, rising with the blood."""
+    return -_normalised(np.asarray(trace, np.float64), fs)[:, 1]
+
+
+def bpm(signal: ArrayLike, fs: float, low: float, high: float) -> float:
+    """The rate at the highest peak of the spectrum between `low` and `high` Hz, on a fine grid."""
+    x = np.asarray(signal, np.float64)
+    windowed = (x - x.mean()) * np.hanning(len(x))
+    frequencies = np.arange(low, high, 1e-4)
+    turns = np.exp(-2j * np.pi * frequencies[:, np.newaxis] * np.arange(len(x)) / fs)
+    return float(60 * frequencies[np.argmax(np.abs(turns @ windowed))])
+
+
+def _normalised(c: NDArray[np.float64], fs: float) -> NDArray[np.float64]:
+    """Each sample over the mean of what lies within 0.8 s of it, less 1."""
+    half = min(max(2, round(1.6 * fs)), len(c)) // 2
+    means = [c[max(0, t - half) : t + half + 1].mean(axis=0) for t in range(len(c))]
+    result: NDArray[np.float64] = c / means - 1
+    return result
+
+
+def _bandpass(x: NDArray[np.float64], fs: float, low: float, high: float) -> NDArray[np.float64]:
+    sos = scipy.signal.butter(2, [low, high], "bandpass", fs=fs, output="sos")
+    padding = min(len(x) - 1, round(3 * fs / low))
+    filtered: NDArray[np.float64] = scipy.signal.sosfiltfilt(sos, x, axis=0, padlen=padding)
+    return filtered

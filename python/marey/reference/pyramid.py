@@ -1,19 +1,35 @@
-"""Gaussian and Laplacian pyramids (Burt and Adelson), with the borders of OpenCV.
+"""Gaussian and Laplacian pyramids (Burt and Adelson), with the borders of OpenCV, and Riesz's.
 
 References
 ----------
 P. J. Burt and E. H. Adelson, "The Laplacian pyramid as a compact image code", IEEE Transactions on
-Communications 31 (4), 1983.
+Communications 31 (4), 1983. N. Wadhwa, M. Rubinstein, F. Durand and W. Freeman, "Riesz pyramids for
+fast phase-based video magnification", IEEE ICCP, 2014.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["collapse", "down", "gaussian", "laplacian", "up"]
+from marey.reference.steerable import SteerableCoefficients, SteerablePyramid
+
+__all__ = [
+    "RieszCoefficients",
+    "RieszPyramid",
+    "SteerableCoefficients",
+    "SteerablePyramid",
+    "collapse",
+    "down",
+    "gaussian",
+    "laplacian",
+    "riesz_transform",
+    "up",
+]
 
 TAPS = np.array([1, 4, 6, 4, 1]) / 16
 
@@ -167,3 +183,59 @@ def _rows_and_columns(ndim: int, channel_axis: int | None) -> tuple[int, int]:
 
 def _as_stored(y: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.floor(y + 0.5).astype(np.uint8) if dtype == np.uint8 else y
+
+
+def riesz_transform(band: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the x and y components: differences of three taps, borders reflected."""
+    taps = np.sqrt(0.5) * np.array([-1, 0, 1])
+    return (
+        scipy.ndimage.correlate1d(band, -taps, axis=-1, mode="mirror"),
+        scipy.ndimage.correlate1d(band, -taps, axis=-2, mode="mirror"),
+    )
+
+
+@dataclass
+class RieszCoefficients:
+    """Bands ``A cos phi``, their transforms ``A sin phi (cos theta, sin theta)``, the residual."""
+
+    bands: list[NDArray[Any]]
+    x: list[NDArray[Any]]
+    y: list[NDArray[Any]]
+    lowpass: NDArray[Any]
+
+    def amplitude(self, level: int) -> NDArray[Any]:
+        """Return A."""
+        amplitude: NDArray[Any] = np.sqrt(
+            self.bands[level] ** 2 + self.x[level] ** 2 + self.y[level] ** 2
+        )
+        return amplitude
+
+    def phase(self, level: int) -> NDArray[Any]:
+        """Return phi in [0, pi]."""
+        phase: NDArray[Any] = np.arctan2(np.hypot(self.x[level], self.y[level]), self.bands[level])
+        return phase
+
+    def orientation(self, level: int) -> NDArray[Any]:
+        """Return theta."""
+        theta: NDArray[Any] = np.angle(self.x[level] + 1j * self.y[level])
+        return theta
+
+
+class RieszPyramid:
+    """As `marey.pyramid.RieszPyramid`; images are (..., H, W)."""
+
+    def __init__(
+        self, shape: tuple[int, int], levels: int | None = None, dtype: DTypeLike = np.float64
+    ) -> None:
+        self.levels = max(1, int(np.log2(min(shape))) - 2) if levels is None else levels
+        self.dtype = dtype
+
+    def build(self, image: ArrayLike) -> RieszCoefficients:
+        """Return the Laplacian bands and the Riesz transform of each."""
+        *bands, residual = laplacian(image, self.levels, channel_axis=None, dtype=self.dtype)
+        x, y = zip(*map(riesz_transform, bands), strict=True)
+        return RieszCoefficients(bands, list(x), list(y), residual)
+
+    def collapse(self, coefficients: RieszCoefficients) -> NDArray[Any]:
+        """Collapse the bands; the transforms say nothing more."""
+        return collapse([*coefficients.bands, coefficients.lowpass], channel_axis=None)

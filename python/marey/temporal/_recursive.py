@@ -51,7 +51,13 @@ def butter_bandpass(
     >>> marey.temporal.butter_bandpass(0.4, 3, fs=30).shape
     (1, 6)
     """
-    function = "marey.butter_bandpass"
+    return band_sections("marey.butter_bandpass", low, high, fs, order)
+
+
+def band_sections(
+    function: str, low: Any, high: Any, fs: Any, order: Any
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """`butter_bandpass` for `function`, which the errors name."""
     fs = _arguments.positive(function, "fs", fs, "number of Hz")
     low = _arguments.number(function, "low", low, finite=False)
     high = _arguments.number(function, "high", high, finite=False)
