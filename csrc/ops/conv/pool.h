@@ -72,6 +72,7 @@ struct PoolAxis {
   };
   [[gnu::always_inline]] Inside inside(int64_t q) const {
     const int64_t start = q * stride - before;
+    if (start >= 0 && start + extent() <= in) return {start, kernel};  // without a division
     const int64_t skipped = start < 0 ? (dilation - 1 - start) / dilation : 0;
     const int64_t end = std::min(kernel, (in - start + dilation - 1) / dilation);
     return {start + skipped * dilation, std::max<int64_t>(end - skipped, 0)};

@@ -187,7 +187,7 @@ def global_avg_pool3d(x: Any, *, layout: Layout = "NCTHW", out: Any = None) -> A
     ----------
     x : array, (N, C, T, H, W) or (N, T, H, W, C)
         By `layout`: float32, float64 or bfloat16. Any strides; it is read where it lies. Sums are
-        carried in float64 after every 32 vectors.
+        carried in float64 after a few additions.
     layout : "NCTHW" or "NTHWC"
         Of `x`.
     out : array, (N, C), optional
