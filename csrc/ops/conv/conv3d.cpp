@@ -161,6 +161,12 @@ Conv3d::Conv3d(std::string_view function, const View& weight, const View* bias,
                            options.before[a]);
     weights.tap[a] = weight.stride(axis + 2) / item;
   }
+  if (options.algorithm == ConvAlgorithm::winograd && !winograd_fits(weight.dtype, axes)) {
+    throw ValueError(function, "algorithm",
+                     "'auto' or 'direct' for anything but float32 and kernels (kT, 3, 3) of stride "
+                     "and dilation 1 along H and W",
+                     "'winograd'");
+  }
   const int64_t filters = weight.shape[0] / options.groups;
   plan_->convolution = std::make_unique<Convolution>(
       weight.dtype, options.groups, weight.shape[1], filters, std::move(axes), weights,

@@ -8,6 +8,8 @@
 namespace marey {
 
 MAREY_STUB(select_conv3d_direct, SelectConv)
+MAREY_STUB(select_conv3d_winograd, SelectConv)
+MAREY_STUB(select_conv3d_depthwise, SelectConv)
 
 namespace {
 
@@ -16,11 +18,10 @@ namespace {
 constexpr int64_t kUnchunked = 2048;
 constexpr int64_t kChunkProducts = 1024;
 constexpr int64_t kChunkOf = 16;
-// Bytes of scratch that a block may take, if it can: what the weights leave of the second-level
-// cache.
-constexpr int64_t kBlockBytes = int64_t{448} << 10;
 // Positions along W are cut at multiples of this: rows of register tiles.
 constexpr int64_t kColumns = 56;
+// Winograd's transforms pay from so many channels and filters of a group.
+constexpr int64_t kFewestForWinograd = 24;
 // Costs of a block, in multiply-adds of a register tile: of copying an input, of reading a weight.
 constexpr double kCopyCost = 16.0;
 constexpr double kWeightCost = 4.0;
@@ -113,14 +114,16 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   const int64_t threads = num_threads();
   const double taps = static_cast<double>(problem.tap_count());
   const double channels = static_cast<double>(problem.channels);
-  const double weights = taps * channels * static_cast<double>(problem.filters);
+  const double weights =
+      taps * channels * (problem.depthwise ? 1.0 : static_cast<double>(problem.filters));
   Cut best;
   for (const int64_t width : widths_of(problem.out[2])) {
     for (const int64_t height : sizes_of(problem.out[1])) {
       for (const int64_t frames : sizes_of(problem.out[0])) {
         for (int64_t parts = 1; parts <= panels; parts *= 2) {
           Cut cut;
-          cut.size = {frames, height, width};
+          cut.size = {frames, divide_up(height, problem.tile) * problem.tile,
+                      divide_up(width, problem.tile) * problem.tile};
           double window = channels;
           double positions = 1;
           for (std::size_t axis = 0; axis < 3; ++axis) {
@@ -132,8 +135,9 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
           cut.panel_groups = divide_up(panels, cut.panels);
           const auto blocks = static_cast<double>(cut.blocks() * repeats);
           const double share = 1.0 / static_cast<double>(cut.panel_groups);
+          if (problem.depthwise) window *= share;
           const double block =
-              positions * weights * share + window * kCopyCost + weights * share * kWeightCost +
+              positions * weights * share * kernel.product_cost + window * kCopyCost + weights * share * kWeightCost +
               kBlockCost;
           // The longest thread, if blocks are handed out as threads become free.
           const double rounds = static_cast<double>(divide_up(cut.blocks() * repeats, threads));
@@ -141,7 +145,7 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
           if (cut.cost >= best.cost) continue;
           cut.scratch = scratch_of(kernel, problem, cut);
           const bool least = frames == 1 && height == 1 && parts >= panels;
-          if (cut.scratch > kBlockBytes && !(least && best.blocks() == 0)) continue;
+          if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) continue;
           best = cut;
         }
       }
@@ -149,7 +153,8 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   }
   if (best.blocks() == 0 && problem.out[0] * problem.out[1] * problem.out[2] != 0) {
     // Nothing is as small as it should be.
-    best.size = {1, 1, std::min(problem.out[2], kColumns)};
+    best.size = {1, problem.tile,
+                 std::min(divide_up(problem.out[2], problem.tile) * problem.tile, kColumns)};
     best.panels = 1;
     for (std::size_t axis = 0; axis < 3; ++axis) {
       best.count[axis] = divide_up(problem.out[axis], best.size[axis]);
@@ -174,6 +179,16 @@ ConvArray conv_array(const View& x) {
   return array;
 }
 
+bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes) {
+  if (dtype != DType::f32 || axes[0].offset.empty()) return false;
+  for (std::size_t axis = 1; axis < 3; ++axis) {
+    const std::vector<int64_t>& offset = axes[axis].offset;
+    if (axes[axis].step != 1 || offset.size() != 3) return false;
+    if (offset[1] != offset[0] + 1 || offset[2] != offset[0] + 2) return false;
+  }
+  return true;
+}
+
 ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
   ConvAxis axis;
   axis.step = stride;
@@ -192,15 +207,34 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
       channels_(channels),
       filters_(filters),
       axes_(std::move(axes)),
-      algorithm_(algorithm),
-      kernel_(select_conv3d_direct_stub.get()(dtype)) {
-  algorithm_ = ConvAlgorithm::direct;
+      algorithm_(algorithm) {
+  if (groups > 1 && channels == 1 && filters == 1) {
+    depthwise_ = true;
+    groups_ = 1;
+    channels_ = filters_ = groups;
+    kernel_ = select_conv3d_depthwise_stub.get()(dtype);
+    ConvWeights all = weights;
+    all.filter = group_stride;
+    pack(all, 0);
+    return;
+  }
+  if (algorithm_ == ConvAlgorithm::automatic) {
+    algorithm_ = winograd_fits(dtype, axes_) && channels >= kFewestForWinograd &&
+                         filters >= kFewestForWinograd
+                     ? ConvAlgorithm::winograd
+                     : ConvAlgorithm::direct;
+  }
+  kernel_ = (algorithm_ == ConvAlgorithm::winograd ? select_conv3d_winograd_stub
+                                                   : select_conv3d_direct_stub)
+                .get()(dtype);
   pack(weights, group_stride);
 }
 
 ConvProblem Convolution::problem() const {
   ConvProblem problem;
   for (std::size_t axis = 0; axis < 3; ++axis) problem.taps[axis] = axes_[axis].taps();
+  problem.depthwise = depthwise_;
+  problem.tile = kernel_.tile;
   problem.channels = channels_;
   problem.filters = filters_;
   problem.chunk = chunk_of(channels_, std::max<int64_t>(problem.tap_count(), 1));
@@ -212,7 +246,7 @@ void Convolution::pack(const ConvWeights& weights, int64_t group_stride) {
   packed_of_group_ = divide_up(kernel_.packed_bytes(whole), 64) * 64;
   packed_ = Buffer(packed_of_group_ * groups_);
   const int64_t panels = divide_up(filters_, kernel_.panel);
-  const int64_t items = whole.tap_count() * channels_ * kernel_.panel;
+  const int64_t items = whole.tap_count() * (depthwise_ ? 1 : channels_) * kernel_.panel;
   constexpr int64_t kGrain = int64_t{1} << 16;
   const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(items, 1), 1);
   const int64_t item = item_size(dtype_);
@@ -248,10 +282,10 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
     work.past = arrays->history != 0 ? arrays->past.strides : work.x;
     work.out = arrays->out.strides;
     const std::array<ConvStrides*, 3> strides{&work.x, &work.past, &work.out};
-    if (!problem.winograd) {
+    merge(1, 2, work.problem, strides);
+    if (arrays->history == 0) {
+      merge(0, 1, work.problem, strides);
       merge(1, 2, work.problem, strides);
-      if (arrays->history == 0) merge(0, 1, work.problem, strides);
-      if (arrays->history == 0) merge(1, 2, work.problem, strides);
     }
   }
   work.cut = choose_cut(kernel, work.problem, extents.batch * groups);
@@ -312,6 +346,9 @@ int64_t Convolution::workspace(const Extents& extents) const {
   return std::min<int64_t>(num_threads(), tasks) * divide_up(work.cut.scratch, 64) * 64;
 }
 
-const char* Convolution::algorithm() const { return "direct"; }
+const char* Convolution::algorithm() const {
+  if (depthwise_) return "depthwise";
+  return algorithm_ == ConvAlgorithm::winograd ? "winograd" : "direct";
+}
 
 }  // namespace marey

@@ -33,6 +33,9 @@ struct ConvAxis {
 // The taps of an axis of a forward convolution.
 ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before);
 
+// True if Winograd's algorithm computes a convolution with these taps.
+bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes);
+
 class Convolution {
  public:
   struct Extents {
@@ -61,7 +64,8 @@ class Convolution {
   void pack(const ConvWeights& weights, int64_t group_stride);
 
   DType dtype_;
-  int64_t groups_, channels_, filters_;
+  int64_t groups_, channels_, filters_;  // a depthwise one is one group of all
+  bool depthwise_ = false;
   std::array<ConvAxis, 3> axes_;
   ConvAlgorithm algorithm_;
   ConvKernel kernel_;
