@@ -114,8 +114,7 @@ class TestEquation:
         chosen = convolve(case, DTYPES[0])
         assert np.array_equal(chosen, direct) or np.array_equal(chosen, winograd)
 
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    def test_bias_of_bfloat16_may_be_float32(self, dtype: np.dtype[Any]) -> None:
+    def test_bias_of_bfloat16_may_be_float32(self) -> None:
         x, weight, _ = inputs(CASES["dense"], BFLOAT16)
         bias = np.linspace(-1, 1, len(weight), dtype=np.float32)
         options = CASES["dense"].options
@@ -154,13 +153,6 @@ class TestNumbers:
         np.testing.assert_array_equal(np.isnan(in_ncthw(y, layout)), seen)
         np.testing.assert_array_equal(in_ncthw(y, layout)[~seen], in_ncthw(clean, layout)[~seen])
 
-    def test_infinite_weights_do_not_meet_the_padding(self) -> None:
-        """Nothing is multiplied by the zeros outside, which would give NaN."""
-        x = np.ones((1, 1, 1, 4, 4), np.float32)
-        weight = np.full((1, 1, 1, 3, 3), np.inf, np.float32)
-        y = conv3d(x, weight, padding=(0, 1, 1), algorithm="direct")
-        assert np.isposinf(y).all()
-
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise", "pointwise", "groups"])
@@ -189,9 +181,7 @@ class TestArrays:
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "pointwise", "patches"])
-    def test_any_strides(
-        self, name: str, dtype: np.dtype[Any], layout: str, rng: np.random.Generator
-    ) -> None:
+    def test_any_strides(self, name: str, dtype: np.dtype[Any], layout: str) -> None:
         case = CASES[name]
         x, weight, bias = inputs(case, dtype)
         x = laid_out(x, layout)
@@ -208,7 +198,7 @@ class TestArrays:
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "pointwise", "patches"])
-    def test_parts_of_arrays(self, name: str, layout: str, rng: np.random.Generator) -> None:
+    def test_parts_of_arrays(self, name: str, layout: str) -> None:
         """Every second item, backwards: nothing between is read or written."""
         case = CASES[name]
         x, weight, bias = inputs(case, DTYPES[0])
@@ -266,14 +256,14 @@ class TestArrays:
             np.testing.assert_array_equal(conv3d(x, weight, **options), conv3d(x.copy(), weight))
 
     def test_errors_name_the_argument(self) -> None:
-        x, weight, bias = np.ones((2, 6, 4, 5, 6), np.float32), np.ones((4, 6, 3, 3, 3), "f4"), None
+        x, weight = np.ones((2, 6, 4, 5, 6), np.float32), np.ones((4, 6, 3, 3, 3), np.float32)
         wrong: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
             ((x[0], weight), {}, ValueError, "x: expected"),
             ((x.tolist(), weight), {}, TypeError, "x: expected an array"),
             ((x.astype(np.uint8), weight.astype(np.uint8)), {}, TypeError, "weight: expected"),
             ((x, weight[0]), {}, ValueError, "weight: expected"),
-            ((x, weight[:, :5]), {}, ValueError, "weight: expected"),
-            ((x, weight), {"groups": 2}, ValueError, "weight: expected"),
+            ((x, weight[:, :5]), {}, ValueError, "x: expected 5 channels"),
+            ((x, weight), {"groups": 2}, ValueError, "x: expected 12 channels"),
             ((x, weight[:3, :3]), {"groups": 2}, ValueError, "(weight|groups): expected"),
             ((x, weight), {"groups": 0}, ValueError, "groups: expected"),
             ((x.astype(np.float64), weight), {}, TypeError, "x: expected float32"),
@@ -296,7 +286,6 @@ class TestArrays:
             ((x, weight), {"out": np.ones((2, 4, 2, 3, 4))}, TypeError, "out: expected"),
             ((x, weight), {"out": x[:, :4, :2, :3, :4]}, ValueError, "out: expected"),
         ]
-        assert bias is None
         for arguments, options, error, match in wrong:
             with pytest.raises(error, match=rf"\[marey.conv3d\] {match}"):
                 conv3d(*arguments, **options)
@@ -342,8 +331,8 @@ class TestInflate:
         weight = np.random.default_rng(0).standard_normal((4, 3, 3, 5)).astype(dtype)
         actual = inflate(weight, time, mode)
         assert actual.dtype == dtype
-        exact = reference.inflate(weight, time, mode)
-        np.testing.assert_allclose(actual.astype(float), exact, rtol=float(_half_ulp(dtype)))
+        exact = reference.inflate(weight, time, mode, dtype=np.longdouble)
+        np.testing.assert_allclose(actual.astype(np.longdouble), exact, rtol=_half_ulp(dtype))
 
     @pytest.mark.parametrize("time", [1, 2, 4, 8])
     def test_a_still_video_gives_the_response_in_two_dimensions(

@@ -58,8 +58,8 @@ FLOAT = {
     ),
     "conv": Bound(
         4,
-        "as many products as the plain sum, in another order and fused; Winograd's transforms of 3x3 "
-        "taps round their intermediate sums, whose terms are no larger than nine inputs",
+        "as many products as the plain sum, in another order and fused; Winograd's transforms of "
+        "3x3 taps round sums of a few inputs and weights once more",
     ),
     "conv_backward": Bound(
         4, "the plain sums in another order; the weights' run over all positions, in blocks"

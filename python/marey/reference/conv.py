@@ -319,11 +319,12 @@ def inflate(
     -------
     ndarray, (K, C, time, kH, kW)
     """
-    weight = np.asarray(weight2d).astype(dtype)[:, :, None]
-    share: Array = np.full(time, 1 / np.asarray(time, dtype))
+    weight = np.asarray(weight2d).astype(dtype)
+    inflated = np.zeros((*weight.shape[:2], time, *weight.shape[2:]), dtype)
     if mode == "centre":
-        share = np.arange(time) == time // 2
-    inflated: Array = weight * share.astype(dtype)[:, None, None]
+        inflated[:, :, time // 2] = weight
+    else:
+        inflated[:] = weight[:, :, None] / time
     return inflated
 
 
