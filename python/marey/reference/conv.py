@@ -394,6 +394,7 @@ def avg_pool3d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     *,
+    dilation: Numbers = 1,
     layout: str = "NCTHW",
     dtype: DTypeLike = np.float64,
 ) -> Array:
@@ -405,7 +406,7 @@ def avg_pool3d(
     ----------
     x : array_like
         As for `conv3d`.
-    kernel, stride, padding, ceil_mode, count_include_pad, layout
+    kernel, stride, padding, ceil_mode, count_include_pad, dilation, layout
         As for `marey.conv.avg_pool3d`.
     dtype : dtype
         What to compute in.
@@ -415,10 +416,10 @@ def avg_pool3d(
     ndarray, in the layout of x
     """
     x = _ncthw(x, layout, dtype)
-    kernel, one = _triple(kernel), (1, 1, 1)
+    kernel, dilation = _triple(kernel), _triple(dilation)
     stride = kernel if stride is None else _triple(stride)
-    asked = _pairs(padding, kernel, one)
-    size, pairs = _pooled(x, kernel, stride, asked, one, ceil_mode)
+    asked = _pairs(padding, kernel, dilation)
+    size, pairs = _pooled(x, kernel, stride, asked, dilation, ceil_mode)
     counts = np.ones_like(x, shape=(1, 1, *x.shape[2:]))
     if count_include_pad:
         counts = _pad(counts, asked, 1)
@@ -428,7 +429,7 @@ def avg_pool3d(
         counted = _pad(counts, pairs)
     padded = _pad(x, pairs)
     total, count = np.zeros((*x.shape[:2], *size), dtype), np.zeros((1, 1, *size), dtype)
-    for _, seen in _taps(kernel, size, stride, one):
+    for _, seen in _taps(kernel, size, stride, dilation):
         total += padded[seen]
         count += counted[seen]
     return _in_layout(total / np.maximum(count, 1), layout)
