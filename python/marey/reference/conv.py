@@ -95,6 +95,11 @@ def _grouped(x: Array, axis: int, groups: int) -> Array:
     return x.reshape(shape)
 
 
+def _ungrouped(x: Array) -> Array:
+    """Put the groups of channels one after the other."""
+    return x.reshape(len(x), x.shape[1] * x.shape[2], *x.shape[3:])
+
+
 def conv3d(
     x: ArrayLike,
     weight: ArrayLike,
@@ -142,7 +147,7 @@ def conv3d(
     y = np.zeros((len(padded), groups, w.shape[1], *size), dtype)
     for tap, seen in _taps(kernel, size, stride, dilation):
         y += np.einsum("ngcthw,gkc->ngkthw", padded[seen], w[tap])
-    y = y.reshape(len(y), -1, *size)
+    y = _ungrouped(y)
     if bias is not None:
         y += np.asarray(bias).astype(dtype)[:, None, None, None]
     return _in_layout(ACTIVATIONS[activation](y), layout)
@@ -190,8 +195,7 @@ def conv3d_backward(
         grad_weight[tap] = np.einsum("ngkthw,ngcthw->gkc", grad, padded[seen])
 
     inside = tuple(slice(p, n - q) for (p, q), n in zip(pairs, padded.shape[3:], strict=True))
-    grad_x = grad_padded[:, :, :, inside[0], inside[1], inside[2]]
-    grad_x = grad_x.reshape(len(grad_x), -1, *grad_x.shape[3:])
+    grad_x = _ungrouped(grad_padded[:, :, :, inside[0], inside[1], inside[2]])
     return _in_layout(grad_x, layout), grad_weight.reshape(np.shape(weight)), grad_bias
 
 
