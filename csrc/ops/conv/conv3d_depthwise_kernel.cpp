@@ -40,6 +40,21 @@ template <int kRows, class T>
   for (int i = 0; i < kRows; ++i) store(out + i * W, sum[i]);
 }
 
+// The compiler would load a vector again for each product, as an operand from memory.
+template <class V>
+[[gnu::always_inline]] inline V in_register(const V& v) {
+  using Raw [[gnu::vector_size(sizeof(V))]] = typename V::value_type;
+  Raw raw = std::bit_cast<Raw>(v);
+#if defined(__AVX512F__)
+  asm("" : "+v"(raw));
+#elif defined(__x86_64__)
+  asm("" : "+x"(raw));
+#elif defined(__aarch64__)
+  asm("" : "+w"(raw));
+#endif
+  return std::bit_cast<V>(raw);
+}
+
 // Three neighbouring taps a row, stride 1, from memory of any type.
 template <int kRows, class S, class T>
 [[gnu::noinline, gnu::flatten]] void sliding_tile(const S* input, int64_t stride, const TapAt* rows,
@@ -57,7 +72,7 @@ template <int kRows, class S, class T>
     const V w2 = load<V>(b + 2 * W);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows + 2; ++i) {
-      const V x = load_as<V>(a + i * stride);
+      const V x = in_register(load_as<V>(a + i * stride));
       if (i < kRows) sum[i < kRows ? i : 0] += x * w0;
       if (i >= 1 && i <= kRows) sum[i >= 1 && i <= kRows ? i - 1 : 0] += x * w1;
       if (i >= 2) sum[i >= 2 ? i - 2 : 0] += x * w2;
@@ -221,15 +236,15 @@ class Depthwise {
   bool slides() const {
     const ConvTaps& width = p_.taps[2];
     if (width.count != 3 || width.step != 1 || !contiguous(width)) return false;
-    if (p_.filters < W || b_.x_strides.c != 1) return false;
+    if (p_.filters < W || b_.x_strides.c != 1 || b_.out_strides.c != 1) return false;
     return b_.history == 0 ||
            (b_.past_strides.c == 1 && b_.past_strides.s[2] == b_.x_strides.s[2]);
   }
 
   void run_in_place() {
     const S* const x = static_cast<const S*>(b_.x);
-    for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
-      for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+    for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+      for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
         const int64_t rows = list_rows(t, h, x);
         S* const to = static_cast<S*>(b_.out) + t * b_.out_strides.s[0] + h * b_.out_strides.s[1];
         for (int64_t w = b_.begin[2]; w < b_.end[2];) w += sum_positions(w, rows, x, to);
@@ -248,8 +263,7 @@ class Depthwise {
         left >= 0 ? at_most(p_.in[2] - width.offset[2], b_.end[2]) - w : 0;
     const int64_t parts = (inside + kSlide - 1) / kSlide;
     const int64_t count = inside > 0 ? (inside + parts - 1) / parts : 1;
-    constexpr int kRows = kSlide > W ? kSlide : W;
-    alignas(64) C sums[kRows * W];
+    alignas(64) C sums[kSlide * W];
     for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
       const int64_t lane = first_filter(p_, panel);
       const C* weights = static_cast<const C*>(b_.packed) + panel * W * p_.tap_count();
@@ -258,11 +272,9 @@ class Depthwise {
       } else {
         sum_one(w, rows, x + lane, weights, sums);
       }
-      finish_sums<C>(sums, count, W,
-                     b_.bias != nullptr ? static_cast<const C*>(b_.bias) + lane : nullptr,
-                     b_.activation);
-      unpack_pixels(sums, W, count, W, to + lane * b_.out_strides.c + w * b_.out_strides.s[2],
-                    b_.out_strides.c, b_.out_strides.s[2]);
+      finish_vectors<C, S>(sums, count,
+                           b_.bias != nullptr ? static_cast<const C*>(b_.bias) + lane : nullptr,
+                           b_.activation, to + lane + w * b_.out_strides.s[2], b_.out_strides.s[2]);
     }
     return count;
   }
