@@ -65,6 +65,11 @@ FLOAT = {
         4, "the plain sums in another order; the weights' run over all positions, in blocks"
     ),
     "pool": Bound(2, "a sum along time, height and width in turn; the scale is the input's"),
+    "attention_backward": Bound(
+        32,
+        "as attention, whose weights here carry the rounding of the lse too; the scale is the "
+        "largest gradient's, because those that cancel are sums of such",
+    ),
     "magnification": Bound(
         8,
         "the whole chain, whose linear steps are taken in another order; it amplifies its own "
