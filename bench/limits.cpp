@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -19,6 +23,8 @@ using vec [[gnu::vector_size(lanes * sizeof(float))]] = float;
 // Two multiply-add units of latency four or five need at most ten in flight; twelve fit the sixteen
 // registers of AVX2.
 constexpr int accumulators = 12;
+// On Zen 4 twelve dot products in flight reach 0.6 of what 24 do.
+constexpr int dot_accumulators = 24;
 
 }  // namespace
 
@@ -31,7 +37,8 @@ double multiply_add(std::int64_t rounds, int threads, float* sink) {
   {
     const vec a = vec{} + 0.999f, b = vec{} + 0.001f;
     vec sum[accumulators];
-    for (int i = 0; i < accumulators; ++i) sum[i] = vec{} + static_cast<float>(i);
+    // Not from 1: a sum of 1 stays 1, which the compiler sees, and one multiply-add would be missing.
+    for (int i = 0; i < accumulators; ++i) sum[i] = vec{} + static_cast<float>(i + 2);
     for (std::int64_t r = 0; r < rounds; ++r) {
 #pragma GCC unroll 12
       for (int i = 0; i < accumulators; ++i) sum[i] = sum[i] * a + b;
@@ -41,6 +48,30 @@ double multiply_add(std::int64_t rounds, int threads, float* sink) {
     sink[omp_get_thread_num()] = total[0];
   }
   return 2.0 * lanes * accumulators * static_cast<double>(rounds) * threads;
+}
+
+// The same with dot products of bfloat16, two multiply-adds a lane; 0 where there are none.
+double bfloat16_dot([[maybe_unused]] std::int64_t rounds, [[maybe_unused]] int threads,
+                    [[maybe_unused]] float* sink) {
+#if defined(__AVX512BF16__)
+#pragma omp parallel num_threads(threads)
+  {
+    const __m512bh a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3F803F80));
+    const __m512bh b = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x38003800));
+    __m512 sum[dot_accumulators];
+    for (int i = 0; i < dot_accumulators; ++i) sum[i] = _mm512_set1_ps(static_cast<float>(i));
+    for (std::int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 24
+      for (int i = 0; i < dot_accumulators; ++i) sum[i] = _mm512_dpbf16_ps(sum[i], a, b);
+    }
+    __m512 total = sum[0];
+    for (int i = 1; i < dot_accumulators; ++i) total = _mm512_add_ps(total, sum[i]);
+    sink[omp_get_thread_num()] = _mm512_cvtss_f32(total);
+  }
+  return 4.0 * lanes * dot_accumulators * static_cast<double>(rounds) * threads;
+#else
+  return 0.0;
+#endif
 }
 
 // Every thread copies one part. The C library's memcpy is tuned for the processor, with

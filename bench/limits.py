@@ -1,4 +1,4 @@
-"""This machine's measured limits: a multiply-add loop and a large copy."""
+"""This machine's measured limits: multiply-add loops and a large copy."""
 
 import ctypes
 import hashlib
@@ -28,24 +28,30 @@ class Limits:
 
     gflops: float  # float32 multiply-adds, counted as two operations each
     gbytes: float  # per second, read plus written
+    bfloat16_gflops: float  # dot products with float32 sums; 0 where there is no instruction
 
     def or_more(self, other: "Limits") -> "Limits":
         """The better of two measurements: a limit is what nothing disturbed."""
-        return Limits(max(self.gflops, other.gflops), max(self.gbytes, other.gbytes))
+        return Limits(
+            max(self.gflops, other.gflops),
+            max(self.gbytes, other.gbytes),
+            max(self.bfloat16_gflops, other.bfloat16_gflops),
+        )
 
 
 def measure(threads: int) -> Limits:
-    """Measure both limits, each the best of many repeats."""
+    """Measure every limit, each the best of many repeats."""
     library = _library()
     wait_until_quiet()
-    gflops = max(_multiply_add(library, threads) for _ in range(TRIALS)) / 1e9
+    gflops = max(_loop(library.multiply_add, threads) for _ in range(TRIALS)) / 1e9
+    bfloat16_gflops = max(_loop(library.bfloat16_dot, threads) for _ in range(TRIALS)) / 1e9
     gbytes = max(_copy(library, threads) for _ in range(TRIALS)) / 1e9
-    return Limits(gflops, gbytes)
+    return Limits(gflops, gbytes, bfloat16_gflops)
 
 
-def _multiply_add(library: ctypes.CDLL, threads: int) -> float:
+def _loop(loop: Callable[[int, int, int], float], threads: int) -> float:
     sink = np.empty(threads, np.float32)
-    return _best_rate(lambda: library.multiply_add(5_000_000, threads, sink.ctypes.data))
+    return _best_rate(lambda: loop(5_000_000, threads, sink.ctypes.data))
 
 
 def _copy(library: ctypes.CDLL, threads: int) -> float:
@@ -81,8 +87,9 @@ def _library() -> ctypes.CDLL:
         subprocess.run([*command, "-o", str(partial)], check=True)
         partial.replace(path)
     library = ctypes.CDLL(str(path))
-    library.multiply_add.restype = ctypes.c_double
-    library.multiply_add.argtypes = (ctypes.c_int64, ctypes.c_int, ctypes.c_void_p)
+    for loop in (library.multiply_add, library.bfloat16_dot):
+        loop.restype = ctypes.c_double
+        loop.argtypes = (ctypes.c_int64, ctypes.c_int, ctypes.c_void_p)
     library.copy.restype = None
     library.copy.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int)
     return library

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.disturbance import DISTURBED
+from bench.harness import OWN
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -28,11 +29,12 @@ Before anything is timed the two results are compared. Then the two take turns i
 the same number of threads, each after a rest of 50 ms and a warm-up. Every turn gives one ratio;
 the table has their median, the quartiles in brackets, and the peer's own time.
 
-The limits are measured in the same run: for GFLOP/s a loop of float32 multiply-adds, for GB/s a
-large copy, read plus written. GB/s counts what must be read and written at least once: a detour
-through memory lowers it, and data that stay in the cache can lift it above the copy's. Where no
-array is given to write to, the time includes the operating system's for fresh memory. A row is
-called disturbed if other programs took more than a tenth of the processor meanwhile.
+The limits are measured in the same run: for GFLOP/s a loop of float32 multiply-adds (for bfloat16
+of its dot products, where the processor has them), for GB/s a large copy, read plus written.
+GB/s counts what must be read and written at least once: a detour through memory lowers it, and
+data that stay in the cache can lift it above the copy's. Where no array is given to write to, the
+time includes the operating system's for fresh memory. A row is called disturbed if other programs
+took more than a tenth of the processor meanwhile.
 """
 
 
@@ -60,8 +62,14 @@ class Work:
         return max(float(race["disturbance"]) for race in self.races.values())
 
     @cached_property
-    def against_fastest(self) -> float:
-        return min(float(race["ratio"]["median"]) for race in self.races.values())
+    def against_fastest(self) -> float | None:
+        """None where marey raced itself only."""
+        ratios = [
+            float(race["ratio"]["median"])
+            for peer, race in self.races.items()
+            if not peer.startswith(OWN)
+        ]
+        return min(ratios, default=None)
 
 
 @dataclass(frozen=True)
@@ -91,13 +99,18 @@ class Family:
 
     def limit(self, unit: str) -> float | None:
         """The machine's, in this unit; None where there is none, as for frames/s."""
-        key = {"GFLOP/s": "gflops", "GB/s": "gbytes"}.get(unit)
-        return None if key is None else float(self.saved["limits"][key])
+        key = {
+            "GFLOP/s": "gflops",
+            "GFLOP/s bfloat16": "bfloat16_gflops",
+            "GB/s": "gbytes",
+        }.get(unit, "")
+        return float(self.saved["limits"].get(key, 0.0)) or None
 
     @cached_property
     def against_fastest(self) -> float:
         """The geometric mean over the works."""
-        return float(np.exp(np.mean([np.log(work.against_fastest) for work in self.works])))
+        ratios = [work.against_fastest for work in self.works]
+        return float(np.exp(np.mean([np.log(ratio) for ratio in ratios if ratio is not None])))
 
 
 def main() -> None:
@@ -143,9 +156,11 @@ def circumstances(family: Family) -> str:
     commit = family.saved["commit_info"]
     peers = "; ".join(f"{peer} ({family.version(peer)})" for peer in family.peers)
     changes = " with uncommitted changes" if commit["dirty"] else ""
+    bfloat16 = family.limit("GFLOP/s bfloat16")
     return (
         f"Peers: {peers}. Measured on {family.saved['datetime'][:10]} at commit "
-        f"`{commit['id'][:10]}`{changes}, with limits of {family.limit('GFLOP/s'):.0f} GFLOP/s and "
+        f"`{commit['id'][:10]}`{changes}, with limits of {family.limit('GFLOP/s'):.0f} GFLOP/s"
+        f"{'' if bfloat16 is None else f', {bfloat16:.0f} in bfloat16,'} and "
         f"{family.limit('GB/s'):.1f} GB/s."
     )
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/arrays.h"
 #include "bindings/register.h"
 #include "core/buffer.h"
 #include "core/dispatch.h"
@@ -48,6 +49,13 @@ void register_config(py::module_& module) {
     result["fused_multiply_add"] = found.fused != 0.0;
     return result;
   });
+  module.def(
+      "empty_like",
+      [](const py::object& x) {
+        const View view = view_of("marey", "x", x, {.bfloat16 = true});
+        return new_array(view.shape, view.dtype);
+      },
+      py::arg("x"));
   module.def("num_threads", &num_threads);
   module.def("set_num_threads", &set_num_threads, py::arg("count"));
   module.def("set_cache_limit", &set_cache_limit, py::arg("bytes"));

@@ -21,6 +21,12 @@
 //
 // The sum over k runs in one order, whatever the tile: a row's result does not depend on which rows
 // or lanes stand beside it.
+//
+// T is float, double or Pair. A Pair is two neighbours along the depth as bfloat16: k counts pairs,
+// C is float32, and the product is one instruction a vector where there are dot products of
+// bfloat16 (a lane gains a.high * b.high, then a.low * b.low), else two multiply-adds of what is
+// widened on the way. An odd depth is padded with zeros in A and in B, since zero times NaN is no
+// zero.
 #include <utility>
 
 #include "core/bfloat16.h"
@@ -31,8 +37,17 @@ namespace marey::MAREY_ISA_NS {
 // Rows that pack_strips interleaves.
 inline constexpr int kStrip = 4;
 
+// Two neighbours along the depth.
+struct alignas(4) Pair {
+  bfloat16 low, high;
+};
+
+// What products of T are summed in.
 template <class T>
-inline constexpr int kLanesOf = static_cast<int>(Vec<T>::size());
+using SumOf = std::conditional_t<std::is_same_v<T, Pair>, float, T>;
+
+template <class T>
+inline constexpr int kLanesOf = static_cast<int>(Vec<SumOf<T>>::size());
 
 // Vectors in the widest panel, and the rows of a tile for each width.
 inline constexpr int kMaxVectors = 3;
@@ -68,11 +83,51 @@ struct Strips {
   Strips below(int rows) const { return {data + rows / kStrip * stride, stride}; }
 };
 
+// Rows of bfloat16, read in place as pairs, at any address; `stride` counts items of bfloat16.
+struct PairRows {
+  const bfloat16* data;
+  int64_t stride;
+  const bfloat16* at(int row, int64_t k) const { return data + row * stride + 2 * k; }
+  PairRows below(int rows) const { return {data + rows * stride, stride}; }
+};
+
+// The operands of one step as the multiply-adds take them, and sum += item * row.
+template <class T>
+struct Step {
+  using V = Vec<T>;
+  static V row(const T* p) { return load<V>(p); }
+  static V item(const T* p) { return V(*p); }
+  static void add(V& sum, const V& item, const V& row) { sum += item * row; }
+};
+
+template <>
+struct Step<Pair> {
+  using V = Vec<float>;
+  using Bits = stdx::rebind_simd_t<uint32_t, V>;
+  static Bits row(const Pair* p) { return load<Bits>(reinterpret_cast<const uint32_t*>(p)); }
+  // Pairs read in place are as aligned as a bfloat16.
+  static Bits item(const void* p) {
+    uint32_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return Bits(bits);
+  }
+  static void add(V& sum, const Bits& item, const Bits& row) {
+#if defined(__AVX512BF16__)
+    sum = V(_mm512_dpbf16_ps(static_cast<__m512>(sum), std::bit_cast<__m512bh>(item),
+                             std::bit_cast<__m512bh>(row)));
+#else
+    const Bits upper(0xFFFF0000U);
+    sum += std::bit_cast<V>(item & upper) * std::bit_cast<V>(row & upper);
+    sum += std::bit_cast<V>(item << 16) * std::bit_cast<V>(row << 16);
+#endif
+  }
+};
+
 // Not inlined, so that the registers are its own.
 template <int kRows, int NV, class T, class A>
-[[gnu::noinline, gnu::flatten]] void tile_product(const A& a, const T* b, int64_t depth, T* c,
-                                                  bool accumulate) {
-  using V = Vec<T>;
+[[gnu::noinline, gnu::flatten]] void tile_product(const A& a, const T* b, int64_t depth,
+                                                  SumOf<T>* c, bool accumulate) {
+  using V = Vec<SumOf<T>>;
   constexpr int W = kLanesOf<T>;
   constexpr int64_t kPitch = NV * W;
   V sum[kRows][NV];
@@ -80,18 +135,18 @@ template <int kRows, int NV, class T, class A>
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
-      sum[i][j] = accumulate ? load<V>(c + i * kPitch + j * W) : V(T(0));
+      sum[i][j] = accumulate ? load<V>(c + i * kPitch + j * W) : V(SumOf<T>(0));
     }
   }
   const auto step = [&](int64_t k) {
-    V row[NV];
+    decltype(Step<T>::row(b)) row[NV];
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) row[j] = load<V>(b + k * kPitch + j * W);
+    for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + k * kPitch + j * W);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const V item(*a.at(i, k));
+      const auto item = Step<T>::item(a.at(i, k));
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) sum[i][j] += item * row[j];
+      for (int j = 0; j < NV; ++j) Step<T>::add(sum[i][j], item, row[j]);
     }
   };
   // Short enough a loop for its end to be predicted at the depths in use.
@@ -113,7 +168,7 @@ template <int kRows, int NV, class T, class A>
 // Any number of rows: whole tiles, then halves of them. Strips must be padded to whole ones, and so
 // must the rows of C under them.
 template <int kRows, int NV, class T, class A>
-inline void panel_product_from(int64_t rows, const A& a, const T* b, int64_t depth, T* c,
+inline void panel_product_from(int64_t rows, const A& a, const T* b, int64_t depth, SumOf<T>* c,
                                bool accumulate) {
   A at = a;
   int64_t i = 0;
@@ -132,7 +187,7 @@ inline void panel_product_from(int64_t rows, const A& a, const T* b, int64_t dep
 }
 
 template <int NV, class T, class A>
-inline void panel_product(int64_t rows, const A& a, const T* b, int64_t depth, T* c,
+inline void panel_product(int64_t rows, const A& a, const T* b, int64_t depth, SumOf<T>* c,
                           bool accumulate) {
   panel_product_from<kTileRows[NV], NV, T>(rows, a, b, depth, c, accumulate);
 }
@@ -161,10 +216,42 @@ template <class V>
 inline void store_as(typename V::value_type* p, const V& v) {
   store(p, v);
 }
+// The bits of float32 rounded to bfloat16, to nearest even, in the lower half of each lane; NaN
+// stays NaN.
+template <class V>
+inline stdx::rebind_simd_t<uint32_t, V> narrow_bits(const V& v) {
+  using B = stdx::rebind_simd_t<uint32_t, V>;
+  const B bits = std::bit_cast<B>(v);
+  B rounded = bits + B(0x7FFFU) + ((bits >> 16) & B(1U));
+  const auto nan = (bits & B(0x7FFFFFFFU)) > B(0x7F800000U);
+  stdx::where(nan, rounded) = bits | B(0x400000U);
+  return rounded >> 16;
+}
 template <class V>
 inline void store_as(bfloat16* p, const V& v) {
-  for (int j = 0; j < static_cast<int>(V::size()); ++j)
-    p[j] = narrow(v[static_cast<std::size_t>(j)]);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtepi32_epi16(std::bit_cast<__m512i>(narrow_bits(v))));
+    return;
+  }
+#endif
+  store(reinterpret_cast<uint16_t*>(p), narrow_bits(v));
+}
+
+// Neighbours along the depth as the pairs of a vector: the lanes of `even` below, those of `odd`
+// above, rounded to bfloat16. The instruction makes denormals zeros, as dot products take them.
+inline void store_pairs(Pair* p, const Vec<float>& even, const Vec<float>& odd) {
+#if defined(__AVX512BF16__)
+  alignas(64) static constexpr uint16_t kInterleaved[32] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512bh both = _mm512_cvtne2ps_pbh(static_cast<__m512>(odd), static_cast<__m512>(even));
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved),
+                                                  std::bit_cast<__m512i>(both)));
+#else
+  store(reinterpret_cast<uint32_t*>(p), narrow_bits(even) | (narrow_bits(odd) << 16));
+#endif
 }
 
 namespace detail {
@@ -192,6 +279,9 @@ inline void transpose_stage(Pair (&rows)[W]) {
 }
 
 }  // namespace detail
+
+// Only ever moved, never computed with, so that every bit stays.
+inline float* to_floats(Pair* p) { return reinterpret_cast<float*>(p); }
 
 // A square of vectors, in registers.
 template <class T>
@@ -238,6 +328,47 @@ template <class T, int NV, class Source>
     for (; k < depth; ++k) {
       for (int j = 0; j < W; ++j) {
         to[k * kPitch + first + j] = convert<T>(items[j][k * stride]) * factor;
+      }
+    }
+  }
+}
+
+// The same for pairs: the depth is of bfloat16, and padded to an even one with zeros.
+template <int NV, class Source>
+[[gnu::flatten]] inline void pack_pair_lanes(const Source& source, int64_t stride, int lanes,
+                                             int64_t depth, Pair* to) {
+  using V = Vec<float>;
+  constexpr int W = kLanesOf<Pair>;
+  constexpr int64_t kPitch = NV * W;
+  const int64_t pairs = (depth + 1) / 2;
+  for (int group = 0; group < NV; ++group) {
+    const int first = group * W;
+    const int count = lanes - first < W ? lanes - first : W;
+    if (count <= 0) {
+      for (int64_t k = 0; k < pairs; ++k) store(to_floats(to + k * kPitch + first), V(0.0F));
+      continue;
+    }
+    const bfloat16* items[W];
+    for (int j = 0; j < W; ++j) items[j] = source(first + (j < count ? j : 0));
+    int64_t k = 0;
+    if (stride == 1) {
+      for (; 2 * (k + W) <= depth; k += W) {
+        V square[W];
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) {
+          float pairs_of_lane[W];
+          std::memcpy(pairs_of_lane, items[j] + 2 * k, sizeof pairs_of_lane);
+          square[j] = load<V>(pairs_of_lane);
+        }
+        transpose<float>(square);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) store(to_floats(to + (k + i) * kPitch + first), square[i]);
+      }
+    }
+    for (; k < pairs; ++k) {
+      for (int j = 0; j < W; ++j) {
+        const bfloat16* at = items[j] + 2 * k * stride;
+        to[k * kPitch + first + j] = {at[0], 2 * k + 1 < depth ? at[stride] : bfloat16{0}};
       }
     }
   }

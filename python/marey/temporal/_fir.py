@@ -112,7 +112,8 @@ def convolve(
     return _convolve("marey.convolve", x, checked, axis, mode, origin, cval, out)
 
 
-def _gaussian_taps(function: str, sigma: float, truncate: float) -> Taps:
+def gaussian_taps(function: str, sigma: float, truncate: float) -> Taps:
+    """Return the weights of a Gaussian of so many frames; they sum to 1."""
     sigma = _arguments.number(function, "sigma", sigma, 0, expected="0 or more frames")
     truncate = _arguments.positive(function, "truncate", truncate)
     radius = int(truncate * sigma + 0.5)
@@ -198,7 +199,7 @@ def gaussian(
     1.0
     """
     function = "marey.gaussian"
-    taps = _gaussian_taps(function, sigma, truncate)
+    taps = gaussian_taps(function, sigma, truncate)
     if velocity is None:
         return _convolve(function, x, taps, axis, mode, 0, cval, out)
     moves = _arguments.items(function, "velocity", velocity, "two numbers, (vy, vx)")
