@@ -28,6 +28,7 @@ BLOCK = 0.05  # seconds of calls that are timed together
 CALIBRATION_CALLS = 5  # to find out how many calls make a block
 BUDGET = 12.0  # seconds a race should take
 ROUNDS = (5, 25)  # at least, at most
+OWN = "marey"  # begins the name of a peer that is another program of ours
 COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing long videos needs little memory
 
 Unit = Literal["GB/s", "GFLOP/s", "GFLOP/s bfloat16", "frames/s"]

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.disturbance import DISTURBED
+from bench.harness import OWN
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -61,8 +62,14 @@ class Work:
         return max(float(race["disturbance"]) for race in self.races.values())
 
     @cached_property
-    def against_fastest(self) -> float:
-        return min(float(race["ratio"]["median"]) for race in self.races.values())
+    def against_fastest(self) -> float | None:
+        """None where marey raced itself only."""
+        ratios = [
+            float(race["ratio"]["median"])
+            for peer, race in self.races.items()
+            if not peer.startswith(OWN)
+        ]
+        return min(ratios, default=None)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ class Family:
     @cached_property
     def against_fastest(self) -> float:
         """The geometric mean over the works."""
-        return float(np.exp(np.mean([np.log(work.against_fastest) for work in self.works])))
+        ratios = [work.against_fastest for work in self.works]
+        return float(np.exp(np.mean([np.log(ratio) for ratio in ratios if ratio is not None])))
 
 
 def main() -> None:

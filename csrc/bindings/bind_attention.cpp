@@ -165,6 +165,7 @@ py::array py_vector_math(const std::string& function, const py::object& x) {
     throw ValueError(kName, "x", "a contiguous array of float32 or float64", "another");
   }
   const MathFunction which = function == "tanh"               ? MathFunction::tanh
+                             : function == "sigmoid"          ? MathFunction::sigmoid
                              : function == "exp2_nonpositive" ? MathFunction::exp2_nonpositive
                                                               : MathFunction::exp2;
   py::array result = new_array(source.shape, source.dtype);

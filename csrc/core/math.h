@@ -23,6 +23,12 @@ struct MathConstants<float> {
   static constexpr float kMinExponent = -127.0F;
   static constexpr float kMaxExponent = 128.0F;
   static constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
+  // ln 2 in two parts; products of the upper one with the integers that occur are exact.
+  static constexpr float kLn2High = 0.693115234375F;
+  static constexpr float kLn2Low = 3.19461833e-05F;
+  // exp of these is normal, and of the upper one the reciprocal is not.
+  static constexpr float kMinExp = -87.3F;
+  static constexpr float kMaxExp = 88.3F;
   // (2^f - 1) / f on [-1/2, 1/2], relative error of 2^f 9.2e-8
   static constexpr float kExp2[] = {0.693147F, 0.24022242F, 0.055507336F, 0.009671513F,
                                     0.0013264727F};
@@ -38,6 +44,10 @@ struct MathConstants<double> {
   static constexpr double kMinExponent = -1023.0;
   static constexpr double kMaxExponent = 1024.0;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kLn2High = 0.6931471803691238;
+  static constexpr double kLn2Low = 1.9082149292705877e-10;
+  static constexpr double kMinExp = -708.3;
+  static constexpr double kMaxExp = 709.0;
   // relative error 3.6e-18
   static constexpr double kExp2[] = {
       0.6931471805599453,     0.2402265069591013,     0.05550410866482014,    0.009618129107594244,
@@ -114,6 +124,27 @@ template <class T>
   V result = large;
   stdx::where(size < V(T(0.625)), result) = small;
   return result;
+}
+
+// The logistic function 1 / (1 + exp(-x)): within 4 ULP where the result is normal, positive and
+// less than the smallest normal number below that, exactly 1/2 at 0 and 1 at infinity; NaN stays
+// NaN.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> sigmoid(const Vec<T>& x) {
+  using K = detail::MathConstants<T>;
+  using V = Vec<T>;
+  using B = stdx::rebind_simd_t<typename K::Bits, V>;
+  constexpr T kLog2E = T(1.442695040888963407359924681);
+  // exp(-x), where its exponent is that of a normal number.
+  const V above = detail::not_below<T>(-x, K::kMinExp);
+  const V y = -detail::not_below<T>(-above, -K::kMaxExp);
+  const V shifted = y * V(kLog2E) + V(K::kRound);
+  const V n = shifted - V(K::kRound);
+  const V f = ((y - n * V(K::kLn2High)) - n * V(K::kLn2Low)) * V(kLog2E);
+  const V p = detail::polynomial(f, K::kExp2) * f + V(T(1));
+  const B exponent = std::bit_cast<B>(shifted) << K::kMantissa;
+  const V e = std::bit_cast<V>(std::bit_cast<B>(p) + exponent);
+  return V(T(1)) / (V(T(1)) + e);
 }
 
 }  // namespace marey::MAREY_ISA_NS::math

@@ -1,16 +1,16 @@
 """marey: fast kernels for video and temporal models.
 
 A video is a space-time array, ``(T, H, W)`` or ``(T, H, W, C)``. The families of operations are the
-modules `marey.pyramid`, `marey.temporal` and `marey.attention`; on the first two stand motion and
-colour magnification (`Magnifier`, `magnify`), the pulse from video (`marey.pulse`) and background
-subtraction (`marey.background`). `marey.reference` has the same functions in plain NumPy, for
-reading and for checking.
+modules `marey.pyramid`, `marey.temporal`, `marey.conv`, `marey.recurrent` and `marey.attention`; on
+the first two stand motion and colour magnification (`Magnifier`, `magnify`), the pulse from video
+(`marey.pulse`) and background subtraction (`marey.background`). `marey.reference` has the same
+functions in plain NumPy, for reading and for checking.
 """
 
 import importlib
 from pathlib import Path
 
-from marey import attention, background, config, pulse, pyramid, temporal
+from marey import attention, background, config, conv, pulse, pyramid, recurrent, temporal
 from marey.magnification import Magnifier, magnify
 
 __version__: str = config.build_config()["version"]
@@ -51,10 +51,12 @@ __all__ = [
     "attention",
     "background",
     "config",
+    "conv",
     "get_cmake_dir",
     "get_include",
     "magnify",
     "pulse",
     "pyramid",
+    "recurrent",
     "temporal",
 ]

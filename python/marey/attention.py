@@ -165,7 +165,7 @@ def attention(
 
     Notes
     -----
-    Each thread works in at most 240 rows of queries and results and 128 keys and values of the type
+    Each thread works in at most 256 rows of queries and results and 128 keys and values of the type
     of the computation.
 
     References

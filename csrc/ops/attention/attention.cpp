@@ -20,9 +20,22 @@ namespace {
 constexpr std::string_view kName = "marey.attention";
 // Work in a range, in multiply-adds: long enough that handing it out costs nothing.
 constexpr int64_t kGrain = int64_t{1} << 20;
-// With fewer ranges than this, calls take fewer rows, so that every thread has some.
-constexpr int64_t kFewRanges = 32;
-constexpr int64_t kFewestRows = 48;
+// With fewer ranges than this a thread, calls take fewer rows, so that all threads end together.
+constexpr int64_t kRangesPerThread = 8;
+// Rows of a call are a multiple of this, which panels of every width divide, if there are as many.
+constexpr int64_t kRowsTogether = 96;
+
+int64_t up_to_multiple(int64_t x, int64_t of) { return (x + of - 1) / of * of; }
+
+// Rows of a call, for so many problems of so many rows. Results do not depend on it.
+int64_t rows_of_call(int64_t problems, int64_t rows) {
+  const int64_t wanted = kRangesPerThread * num_threads();
+  int64_t blocks = (rows + kAttentionRows - 1) / kAttentionRows;
+  if (problems * blocks < wanted) blocks = (wanted + problems - 1) / problems;
+  const int64_t block = (rows + blocks - 1) / blocks;
+  return std::min(
+      {up_to_multiple(block, block > kRowsTogether ? 32 : kRowsTogether), rows, kAttentionRows});
+}
 
 DType compute_type(DType dtype) { return dtype == DType::bf16 ? DType::f32 : dtype; }
 
@@ -195,13 +208,11 @@ void attend_few(const Call& call, int64_t problems, int64_t rows) {
 }  // namespace
 
 std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item) {
-  const auto up = [](int64_t x, int64_t to) { return (x + to - 1) / to * to; };
   constexpr int64_t kWidestPanel = 48;
-  const int64_t lanes = up(count, 16);
-  const int64_t items = lanes * (2 + rows.depth + up(rows.value_depth, 4)) +
-                        kAttentionKeys * (2 * kWidestPanel + rows.depth + up(rows.value_depth, 4)) +
-                        8 * 16;
-  return static_cast<std::size_t>(items * item);
+  const int64_t lanes = up_to_multiple(count, 16);
+  const int64_t items = kAttentionKeys * (2 * kWidestPanel + rows.depth + 1 + rows.value_depth) +
+                        lanes * (2 + rows.depth + 1 + rows.value_depth);
+  return static_cast<std::size_t>(items * item + 8 * 64);
 }
 
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
@@ -232,12 +243,7 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   };
   if (rows <= kDecodeRows && adjacent(k) && adjacent(v)) return attend_few(call, problems, rows);
 
-  // By the shape alone, so that results do not depend on the number of threads.
-  int64_t block = std::min(rows, kAttentionRows);
-  if (problems * ((rows + block - 1) / block) < kFewRanges) {
-    const int64_t wanted = (kFewRanges + problems - 1) / problems;
-    block = std::clamp((rows / wanted + 47) / 48 * 48, std::min(kFewestRows, block), block);
-  }
+  const int64_t block = rows_of_call(problems, rows);
   const int64_t blocks = (rows + block - 1) / block;
   const int64_t task_work = block * std::max<int64_t>(all.keys, 1) * (all.depth + all.value_depth);
   const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(task_work, 1), 1, 1024);

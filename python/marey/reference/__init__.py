@@ -8,6 +8,7 @@ plain float32 computation, whose error is the yardstick for a float32 kernel's.
 from marey.reference import (
     attention,
     background,
+    conv,
     magnification,
     phase,
     pulse,
@@ -20,6 +21,7 @@ from marey.reference.magnification import magnify
 __all__ = [
     "attention",
     "background",
+    "conv",
     "magnification",
     "magnify",
     "phase",

@@ -1,0 +1,1 @@
+"""Space-time convolution and pooling."""

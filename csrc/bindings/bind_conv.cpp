@@ -1,0 +1,138 @@
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/register.h"
+#include "core/error.h"
+#include "ops/conv/conv3d.h"
+
+namespace marey::python {
+namespace {
+
+constexpr Accepted kAccepted{.bfloat16 = true};
+
+// Padding before and after each axis.
+using Six = std::array<int64_t, 6>;
+
+Conv3dOptions make_options(const Triple& stride, const Six& padding, const Triple& dilation,
+                           int64_t groups, int activation, int algorithm) {
+  Conv3dOptions options;
+  options.stride = stride;
+  options.dilation = dilation;
+  options.before = {padding[0], padding[2], padding[4]};
+  options.after = {padding[1], padding[3], padding[5]};
+  options.groups = groups;
+  options.activation = static_cast<Activation>(activation);
+  options.algorithm = static_cast<ConvAlgorithm>(algorithm);
+  return options;
+}
+
+// The axes in the order N, C, T, H, W.
+View in_order(const View& view, bool channels_last) {
+  if (!channels_last || view.ndim() != 5) return view;
+  constexpr std::array<int, 5> kOrder{0, 4, 1, 2, 3};
+  View result = view;
+  for (int axis = 0; axis < 5; ++axis) {
+    result.shape[axis] = view.shape[kOrder[static_cast<std::size_t>(axis)]];
+    result.stride(axis) = view.stride(kOrder[static_cast<std::size_t>(axis)]);
+  }
+  return result;
+}
+
+Shape in_layout(const Shape& shape, bool channels_last) {
+  if (!channels_last) return shape;
+  Shape result;
+  for (const int axis : {0, 2, 3, 4, 1}) result.push_back(shape[axis]);
+  return result;
+}
+
+std::optional<View> optional_view(std::string_view function, std::string_view argument,
+                                  const py::object& object) {
+  if (object.is_none()) return std::nullopt;
+  return view_of(function, argument, object, kAccepted);
+}
+const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
+
+// Weights packed for the instruction set that was in use then, which it goes on with. Keeps nothing
+// of Python's.
+class PyConv3d {
+ public:
+  PyConv3d(std::string function, const py::object& weight, const py::object& bias,
+           const Triple& stride, const Six& padding, const Triple& dilation, int64_t groups,
+           bool channels_last, int activation, int algorithm)
+      : function_(std::move(function)), channels_last_(channels_last) {
+    const View filters = view_of(function_, "weight", weight, kAccepted);
+    const std::optional<View> added = optional_view(function_, "bias", bias);
+    options_ = make_options(stride, padding, dilation, groups, activation, algorithm);
+    weight_ = filters.shape;
+    // The views stay valid: the arguments are held by the caller.
+    const py::gil_scoped_release release;
+    conv_.emplace(function_, filters, pointer(added), options_);
+  }
+
+  py::array call(const py::object& x, const py::object& past, const py::object& out) const {
+    const View source = in_order(view_of(function_, "x", x, kAccepted), channels_last_);
+    std::optional<View> before = optional_view(function_, "state", past);
+    if (before) before = in_order(*before, channels_last_);
+    Shape shape = source.shape;
+    if (before && shape.ndim == 5 && before->ndim() == 5) shape[2] += before->shape[2];
+    const Shape expected = conv3d_shape(function_, shape, weight_, options_);
+    py::array result =
+        result_array(function_, out, in_layout(expected, channels_last_), source.dtype, source);
+    const View target = in_order(view_of(function_, "out", result, kAccepted), channels_last_);
+    if (before) check_no_overlap(function_, target, *before);
+    {
+      // The views stay valid: the arguments are held by the caller, the result by this frame.
+      const py::gil_scoped_release release;
+      conv_->run(source, pointer(before), target);
+    }
+    return result;
+  }
+
+  Shape shape_of(const std::vector<int64_t>& extents) const {
+    if (extents.size() != 5) {
+      throw ValueError(function_, "shape", "five axes", std::to_string(extents.size()));
+    }
+    Shape shape;
+    constexpr std::array<std::size_t, 5> kOrder{0, 4, 1, 2, 3};
+    for (std::size_t axis = 0; axis < 5; ++axis) {
+      shape.push_back(extents[channels_last_ ? kOrder[axis] : axis]);
+    }
+    return shape;
+  }
+  int64_t workspace(const std::vector<int64_t>& extents) const {
+    return conv_->workspace(shape_of(extents));
+  }
+  std::string algorithm(const std::vector<int64_t>& extents) const {
+    return conv_->algorithm(shape_of(extents));
+  }
+  int64_t packed_bytes() const { return conv_->packed_bytes(); }
+
+ private:
+  std::string function_;
+  bool channels_last_;
+  Conv3dOptions options_;
+  Shape weight_;
+  std::optional<Conv3d> conv_;
+};
+
+}  // namespace
+
+void register_conv(py::module_& module) {
+  py::class_<PyConv3d>(module, "Conv3d")
+      .def(py::init<std::string, const py::object&, const py::object&, const Triple&, const Six&,
+                    const Triple&, int64_t, bool, int, int>(),
+           py::arg("function"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
+           py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("channels_last"),
+           py::arg("activation"), py::arg("algorithm"))
+      .def("__call__", &PyConv3d::call, py::arg("x"), py::arg("past"), py::arg("out"))
+      .def("workspace", &PyConv3d::workspace, py::arg("shape"))
+      .def("algorithm", &PyConv3d::algorithm, py::arg("shape"))
+      .def("packed_bytes", &PyConv3d::packed_bytes);
+}
+
+}  // namespace marey::python

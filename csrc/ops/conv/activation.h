@@ -1,0 +1,84 @@
+#pragma once
+// What may follow a convolution, for kernel files: bias and activation of a row of sums.
+#include <cmath>
+
+#include "core/math.h"
+#include "ops/conv/conv3d.h"
+
+namespace marey::MAREY_ISA_NS {
+
+// The error function's complement, erfc(|z|) = t Q(t) exp(-z^2) with t = 1 / (1 + |z| / 2): Q is a
+// minimax fit of erfcx(z) / t, its relative error 4.4e-8.
+inline Vec<float> gelu(const Vec<float>& x) {
+  using V = Vec<float>;
+  constexpr float kQ[] = {0.28208447F, 0.28240949F, 0.24285454F, 0.20367457F, -0.028961971F,
+                            0.28145939F, -0.4901644F, 0.28600591F, -0.059362024F};
+  const V z = stdx::abs(x) * V(0.70710678F);
+  const V t = V(1.0F) / (V(1.0F) + V(0.5F) * z);
+  const V tail = V(0.5F) * t * math::detail::polynomial(t, kQ) *
+                 math::exp2_nonpositive<float>(z * z * V(-1.44269504F));
+  V phi = V(1.0F) - tail;
+  stdx::where(x < V(0.0F), phi) = tail;
+  return x * phi;
+}
+
+inline Vec<double> gelu(const Vec<double>& x) {
+  Vec<double> result;
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    result[i] = x[i] * 0.5 * ::erfc(-x[i] * 0.70710678118654752440);
+  }
+  return result;
+}
+
+template <class T>
+inline Vec<T> silu(const Vec<T>& x) {
+  // x / (1 + exp(-x)): exp of minus the size, which cannot overflow.
+  using V = Vec<T>;
+  const V e = math::exp2_nonpositive<T>(stdx::abs(x) * V(T(-1.44269504088896340736)));
+  V above = V(T(1));
+  stdx::where(x < V(T(0)), above) = e;
+  return x * above / (V(T(1)) + e);
+}
+
+// NaN stays NaN, as everywhere.
+template <class T>
+inline Vec<T> relu(const Vec<T>& x) {
+  Vec<T> result = x;
+  stdx::where(x < Vec<T>(T(0)), result) = Vec<T>(T(0));
+  return result;
+}
+
+// rows x pitch sums, the lanes of `bias` from 0 to pitch (null: none).
+template <class T, class F>
+inline void finish_with(const F& act, T* sums, int64_t rows, int64_t pitch, const T* bias) {
+  using V = Vec<T>;
+  constexpr int W = static_cast<int>(V::size());
+  for (int64_t k = 0; k < pitch; k += W) {
+    const V b = bias != nullptr ? load<V>(bias + k) : V(T(0));
+    for (int64_t i = 0; i < rows; ++i) {
+      T* at = sums + i * pitch + k;
+      store(at, act(load<V>(at) + b));
+    }
+  }
+}
+
+template <class T>
+[[gnu::flatten]] inline void finish_sums(T* sums, int64_t rows, int64_t pitch, const T* bias,
+                                         Activation activation) {
+  using V = Vec<T>;
+  switch (activation) {
+    case Activation::none:
+      if (bias != nullptr) {
+        finish_with([](const V& x) { return x; }, sums, rows, pitch, bias);
+      }
+      return;
+    case Activation::relu:
+      return finish_with([](const V& x) { return relu<T>(x); }, sums, rows, pitch, bias);
+    case Activation::gelu:
+      return finish_with([](const V& x) { return gelu(x); }, sums, rows, pitch, bias);
+    case Activation::silu:
+      return finish_with([](const V& x) { return silu<T>(x); }, sums, rows, pitch, bias);
+  }
+}
+
+}  // namespace marey::MAREY_ISA_NS

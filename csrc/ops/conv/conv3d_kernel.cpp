@@ -1,0 +1,381 @@
+// Direct convolution, an implicit matrix product: filters are lanes, positions along W are rows of
+// register tiles (conv3d_tile.h), the depth runs over the taps and within a tap over the channels.
+//
+// A block of the output is computed from a window of the input, copied once into scratch as
+// (T, H, W, channels) with the padding along W as zeros: whatever the layout in memory, the inputs
+// of neighbouring taps along W and of all channels are then one contiguous run, 21 long for the
+// three channels and seven columns of a stem. Taps that reach outside along T or H are left out. The
+// sums of a row of positions come back through a transpose in registers where W is the contiguous
+// axis of the output.
+//
+// In the second-level cache stand the window and the weights of one panel of filters, which serve
+// all rows of the block; in the first the inputs of one row of tiles. Where channels times taps are
+// too many for that, chunks of channels follow one another, and the sums wait in scratch.
+#include "core/tile.h"
+#include "ops/conv/activation.h"
+#include "ops/conv/conv3d.h"
+#include "ops/conv/conv3d_tile.h"
+
+namespace marey::MAREY_ISA_NS {
+namespace {
+
+// What the weights leave of the second-level cache.
+constexpr int64_t kBlockBytes = int64_t{448} << 10;
+
+// One axis of a window: input position of local index i, and the local index of a tap.
+struct Span {
+  int64_t first;   // input position of local index 0
+  int64_t stride;  // input positions from one local index to the next
+  int64_t step;    // local indices from one output to the next
+  int64_t extent;
+
+  Span(const ConvTaps& taps, int64_t begin, int64_t end) {
+    first = begin * taps.step + (taps.count > 0 ? taps.offset[0] : 0);
+    // With one tap, only what is read.
+    stride = taps.count <= 1 ? taps.step : 1;
+    step = taps.count <= 1 ? 1 : taps.step;
+    const int64_t reach = taps.count > 0 ? taps.offset[taps.count - 1] - taps.offset[0] : 0;
+    extent = end > begin ? (end - 1 - begin) * step + reach + 1 : 0;
+  }
+};
+
+int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+bool contiguous(const ConvTaps& taps) {
+  for (int64_t i = 1; i < taps.count; ++i) {
+    if (taps.offset[i] != taps.offset[i - 1] + 1) return false;
+  }
+  return true;
+}
+
+template <class S>
+class Direct {
+ public:
+  using T = ItemOf<S>;
+  using C = SumOf<T>;
+  static constexpr int W = kLanesOf<T>;
+  static constexpr int64_t kPanel = kConvVectors * W;
+  static constexpr int64_t kPerItem = std::is_same_v<T, Pair> ? 2 : 1;
+
+  // ---- weights: chunks of channels, in each panels of filters, in each (taps, depth, lanes) ----
+
+  static int64_t depth(int64_t channels) { return padded_channels<T>(channels) / kPerItem; }
+  static int64_t lanes_before(const ConvProblem& p, int64_t panel) {
+    return at_most(panel * kPanel, round_up(p.filters, W));
+  }
+  static int64_t lanes_of(const ConvProblem& p, int64_t panel) {
+    return lanes_before(p, panel + 1) - lanes_before(p, panel);
+  }
+  // From the start of the weights, in items of T; `first` channel of a chunk of so many.
+  static int64_t weights_at(const ConvProblem& p, int64_t first, int64_t channels, int64_t panel) {
+    return p.tap_count() *
+           (depth(first) * round_up(p.filters, W) + depth(channels) * lanes_before(p, panel));
+  }
+  static int64_t packed_bytes(const ConvProblem& p) {
+    return weights_at(p, p.channels, 0, 0) * static_cast<int64_t>(sizeof(T));
+  }
+
+  static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first_panel,
+                   int64_t last_panel, void* packed) {
+    for (int64_t c = 0; c < p.channels; c += p.chunk) {
+      const int64_t channels = at_most(p.chunk, p.channels - c);
+      for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+        auto* to = reinterpret_cast<S*>(static_cast<T*>(packed) + weights_at(p, c, channels, panel));
+        const int64_t lanes = lanes_of(p, panel);
+        for (int64_t lane = 0; lane < lanes; lane += W) {
+          pack_lanes_of(p, w, c, channels, panel * kPanel + lane, lanes, to + lane * kPerItem);
+        }
+      }
+    }
+  }
+
+  // ---- a block ----
+
+  static int64_t scratch(const ConvBlock& b) {
+    return Direct(b).scratch_bytes_;
+  }
+  static void run(const ConvBlock& b) { Direct(b).run(); }
+
+ private:
+  // One vector of filters from `filter` on: to[((tap * depth + channel) * lanes + lane)].
+  [[gnu::flatten]] static void pack_lanes_of(const ConvProblem& p, const ConvWeights& w,
+                                             int64_t first, int64_t channels, int64_t filter,
+                                             int64_t lanes, S* to) {
+    const int64_t count = at_most(W, p.filters - filter);
+    const S* const from = static_cast<const S*>(w.data) + filter * w.filter + first * w.channel;
+    const int64_t taps = p.tap_count();
+    const int64_t tap_pitch = depth(channels) * lanes * kPerItem;
+    if constexpr (kPerItem == 1) {
+      if (whole(p, w) && taps > 1) return pack_whole(p, w, channels, count, lanes, from, to);
+    }
+    int64_t tap = 0;
+    for (int64_t i = 0; i < p.taps[0].count; ++i) {
+      for (int64_t j = 0; j < p.taps[1].count; ++j) {
+        for (int64_t l = 0; l < p.taps[2].count; ++l, ++tap) {
+          const S* at = from + p.taps[0].source[i] * w.tap[0] + p.taps[1].source[j] * w.tap[1] +
+                        p.taps[2].source[l] * w.tap[2];
+          for (int64_t c = 0; c < depth(channels) * kPerItem; ++c) {
+            S* row = to + tap * tap_pitch + c / kPerItem * lanes * kPerItem + c % kPerItem;
+            for (int64_t k = 0; k < W; ++k) {
+              row[k * kPerItem] =
+                  c < channels && k < count ? at[k * w.filter + c * w.channel] : S{};
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // True if the taps of a filter and channel lie in one contiguous run that the problem takes all
+  // of.
+  static bool whole(const ConvProblem& p, const ConvWeights& w) {
+    int64_t expected = 1;
+    for (int axis = 2; axis >= 0; --axis) {
+      const ConvTaps& taps = p.taps[static_cast<std::size_t>(axis)];
+      if (taps.count == 1) {
+        if (taps.source[0] != 0) return false;
+        continue;
+      }
+      if (w.tap[static_cast<std::size_t>(axis)] != expected) return false;
+      for (int64_t i = 0; i < taps.count; ++i) {
+        const bool rising = taps.source[0] == 0;
+        if (taps.source[i] != (rising ? i : taps.count - 1 - i)) return false;
+      }
+      expected *= taps.count;
+    }
+    return true;
+  }
+
+  // Where the tap at an index of memory stands in the order of the problem.
+  struct TapOrder {
+    Triple count;
+    bool falling[3];
+    int64_t operator()(int64_t index) const {
+      const int64_t l = index % count[2];
+      const int64_t j = index / count[2] % count[1];
+      const int64_t i = index / (count[2] * count[1]);
+      const auto turn = [&](int axis, int64_t x) {
+        return falling[axis] ? count[static_cast<std::size_t>(axis)] - 1 - x : x;
+      };
+      return (turn(0, i) * count[1] + turn(1, j)) * count[2] + turn(2, l);
+    }
+  };
+
+  // Squares of W filters and W neighbours in memory, transposed.
+  static void pack_whole(const ConvProblem& p, const ConvWeights& w, int64_t channels,
+                         int64_t count, int64_t lanes, const S* from, S* to) {
+    using V = Vec<C>;
+    const int64_t taps = p.tap_count();
+    TapOrder order{};
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+      order.count[axis] = p.taps[axis].count;
+      order.falling[axis] = p.taps[axis].source[0] != 0;
+    }
+    const bool one_run = w.channel == taps;
+    const int64_t run = one_run ? channels * taps : taps;
+    for (int64_t first = 0; first < channels; first += run / taps) {
+      const S* row = from + first * w.channel;
+      for (int64_t k = 0; k < run; k += W) {
+        const int64_t rows = at_most(W, run - k);
+        V square[W];
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) {
+          square[j] = j < count ? load_first<V>(row + j * w.filter + k, rows) : V(C(0));
+        }
+        transpose<C>(square);
+        for (int64_t i = 0; i < rows; ++i) {
+          const int64_t c = first + (k + i) / taps;
+          const int64_t tap = order((k + i) % taps);
+          store(to + (tap * channels + c) * lanes, square[i]);
+        }
+      }
+    }
+  }
+
+  explicit Direct(const ConvBlock& b)
+      : b_(b),
+        p_(*b.problem),
+        time_(p_.taps[0], b.begin[0], b.end[0]),
+        height_(p_.taps[1], b.begin[1], b.end[1]),
+        width_(p_.taps[2], b.begin[2], b.end[2]) {
+    chunk_ = at_most(p_.chunk, p_.channels);
+    positions_ = b.end[2] - b.begin[2];
+    rows_ = (b.end[0] - b.begin[0]) * (b.end[1] - b.begin[1]);
+    several_ = p_.channels > p_.chunk;
+    merged_ = contiguous(p_.taps[2]);
+    int64_t bytes = 0;
+    const auto take = [&](int64_t size) {
+      const int64_t part = bytes;
+      bytes += round_up(size, 64);
+      return part;
+    };
+    constexpr auto kSum = static_cast<int64_t>(sizeof(C));
+    first_lane_ = lanes_before(p_, b.first_panel);
+    lanes_ = lanes_before(p_, b.last_panel) - first_lane_;
+    const int64_t kept = several_ ? rows_ * positions_ * lanes_ : positions_ * kPanel;
+    const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
+    const int64_t bias = take(lanes_ * kSum);
+    const int64_t sums = take((kept + W * kPanel) * kSum);
+    const int64_t window = take(time_.extent * height_.extent * width_.extent * depth(chunk_) *
+                                static_cast<int64_t>(sizeof(T)));
+    scratch_bytes_ = bytes;
+    if (b.scratch == nullptr) return;
+    taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
+    bias_ = reinterpret_cast<C*>(b.scratch + bias);
+    sums_ = reinterpret_cast<C*>(b.scratch + sums);
+    window_ = reinterpret_cast<T*>(b.scratch + window);
+  }
+
+  void run() {
+    if (rows_ <= 0 || positions_ <= 0) return;
+    if (b_.bias != nullptr) {
+      const C* bias = static_cast<const C*>(b_.bias);
+      for (int64_t k = 0; k < lanes_; ++k) {
+        bias_[k] = first_lane_ + k < p_.filters ? bias[first_lane_ + k] : C(0);
+      }
+    }
+    if (p_.channels == 0) {
+      channels_ = 0;
+      sum_chunk(true, true);
+    }
+    for (int64_t c = 0; c < p_.channels; c += p_.chunk) {
+      first_channel_ = c;
+      channels_ = at_most(p_.chunk, p_.channels - c);
+      pack_window();
+      sum_chunk(c == 0, c + p_.chunk >= p_.channels);
+    }
+  }
+
+  bool frame_inside(int64_t position) const { return position >= 0 && position < p_.in[0]; }
+  bool row_inside(int64_t position) const { return position >= 0 && position < p_.in[1]; }
+
+  void pack_window() {
+    const int64_t pitch = padded_channels<T>(channels_);
+    S* to = reinterpret_cast<S*>(window_);
+    for (int64_t t = 0; t < time_.extent; ++t) {
+      int64_t frame = time_.first + t * time_.stride;
+      const bool past = frame < b_.history;
+      const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
+      const S* x = static_cast<const S*>(past ? b_.past : b_.x);
+      const bool inside = frame_inside(frame);
+      if (!past) frame -= b_.history;
+      for (int64_t h = 0; h < height_.extent; ++h, to += width_.extent * pitch) {
+        const int64_t row = height_.first + h * height_.stride;
+        if (!inside || !row_inside(row)) continue;
+        const S* from = x + first_channel_ * strides.c + frame * strides.s[0] + row * strides.s[1];
+        if (width_.stride == 1) {
+          pack_pixels(from, strides.c, strides.s[2], width_.first, width_.first + width_.extent,
+                      p_.in[2], channels_, pitch, to);
+          continue;
+        }
+        // Every stride-th pixel: the first of them becomes pixel 0.
+        const int64_t skipped =
+            width_.first >= 0 ? 0 : (-width_.first + width_.stride - 1) / width_.stride;
+        const int64_t origin = width_.first + skipped * width_.stride;
+        const int64_t extent =
+            p_.in[2] > origin ? (p_.in[2] - origin + width_.stride - 1) / width_.stride : 0;
+        pack_pixels(from + origin * strides.s[2], strides.c, strides.s[2] * width_.stride, -skipped,
+                    width_.extent - skipped, extent, channels_, pitch, to);
+      }
+    }
+  }
+
+  // The taps of the row of outputs (t, h) that lie inside, counted.
+  int64_t list_taps(int64_t t, int64_t h, int64_t lanes) const {
+    const int64_t pitch = depth(channels_);
+    int64_t count = 0;
+    for (int64_t i = 0; i < p_.taps[0].count; ++i) {
+      if (!frame_inside(t * p_.taps[0].step + p_.taps[0].offset[i])) continue;
+      const int64_t frame =
+          (t - b_.begin[0]) * time_.step + p_.taps[0].offset[i] - p_.taps[0].offset[0];
+      for (int64_t j = 0; j < p_.taps[1].count; ++j) {
+        if (!row_inside(h * p_.taps[1].step + p_.taps[1].offset[j])) continue;
+        const int64_t row =
+            (h - b_.begin[1]) * height_.step + p_.taps[1].offset[j] - p_.taps[1].offset[0];
+        const int64_t input = (frame * height_.extent + row) * width_.extent * pitch;
+        const int64_t tap = (i * p_.taps[1].count + j) * p_.taps[2].count;
+        if (merged_) {
+          taps_[count++] = {input, tap * pitch * lanes};
+          continue;
+        }
+        for (int64_t l = 0; l < p_.taps[2].count; ++l) {
+          taps_[count++] = {input + (p_.taps[2].offset[l] - p_.taps[2].offset[0]) * pitch,
+                            (tap + l) * pitch * lanes};
+        }
+      }
+    }
+    return count;
+  }
+
+  void sum_chunk(bool first, bool last) {
+    static constexpr ConvTiles<T> kTiles;
+    const int64_t pitch = depth(channels_);
+    const int64_t run = merged_ ? p_.taps[2].count * pitch : pitch;
+    for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
+      const int64_t lanes = lanes_of(p_, panel);
+      const int64_t lane = lanes_before(p_, panel) - first_lane_;
+      const ConvTile<T>* tiles = kTiles.of[lanes / W - 1];
+      const T* weights = static_cast<const T*>(b_.packed) +
+                         weights_at(p_, first_channel_, channels_, panel);
+      C* sums = several_ ? sums_ + rows_ * positions_ * lane : sums_;
+      for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+        for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
+          const int64_t taps = list_taps(t, h, lanes);
+          conv_row(tiles, positions_, lanes, window_, width_.step * pitch, taps_, taps, run,
+                   weights, sums, !first);
+          if (last) {
+            finish_sums<C>(sums, positions_, lanes, b_.bias != nullptr ? bias_ + lane : nullptr,
+                           b_.activation);
+            S* to = static_cast<S*>(b_.out) + (first_lane_ + lane) * b_.out_strides.c +
+                    t * b_.out_strides.s[0] + h * b_.out_strides.s[1] +
+                    b_.begin[2] * b_.out_strides.s[2];
+            unpack_pixels(sums, lanes, positions_,
+                          at_most(lanes, p_.filters - first_lane_ - lane), to, b_.out_strides.c,
+                          b_.out_strides.s[2]);
+          }
+          if (several_) sums += positions_ * lanes;
+        }
+      }
+    }
+  }
+
+  const ConvBlock& b_;
+  const ConvProblem& p_;
+  Span time_, height_, width_;
+  int64_t chunk_;
+  int64_t positions_;  // of a row
+  int64_t rows_;
+  bool several_;  // chunks
+  bool merged_;   // taps along W are one run
+  int64_t first_lane_;
+  int64_t lanes_;  // of all panels of the block
+  int64_t first_channel_ = 0;
+  int64_t channels_ = 0;  // of this chunk
+  int64_t scratch_bytes_;
+  TapAt* taps_ = nullptr;
+  C* bias_ = nullptr;
+  C* sums_ = nullptr;
+  T* window_ = nullptr;
+};
+
+template <class S>
+constexpr ConvKernel functions() {
+  using D = Direct<S>;
+  return {D::kPanel, 1, kBlockBytes, 1.0, D::packed_bytes, D::pack, D::scratch, D::run};
+}
+
+}  // namespace
+
+ConvKernel select_conv3d_direct(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return functions<double>();
+    case DType::bf16:
+      return functions<bfloat16>();
+    default:
+      return functions<float>();
+  }
+}
+
+}  // namespace marey::MAREY_ISA_NS

@@ -1,0 +1,339 @@
+#include "ops/conv/conv3d_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/parallel.h"
+
+namespace marey {
+
+MAREY_STUB(select_conv3d_direct, SelectConv)
+MAREY_STUB(select_conv3d_winograd, SelectConv)
+
+namespace {
+
+// Channels are summed in chunks of about so many products, in multiples of kChunkOf channels, where
+// there are more than kUnchunked: the weights of a chunk and a panel stay in the second-level cache.
+constexpr int64_t kUnchunked = 2048;
+constexpr int64_t kChunkProducts = 1024;
+constexpr int64_t kChunkOf = 16;
+// Positions along W are cut at multiples of this: rows of register tiles.
+constexpr int64_t kColumns = 56;
+// Winograd's transforms pay from so many channels and filters of a group.
+constexpr int64_t kFewestForWinograd = 24;
+// Costs of a block, in multiply-adds of a register tile: of copying an input, of reading a weight.
+constexpr double kCopyCost = 16.0;
+constexpr double kWeightCost = 4.0;
+// Of starting a block.
+constexpr double kBlockCost = 16.0 * 2000;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t chunk_of(int64_t channels, int64_t taps) {
+  if (channels * taps <= kUnchunked) return std::max<int64_t>(channels, 1);
+  return std::max(kChunkOf, kChunkProducts / taps / kChunkOf * kChunkOf);
+}
+
+bool trivial(const ConvTaps& taps, int64_t in, int64_t out) {
+  return taps.count == 1 && taps.offset[0] == 0 && taps.step == 1 && in == out;
+}
+
+// Two axes as one, the latter, if neither is convolved and every array steps through both with one
+// stride.
+void merge(int first, int second, ConvProblem& problem, std::array<ConvStrides*, 3> arrays) {
+  const auto a = static_cast<std::size_t>(first);
+  const auto b = static_cast<std::size_t>(second);
+  if (!trivial(problem.taps[a], problem.in[a], problem.out[a]) ||
+      !trivial(problem.taps[b], problem.in[b], problem.out[b])) {
+    return;
+  }
+  if (problem.in[a] != 1) {
+    for (const ConvStrides* strides : arrays) {
+      if (problem.in[b] != 1 && strides->s[a] != strides->s[b] * problem.in[b]) return;
+    }
+    if (problem.in[b] == 1) {
+      for (ConvStrides* strides : arrays) strides->s[b] = strides->s[a];
+    }
+  }
+  problem.in[b] *= problem.in[a];
+  problem.out[b] *= problem.out[a];
+  problem.in[a] = problem.out[a] = 1;
+}
+
+int64_t window_extent(const ConvTaps& taps, int64_t outputs) {
+  if (taps.count <= 1) return outputs;
+  return (outputs - 1) * taps.step + taps.offset[taps.count - 1] - taps.offset[0] + 1;
+}
+
+// Sizes to try along an axis.
+std::vector<int64_t> sizes_of(int64_t extent) {
+  std::vector<int64_t> sizes;
+  for (int64_t parts = 1; parts <= extent; parts = parts < 8 ? parts + 1 : parts * 2) {
+    const int64_t size = divide_up(extent, parts);
+    if (sizes.empty() || sizes.back() != size) sizes.push_back(size);
+  }
+  if (sizes.empty() || sizes.back() != 1) sizes.push_back(1);
+  return sizes;
+}
+
+std::vector<int64_t> widths_of(int64_t extent) {
+  std::vector<int64_t> widths{extent};
+  for (int64_t width = kColumns * 16; width >= kColumns; width /= 2) {
+    if (width < extent) widths.push_back(width);
+  }
+  return widths;
+}
+
+}  // namespace
+
+// How the output of one batch entry and group is cut.
+struct Cut {
+  Triple size{};  // of a block
+  Triple count{};
+  int64_t panels = 1;  // of a block
+  int64_t panel_groups = 1;
+  int64_t scratch = 0;
+  double cost = std::numeric_limits<double>::infinity();
+
+  int64_t blocks() const { return count[0] * count[1] * count[2] * panel_groups; }
+};
+
+namespace {
+
+int64_t scratch_of(const ConvKernel& kernel, const ConvProblem& problem, const Cut& cut) {
+  ConvBlock block;
+  block.problem = &problem;
+  block.end = cut.size;
+  block.last_panel = std::min(cut.panels, divide_up(problem.filters, kernel.panel));
+  return kernel.scratch(block);
+}
+
+Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t repeats) {
+  const int64_t panels = std::max<int64_t>(divide_up(problem.filters, kernel.panel), 1);
+  const int64_t threads = num_threads();
+  const double taps = static_cast<double>(problem.tap_count());
+  const double channels = static_cast<double>(problem.channels);
+  const double weights = taps * channels * static_cast<double>(problem.filters);
+  Cut best;
+  for (const int64_t width : widths_of(problem.out[2])) {
+    for (const int64_t height : sizes_of(problem.out[1])) {
+      for (const int64_t frames : sizes_of(problem.out[0])) {
+        for (int64_t parts = 1; parts <= panels; parts *= 2) {
+          Cut cut;
+          cut.size = {frames, divide_up(height, problem.tile) * problem.tile,
+                      divide_up(width, problem.tile) * problem.tile};
+          double window = channels;
+          double positions = 1;
+          for (std::size_t axis = 0; axis < 3; ++axis) {
+            cut.count[axis] = divide_up(problem.out[axis], cut.size[axis]);
+            window *= static_cast<double>(window_extent(problem.taps[axis], cut.size[axis]));
+            positions *= static_cast<double>(cut.size[axis]);
+          }
+          cut.panels = divide_up(panels, parts);
+          cut.panel_groups = divide_up(panels, cut.panels);
+          const auto blocks = static_cast<double>(cut.blocks() * repeats);
+          const double share = 1.0 / static_cast<double>(cut.panel_groups);
+          const double block =
+              positions * weights * share * kernel.product_cost + window * kCopyCost + weights * share * kWeightCost +
+              kBlockCost;
+          // The longest thread, if blocks are handed out as threads become free.
+          const double rounds = static_cast<double>(divide_up(cut.blocks() * repeats, threads));
+          cut.cost = std::max(rounds, blocks / static_cast<double>(threads)) * block;
+          if (cut.cost >= best.cost) continue;
+          cut.scratch = scratch_of(kernel, problem, cut);
+          const bool least = frames == 1 && height == 1 && parts >= panels;
+          if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) continue;
+          best = cut;
+        }
+      }
+    }
+  }
+  if (best.blocks() == 0 && problem.out[0] * problem.out[1] * problem.out[2] != 0) {
+    // Nothing is as small as it should be.
+    best.size = {1, problem.tile,
+                 std::min(divide_up(problem.out[2], problem.tile) * problem.tile, kColumns)};
+    best.panels = 1;
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+      best.count[axis] = divide_up(problem.out[axis], best.size[axis]);
+    }
+    best.panel_groups = panels;
+    best.scratch = scratch_of(kernel, problem, best);
+  }
+  return best;
+}
+
+}  // namespace
+
+ConvArray conv_array(const View& x) {
+  const int64_t item = item_size(x.dtype);
+  ConvArray array;
+  array.data = x.data;
+  array.batch = x.stride(0) / item;
+  array.strides.c = x.stride(1) / item;
+  for (int axis = 0; axis < 3; ++axis) {
+    array.strides.s[static_cast<std::size_t>(axis)] = x.stride(axis + 2) / item;
+  }
+  return array;
+}
+
+bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes) {
+  if (dtype != DType::f32 || axes[0].offset.empty()) return false;
+  for (std::size_t axis = 1; axis < 3; ++axis) {
+    const std::vector<int64_t>& offset = axes[axis].offset;
+    if (axes[axis].step != 1 || offset.size() != 3) return false;
+    if (offset[1] != offset[0] + 1 || offset[2] != offset[0] + 2) return false;
+  }
+  return true;
+}
+
+ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
+  ConvAxis axis;
+  axis.step = stride;
+  for (int64_t i = 0; i < kernel; ++i) {
+    axis.offset.push_back(i * dilation - before);
+    axis.source.push_back(i);
+  }
+  return axis;
+}
+
+Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t filters,
+                         std::array<ConvAxis, 3> axes, const ConvWeights& weights,
+                         int64_t group_stride, ConvAlgorithm algorithm)
+    : dtype_(dtype),
+      groups_(groups),
+      channels_(channels),
+      filters_(filters),
+      axes_(std::move(axes)),
+      algorithm_(algorithm) {
+  if (algorithm_ == ConvAlgorithm::automatic) {
+    algorithm_ = winograd_fits(dtype, axes_) && channels >= kFewestForWinograd &&
+                         filters >= kFewestForWinograd
+                     ? ConvAlgorithm::winograd
+                     : ConvAlgorithm::direct;
+  }
+  kernel_ = (algorithm_ == ConvAlgorithm::winograd ? select_conv3d_winograd_stub
+                                                   : select_conv3d_direct_stub)
+                .get()(dtype);
+  pack(weights, group_stride);
+}
+
+ConvProblem Convolution::problem() const {
+  ConvProblem problem;
+  for (std::size_t axis = 0; axis < 3; ++axis) problem.taps[axis] = axes_[axis].taps();
+  problem.tile = kernel_.tile;
+  problem.channels = channels_;
+  problem.filters = filters_;
+  problem.chunk = chunk_of(channels_, std::max<int64_t>(problem.tap_count(), 1));
+  return problem;
+}
+
+void Convolution::pack(const ConvWeights& weights, int64_t group_stride) {
+  const ConvProblem whole = problem();
+  packed_of_group_ = divide_up(kernel_.packed_bytes(whole), 64) * 64;
+  packed_ = Buffer(packed_of_group_ * groups_);
+  const int64_t panels = divide_up(filters_, kernel_.panel);
+  const int64_t items = whole.tap_count() * channels_ * kernel_.panel;
+  constexpr int64_t kGrain = int64_t{1} << 16;
+  const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(items, 1), 1);
+  const int64_t item = item_size(dtype_);
+  parallel_for(groups_ * panels, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
+    for (int64_t i = begin; i < end; ++i) {
+      ConvWeights part = weights;
+      part.data = static_cast<const std::byte*>(weights.data) + i / panels * group_stride * item;
+      kernel_.pack(whole, part, i % panels, i % panels + 1,
+                   packed_.data() + i / panels * packed_of_group_);
+    }
+  });
+}
+
+namespace {
+
+struct Work {
+  ConvProblem problem;
+  ConvStrides x, past, out;
+  Cut cut;
+};
+
+}  // namespace
+
+static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
+                      const Convolution::Extents& extents, int64_t groups,
+                      const Convolution::Arrays* arrays) {
+  Work work;
+  problem.in = extents.in;
+  problem.out = extents.out;
+  work.problem = problem;
+  if (arrays != nullptr) {
+    work.x = arrays->x.strides;
+    work.past = arrays->history != 0 ? arrays->past.strides : work.x;
+    work.out = arrays->out.strides;
+    const std::array<ConvStrides*, 3> strides{&work.x, &work.past, &work.out};
+    merge(1, 2, work.problem, strides);
+    if (arrays->history == 0) {
+      merge(0, 1, work.problem, strides);
+      merge(1, 2, work.problem, strides);
+    }
+  }
+  work.cut = choose_cut(kernel, work.problem, extents.batch * groups);
+  return work;
+}
+
+void Convolution::run(const Extents& extents, const Arrays& arrays) const {
+  const Work work = plan_work(kernel_, problem(), extents, groups_, &arrays);
+  const Cut& cut = work.cut;
+  const int64_t blocks = cut.blocks();
+  const int64_t item = item_size(dtype_);
+  const int64_t sum_item = dtype_ == DType::f64 ? 8 : 4;
+  const int64_t panels = divide_up(filters_, kernel_.panel);
+  ConvBlock all;
+  all.problem = &work.problem;
+  all.x_strides = work.x;
+  all.past_strides = work.past;
+  all.history = arrays.history;
+  all.out_strides = work.out;
+  all.activation = arrays.activation;
+  parallel_for(
+      extents.batch * groups_ * blocks, 1, static_cast<std::size_t>(cut.scratch),
+      [&](int64_t begin, int64_t end, std::byte* scratch) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t n = i / blocks / groups_;
+          const int64_t g = i / blocks % groups_;
+          const auto place = [&](const ConvArray& array, int64_t channels) {
+            return static_cast<std::byte*>(array.data) +
+                   (n * array.batch + g * channels * array.strides.c) * item;
+          };
+          ConvBlock block = all;
+          block.x = place(arrays.x, channels_);
+          if (arrays.history != 0) block.past = place(arrays.past, channels_);
+          block.out = place(arrays.out, filters_);
+          block.packed = packed_.data() + g * packed_of_group_;
+          if (arrays.bias != nullptr) {
+            block.bias = static_cast<const std::byte*>(arrays.bias) + g * filters_ * sum_item;
+          }
+          int64_t rest = i % blocks;
+          block.first_panel = rest % cut.panel_groups * cut.panels;
+          block.last_panel = std::min(block.first_panel + cut.panels, panels);
+          rest /= cut.panel_groups;
+          for (int axis = 2; axis >= 0; --axis) {
+            const auto a = static_cast<std::size_t>(axis);
+            block.begin[a] = rest % cut.count[a] * cut.size[a];
+            block.end[a] = std::min(block.begin[a] + cut.size[a], work.problem.out[a]);
+            rest /= cut.count[a];
+          }
+          block.scratch = scratch;
+          kernel_.run(block);
+        }
+      });
+}
+
+int64_t Convolution::workspace(const Extents& extents) const {
+  const Work work = plan_work(kernel_, problem(), extents, groups_, nullptr);
+  const int64_t tasks = extents.batch * groups_ * work.cut.blocks();
+  return std::min<int64_t>(num_threads(), tasks) * divide_up(work.cut.scratch, 64) * 64;
+}
+
+const char* Convolution::algorithm() const {
+  return algorithm_ == ConvAlgorithm::winograd ? "winograd" : "direct";
+}
+
+}  // namespace marey

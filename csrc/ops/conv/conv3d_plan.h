@@ -1,0 +1,75 @@
+#pragma once
+// A convolution between arrays whose geometry somebody else has worked out: the forward one, and
+// each phase of the gradient of the input. Chooses the algorithm, packs the weights, cuts the output
+// into blocks, and hands them to threads.
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/isa.h"
+#include "ops/conv/conv3d.h"
+
+namespace marey {
+
+// An array (N, C, T, H, W): strides in items.
+struct ConvArray {
+  void* data = nullptr;
+  int64_t batch = 0;
+  ConvStrides strides;
+};
+
+// x of shape (N, C, T, H, W), by its strides.
+ConvArray conv_array(const View& x);
+
+// ConvTaps with the memory that it points to.
+struct ConvAxis {
+  int64_t step = 1;
+  std::vector<int64_t> offset;
+  std::vector<int64_t> source;
+  ConvTaps taps() const {
+    return {step, static_cast<int64_t>(offset.size()), offset.data(), source.data()};
+  }
+};
+
+// The taps of an axis of a forward convolution.
+ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before);
+
+// True if Winograd's algorithm computes a convolution with these taps.
+bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes);
+
+class Convolution {
+ public:
+  struct Extents {
+    int64_t batch = 0;
+    Triple in{}, out{};
+  };
+  struct Arrays {
+    ConvArray x, past, out;
+    int64_t history = 0;         // frames of `past`
+    const void* bias = nullptr;  // (groups * filters,) of the type of the sums; null: none
+    Activation activation = Activation::none;
+  };
+
+  // `weights` of group 0; those of the next are `group_stride` items further.
+  Convolution(DType dtype, int64_t groups, int64_t channels, int64_t filters,
+              std::array<ConvAxis, 3> axes, const ConvWeights& weights, int64_t group_stride,
+              ConvAlgorithm algorithm);
+
+  void run(const Extents& extents, const Arrays& arrays) const;
+  int64_t workspace(const Extents& extents) const;
+  int64_t packed_bytes() const { return packed_.bytes(); }
+  const char* algorithm() const;
+
+ private:
+  ConvProblem problem() const;
+  void pack(const ConvWeights& weights, int64_t group_stride);
+
+  DType dtype_;
+  int64_t groups_, channels_, filters_;
+  std::array<ConvAxis, 3> axes_;
+  ConvAlgorithm algorithm_;
+  ConvKernel kernel_;
+  Buffer packed_;
+  int64_t packed_of_group_ = 0;  // bytes
+};
+
+}  // namespace marey

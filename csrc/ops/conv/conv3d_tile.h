@@ -1,0 +1,278 @@
+#pragma once
+// The register tile of convolutions, for kernel files: sums (positions, filters) += inputs
+// (positions, depth) weights (depth, filters), summed over the taps of a window.
+//
+// Filters are lanes; the inputs of kRows neighbouring positions are broadcast. As many rows as the
+// registers hold, so that a vector of weights, which comes from the second-level cache, serves them
+// all: 14 rows of 2 vectors (28 + 2 + 1 of 32 registers), 6 rows of 2 (12 + 2 + 1 of 16). Rows of
+// images are 7, 14, 28, 56 wide; a row of positions is cut into equal parts of at most so many.
+#include "core/tile.h"
+
+namespace marey::MAREY_ISA_NS {
+
+// What windows and weights are stored as: bfloat16 as pairs along the depth.
+template <class S>
+using ItemOf = std::conditional_t<std::is_same_v<S, bfloat16>, Pair, S>;
+
+inline constexpr int kConvVectors = 2;
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kConvRows = 14;
+#else
+inline constexpr int kConvRows = 6;
+#endif
+
+// Where a tap's inputs and weights lie from the tile's, in items.
+struct TapAt {
+  int64_t input;
+  int64_t weight;
+};
+
+template <int kRows, int NV, class T>
+[[gnu::noinline, gnu::flatten]] void conv_tile(const T* input, int64_t stride, const TapAt* taps,
+                                               int64_t count, int64_t depth, const T* weight,
+                                               SumOf<T>* out, bool accumulate) {
+  using V = Vec<SumOf<T>>;
+  constexpr int W = kLanesOf<T>;
+  constexpr int64_t kPitch = NV * W;
+  V sum[kRows][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      sum[i][j] = accumulate ? load<V>(out + i * kPitch + j * W) : V(SumOf<T>(0));
+    }
+  }
+  for (int64_t tap = 0; tap < count; ++tap) {
+    const T* a = input + taps[tap].input;
+    const T* b = weight + taps[tap].weight;
+    const T* const end = a + depth;
+    for (; a != end; ++a, b += kPitch) {
+      decltype(Step<T>::row(b)) row[NV];
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + j * W);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const auto item = Step<T>::item(a + i * stride);
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) Step<T>::add(sum[i][j], item, row[j]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) store(out + i * kPitch + j * W, sum[i][j]);
+  }
+}
+
+template <class T>
+using ConvTile = void (*)(const T*, int64_t, const TapAt*, int64_t, int64_t, const T*, SumOf<T>*,
+                          bool);
+
+template <class T, int NV, int... kRows>
+constexpr void fill_tiles(ConvTile<T> (&table)[kConvRows + 1],
+                          std::integer_sequence<int, kRows...>) {
+  ((table[kRows + 1] = conv_tile<kRows + 1, NV, T>), ...);
+}
+
+// Tiles by vectors and rows.
+template <class T>
+struct ConvTiles {
+  ConvTile<T> of[kConvVectors][kConvRows + 1] = {};
+  constexpr ConvTiles() {
+    fill_tiles<T, 1>(of[0], std::make_integer_sequence<int, kConvRows>{});
+    fill_tiles<T, 2>(of[1], std::make_integer_sequence<int, kConvRows>{});
+  }
+};
+
+// A row of positions: inputs `stride` items apart, the sums of one after the other.
+template <class T>
+inline void conv_row(const ConvTile<T>* tiles, int64_t positions, int64_t pitch, const T* input,
+                     int64_t stride, const TapAt* taps, int64_t count, int64_t depth,
+                     const T* weight, SumOf<T>* out, bool accumulate) {
+  int64_t parts = (positions + kConvRows - 1) / kConvRows;
+  for (int64_t left = positions; left > 0; --parts) {
+    const int64_t rows = (left + parts - 1) / parts;
+    tiles[rows](input, stride, taps, count, depth, weight, out, accumulate);
+    input += rows * stride;
+    out += rows * pitch;
+    left -= rows;
+  }
+}
+
+// The first `count` lanes, at most all; what lies behind is neither read nor written.
+template <class V>
+inline V load_first(const float* p, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (V::size() == 16) {
+    const auto mask = static_cast<__mmask16>(count >= 16 ? 0xFFFFU : (1U << count) - 1U);
+    return V(_mm512_maskz_loadu_ps(mask, p));
+  }
+#endif
+  return count >= static_cast<int64_t>(V::size()) ? load<V>(p) : load_partial<V>(p, count);
+}
+template <class V>
+inline V load_first(const double* p, int64_t count) {
+  return count >= static_cast<int64_t>(V::size()) ? load<V>(p) : load_partial<V>(p, count);
+}
+template <class V>
+inline V load_first(const bfloat16* p, int64_t count) {
+  if (count >= static_cast<int64_t>(V::size())) return load_as<V>(p);
+  bfloat16 items[V::size()] = {};
+  std::memcpy(items, p, static_cast<std::size_t>(count) * sizeof(bfloat16));
+  return load_as<V>(items);
+}
+
+template <class V>
+inline void store_first(float* p, const V& v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (V::size() == 16) {
+    const auto mask = static_cast<__mmask16>(count >= 16 ? 0xFFFFU : (1U << count) - 1U);
+    _mm512_mask_storeu_ps(p, mask, static_cast<__m512>(v));
+    return;
+  }
+#endif
+  if (count >= static_cast<int64_t>(V::size())) {
+    store(p, v);
+  } else {
+    store_partial(p, v, count);
+  }
+}
+template <class V>
+inline void store_first(double* p, const V& v, int64_t count) {
+  if (count >= static_cast<int64_t>(V::size())) {
+    store(p, v);
+  } else {
+    store_partial(p, v, count);
+  }
+}
+template <class V>
+inline void store_first(bfloat16* p, const V& v, int64_t count) {
+  if (count >= static_cast<int64_t>(V::size())) {
+    store_as(p, v);
+    return;
+  }
+  bfloat16 items[V::size()];
+  store_as(items, v);
+  std::memcpy(p, items, static_cast<std::size_t>(count) * sizeof(bfloat16));
+}
+
+// Elements of a window's pixel: channels, made even for pairs.
+template <class T>
+inline int64_t padded_channels(int64_t channels) {
+  return std::is_same_v<T, Pair> ? (channels + 1) / 2 * 2 : channels;
+}
+
+template <class S>
+inline void clear(S* to, int64_t count) {
+  if (count > 0) std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(count) * sizeof(S));
+}
+
+// Pixels [first, last) of a row of an image as (pixel, pitch) in `to`; zeros outside of [0, extent)
+// and behind the channels. `from` is channel 0 of pixel 0.
+template <class S>
+[[gnu::flatten]] inline void pack_pixels(const S* from, int64_t channel_stride, int64_t pixel_stride,
+                                         int64_t first, int64_t last, int64_t extent,
+                                         int64_t channels, int64_t pitch, S* to) {
+  using C = std::conditional_t<std::is_same_v<S, bfloat16>, float, S>;
+  using V = Vec<C>;
+  constexpr int W = static_cast<int>(V::size());
+  const int64_t low = first < 0 ? (last < 0 ? last : 0) : first;
+  const int64_t high = last > extent ? (first > extent ? first : extent) : last;
+  if (low > first) clear(to, (low - first) * pitch);
+  if (high < last) clear(to + (high - first) * pitch, (last - high) * pitch);
+  if (high <= low) return;
+  to += (low - first) * pitch;
+  from += low * pixel_stride;
+  const int64_t pixels = high - low;
+  if (channel_stride == 1) {
+    if (pitch == channels && pixel_stride == channels) {
+      std::memcpy(static_cast<void*>(to), from,
+                  static_cast<std::size_t>(pixels * channels) * sizeof(S));
+      return;
+    }
+    for (int64_t w = 0; w < pixels; ++w) {
+      std::memcpy(static_cast<void*>(to + w * pitch), from + w * pixel_stride,
+                  static_cast<std::size_t>(channels) * sizeof(S));
+      clear(to + w * pitch + channels, pitch - channels);
+    }
+    return;
+  }
+  if (pixel_stride != 1 || channels < W / 2) {
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t w = 0; w < pixels; ++w) {
+        to[w * pitch + c] = from[c * channel_stride + w * pixel_stride];
+      }
+    }
+  } else {
+    // Squares of pixels and channels; the last ones overlap those before where they can.
+    for (int64_t w = 0; w < pixels;) {
+      const int64_t count = pixels - w < W ? pixels - w : W;
+      for (int64_t c = 0; c < channels; c += W) {
+        const int64_t lanes = channels - c < W ? channels - c : W;
+        V square[W];
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) {
+          square[j] = load_first<V>(from + (c + (j < lanes ? j : 0)) * channel_stride + w, count);
+        }
+        transpose<C>(square);
+        if (count == W && lanes == W) {
+#pragma GCC unroll 16
+          for (int i = 0; i < W; ++i) store_as(to + (w + i) * pitch + c, square[i]);
+        } else {
+          for (int64_t i = 0; i < count; ++i) {
+            store_first(to + (w + i) * pitch + c, square[i], lanes);
+          }
+        }
+      }
+      w += count;
+      if (w < pixels && pixels - w < W && pixels >= W) w = pixels - W;
+    }
+  }
+  for (int64_t c = channels; c < pitch; ++c) {
+    for (int64_t w = 0; w < pixels; ++w) clear(to + w * pitch + c, 1);
+  }
+}
+
+// The reverse for sums: `pixels` rows of `pitch` sums to lanes [0, lanes) of an image. Rows up to a
+// whole vector of them may be read.
+template <class S, class C>
+[[gnu::flatten]] inline void unpack_pixels(const C* from, int64_t pitch, int64_t pixels,
+                                           int64_t lanes, S* to, int64_t lane_stride,
+                                           int64_t pixel_stride) {
+  using V = Vec<C>;
+  constexpr int W = static_cast<int>(V::size());
+  if (lane_stride == 1) {
+    for (int64_t w = 0; w < pixels; ++w) {
+      for (int64_t k = 0; k < lanes; k += W) {
+        store_first(to + w * pixel_stride + k, load<V>(from + w * pitch + k), lanes - k);
+      }
+    }
+    return;
+  }
+  if (pixel_stride != 1) {
+    for (int64_t w = 0; w < pixels; ++w) {
+      for (int64_t k = 0; k < lanes; ++k) {
+        assign(to[w * pixel_stride + k * lane_stride], from[w * pitch + k]);
+      }
+    }
+    return;
+  }
+  for (int64_t w = 0; w < pixels;) {
+    const int64_t count = pixels - w < W ? pixels - w : W;
+    for (int64_t k = 0; k < lanes; k += W) {
+      V square[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) square[i] = load<V>(from + (w + i) * pitch + k);
+      transpose<C>(square);
+      const int64_t rows = lanes - k < W ? lanes - k : W;
+      for (int64_t j = 0; j < rows; ++j) {
+        store_first(to + (k + j) * lane_stride + w, square[j], count);
+      }
+    }
+    w += count;
+    if (w < pixels && pixels - w < W && pixels >= W) w = pixels - W;
+  }
+}
+
+}  // namespace marey::MAREY_ISA_NS

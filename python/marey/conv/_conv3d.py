@@ -1,0 +1,205 @@
+"""Convolution, and convolution with weights that are packed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from marey import _arguments, _cpu
+from marey._arrays import from_numpy_like, to_numpy
+from marey.conv._options import Activation, Algorithm, Layout, Numbers, Padding, options
+
+
+def _optional(function: str, argument: str, array: Any) -> np.ndarray[Any, Any] | None:
+    return None if array is None else to_numpy(function, argument, array)
+
+
+def conv3d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Numbers = 1,
+    padding: Padding = 0,
+    dilation: Numbers = 1,
+    groups: int = 1,
+    layout: Layout = "NCTHW",
+    activation: Activation = None,
+    algorithm: Algorithm = "auto",
+    out: Any = None,
+) -> Any:
+    r"""Convolve a video, in the sense of neural networks.
+
+    .. math::
+        y_{nkthw} = f\Bigl(b_k + \sum_{cijl} w_{kcijl}\;
+        x_{n,\,c,\,t s_T + i d_T - p_T,\,h s_H + j d_H - p_H,\,w s_W + l d_W - p_W}\Bigr)
+
+    with stride s, dilation d and padding p; x is 0 outside. The result does not depend on the number
+    of threads.
+
+    Parameters
+    ----------
+    x : array, (N, C, T, H, W) or (N, T, H, W, C)
+        By `layout`: float32, float64 or bfloat16 (summed in float32). Any strides: it is read where
+        it lies.
+    weight : array, (K, C / groups, kT, kH, kW)
+        Of the type of `x`, whatever the layout. Any strides.
+    bias : array, (K,), optional
+        Of the type of `x`; may be float32 with bfloat16.
+    stride, dilation : int or (int, int, int)
+        Of T, H and W.
+    padding : int, (int, int, int), three pairs, "same" or "valid"
+        Zeros before and after T, H and W; a pair says both. ``"same"``, with stride 1, makes the
+        result as large as `x`: of an odd number of zeros the larger half comes after. ``"valid"`` is
+        0.
+    groups : int
+        Filters of each group see the channels of that group only; C filters in C groups are a
+        depthwise convolution.
+    layout : "NCTHW" or "NTHWC"
+        Of `x` and the result.
+    activation : None, "relu", "gelu" or "silu"
+        Applied to the result. ``"gelu"`` is the exact one, with the error function.
+    algorithm : "auto", "direct" or "winograd"
+        See Notes.
+    out : array, optional
+        Where to write the result. Any strides; must not overlap `x`.
+
+    Returns
+    -------
+    array, (N, K, T', H', W') or (N, T', H', W', K)
+        Of the type of `x`, in its layout. An axis of n becomes
+        ``(n + before + after - dilation * (kernel - 1) - 1) // stride + 1`` long.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array, or of another type.
+    ValueError
+        If shapes and options do not fit one another.
+
+    Notes
+    -----
+    The weights are packed at each call; `Conv3d` packs them once, and tells how much workspace a
+    call takes.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> clip = rng.standard_normal((1, 3, 16, 112, 112), dtype=np.float32)
+    >>> weight = rng.standard_normal((64, 3, 3, 7, 7), dtype=np.float32)
+    >>> marey.conv.conv3d(clip, weight, stride=(1, 2, 2), padding=(1, 3, 3)).shape
+    (1, 64, 16, 56, 56)
+    """
+    name = "marey.conv3d"
+    filters = to_numpy(name, "weight", weight)
+    checked = options(
+        name,
+        filters,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        layout=layout,
+        activation=activation,
+        algorithm=algorithm,
+    )
+    source = to_numpy(name, "x", x)
+    packed = _cpu.Conv3d(name, filters, _optional(name, "bias", bias), *checked.arguments())
+    result = packed(source, None, _optional(name, "out", out))
+    return from_numpy_like(x)(result) if out is None else out
+
+
+class Conv3d:
+    """A convolution whose weights are packed once, to be called many times.
+
+    Parameters
+    ----------
+    weight, bias, stride, padding, dilation, groups, layout, activation, algorithm
+        As for `conv3d`. The weights and the bias are copied, in the order that the kernel of the
+        instruction set in use reads them.
+
+    Attributes
+    ----------
+    packed_bytes : int
+        Memory that the packed weights take.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv3d`.
+
+    Notes
+    -----
+    Several threads may call one object at once.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> weight = rng.standard_normal((32, 16, 3, 3, 3), dtype=np.float32)
+    >>> conv = marey.conv.Conv3d(weight, padding="same", activation="relu")
+    >>> conv(np.ones((1, 16, 8, 28, 28), np.float32)).shape
+    (1, 32, 8, 28, 28)
+    """
+
+    _name = "marey.Conv3d"
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Numbers = 1,
+        padding: Padding = 0,
+        dilation: Numbers = 1,
+        groups: int = 1,
+        layout: Layout = "NCTHW",
+        activation: Activation = None,
+        algorithm: Algorithm = "auto",
+    ) -> None:
+        filters = to_numpy(self._name, "weight", weight)
+        checked = options(
+            self._name,
+            filters,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            layout=layout,
+            activation=activation,
+            algorithm=algorithm,
+        )
+        added = _optional(self._name, "bias", bias)
+        self._packed = _cpu.Conv3d(self._name, filters, added, *checked.arguments())
+
+    @property
+    def packed_bytes(self) -> int:
+        return self._packed.packed_bytes()
+
+    def __call__(self, x: Any, *, out: Any = None) -> Any:
+        """Convolve `x`.
+
+        Parameters
+        ----------
+        x, out
+            As for `conv3d`.
+
+        Returns
+        -------
+        array
+        """
+        source = to_numpy(self._name, "x", x)
+        result = self._packed(source, None, _optional(self._name, "out", out))
+        return from_numpy_like(x)(result) if out is None else out
+
+    def workspace(self, shape: tuple[int, ...]) -> int:
+        """Return how many bytes a call takes besides its result, for an input of this shape.
+
+        All threads together, with the number of threads that a call made now would use.
+        """
+        expected = "the shape of an input"
+        return self._packed.workspace(
+            list(_arguments.integers(self._name, "shape", shape, expected))
+        )
