@@ -6,6 +6,7 @@
 // summed from the earliest step to the latest, so that the result does not depend on where a stream
 // was cut.
 #include <string_view>
+#include <vector>
 
 #include "core/dispatch.h"
 #include "core/view.h"
@@ -27,6 +28,9 @@ void convolve(std::string_view function, const View& x, int axis, const View& ta
 //
 // x[t] itself has no part in y[t], not even if it is NaN. At least two steps; else as above.
 void derivative(std::string_view function, const View& x, int axis, double rate, const View& y);
+
+// The taps, checked, as weights of the steps of a window, the earliest first.
+std::vector<double> checked_weights(std::string_view function, const View& taps);
 
 // A block of so many steps is computed together where there are as many taps.
 inline constexpr int64_t kConvolveSteps = 6;
