@@ -56,6 +56,11 @@ FLOAT = {
         "scores are summed in another order and carried in units of log2, whose rounding the "
         "exponential turns into a relative error of its size times eps",
     ),
+    "recurrent": Bound(
+        16,
+        "sums in another order, and tanh and sigmoid within 6 units of the last place, which the "
+        "recursion hands on; the scale is that of the states, 1",
+    ),
     "magnification": Bound(
         8,
         "the whole chain, whose linear steps are taken in another order; it amplifies its own "

@@ -12,6 +12,7 @@ from marey.reference import (
     phase,
     pulse,
     pyramid,
+    recurrent,
     steerable,
     temporal,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "phase",
     "pulse",
     "pyramid",
+    "recurrent",
     "steerable",
     "temporal",
 ]
