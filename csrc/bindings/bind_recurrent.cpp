@@ -167,7 +167,8 @@ py::tuple run_back(const std::string& function, int cell, const py::tuple& weigh
   if (args.lengths != nullptr) rows = std::accumulate(args.lengths, args.lengths + N, int64_t{0});
   const View memory = view_of(function, "kept", kept);
   const Shape expected{2, {rows, kept_gates(args.cell) * kept_pitch(hidden)}};
-  if (!(memory.shape == expected) || memory.dtype != real || !is_contiguous(memory, 0, 2)) {
+  if (!(memory.shape == expected) || memory.dtype != real ||
+      (memory.shape.count() != 0 && !is_contiguous(memory, 0, 2))) {
     throw ValueError(function, "kept", "what the forward call with keep=True returned",
                      name(memory.dtype) + std::string(" of shape ") + to_string(memory.shape));
   }
