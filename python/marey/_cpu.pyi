@@ -9,6 +9,7 @@ import numpy.typing
 import typing
 
 __all__: list[str] = [
+    "CellWeights",
     "LinearMagnifier",
     "Mixture",
     "PhaseMagnifier",
@@ -38,6 +39,8 @@ __all__: list[str] = [
     "num_threads",
     "patch_means",
     "probe",
+    "recurrent_backward",
+    "recurrent_step",
     "riesz_transform",
     "set_cache_limit",
     "set_isa",
@@ -75,6 +78,33 @@ class SteerablePyramidF64:
     ) -> None: ...
     @property
     def extents(self) -> list[tuple[int, int]]: ...
+
+class CellWeights:
+    def __init__(
+        self,
+        function: str,
+        cell: int,
+        weight_ih: typing.Any,
+        weight_hh: typing.Any,
+        bias_ih: typing.Any,
+        bias_hh: typing.Any,
+        peephole: typing.Any,
+    ) -> None: ...
+    def run(
+        self,
+        function: str,
+        x: typing.Any,
+        h0: typing.Any,
+        c0: typing.Any,
+        lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+        reverse: bool,
+        keep: bool,
+        out: typing.Any,
+    ) -> tuple: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def input(self) -> int: ...
 
 class LinearMagnifier:
     state: typing.Any
@@ -273,6 +303,35 @@ def patch_means(
     mask: typing.Any,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def probe() -> dict[str, typing.Any]: ...
+def recurrent_backward(
+    function: str,
+    cell: int,
+    weights: tuple,
+    x: typing.Any,
+    y: typing.Any,
+    h0: typing.Any,
+    c0: typing.Any,
+    lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+    reverse: bool,
+    grad: typing.Any,
+    grad_h: typing.Any,
+    grad_c: typing.Any,
+    kept: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]],
+) -> tuple: ...
+def recurrent_step(
+    function: str,
+    cell: int,
+    x: typing.Any,
+    h: typing.Any,
+    c: typing.Any,
+    weight_ih: typing.Any,
+    weight_hh: typing.Any,
+    bias_ih: typing.Any,
+    bias_hh: typing.Any,
+    peephole: typing.Any,
+    h_out: typing.Any,
+    c_out: typing.Any,
+) -> typing.Any: ...
 def riesz_transform(band: typing.Any, x: typing.Any, y: typing.Any) -> None: ...
 def set_cache_limit(bytes: int) -> None: ...
 def set_isa(isa: str) -> None: ...
