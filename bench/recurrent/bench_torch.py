@@ -19,7 +19,9 @@ def tensor(array: Any) -> Any:
 
 def module(inputs: Layer) -> Any:
     weight = inputs.weights["weight_ih_l0"]
-    network = getattr(torch.nn, inputs.kind)(weight.shape[1], inputs.weights["weight_hh_l0"].shape[1])
+    network = getattr(torch.nn, inputs.kind)(
+        weight.shape[1], inputs.weights["weight_hh_l0"].shape[1]
+    )
     network = network.to(tensor(weight).dtype)
     network.load_state_dict({name: tensor(array) for name, array in inputs.weights.items()})
     return network

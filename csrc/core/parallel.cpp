@@ -14,10 +14,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kCheckEvery = std::chrono::milliseconds(50);
 constexpr std::size_t kCacheLine = 64;
-// Rounds of waiting at a barrier before a thread goes to sleep: some 40 us. To yield the core instead
-// was a mistake: two threads of a team that start on one core yield it to each other, which looks to
-// the scheduler as if both used it well, and it moves neither. One that is woken goes where a core
-// is idle.
+// Rounds of waiting at a barrier before a thread goes to sleep: some 40 us. To yield the core
+// instead was a mistake: two threads of a team that start on one core yield it to each other, which
+// looks to the scheduler as if both used it well, and it moves neither. One that is woken goes
+// where a core is idle.
 constexpr int kSpins = 1000;
 
 std::atomic<int> g_num_threads{0};

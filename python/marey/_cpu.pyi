@@ -10,6 +10,7 @@ import typing
 
 __all__: list[str] = [
     "Conv3d",
+    "CellWeights",
     "LinearMagnifier",
     "Mixture",
     "PhaseMagnifier",
@@ -41,6 +42,8 @@ __all__: list[str] = [
     "patch_means",
     "pool3d",
     "probe",
+    "recurrent_backward",
+    "recurrent_step",
     "riesz_transform",
     "set_cache_limit",
     "set_isa",
@@ -99,6 +102,32 @@ class Conv3d:
     def algorithm(self, shape: collections.abc.Sequence[int]) -> str: ...
     def packed_bytes(self) -> int: ...
     def workspace(self, shape: collections.abc.Sequence[int]) -> int: ...
+class CellWeights:
+    def __init__(
+        self,
+        function: str,
+        cell: int,
+        weight_ih: typing.Any,
+        weight_hh: typing.Any,
+        bias_ih: typing.Any,
+        bias_hh: typing.Any,
+        peephole: typing.Any,
+    ) -> None: ...
+    def run(
+        self,
+        function: str,
+        x: typing.Any,
+        h0: typing.Any,
+        c0: typing.Any,
+        lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+        reverse: bool,
+        keep: bool,
+        out: typing.Any,
+    ) -> tuple: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def input(self) -> int: ...
 
 class LinearMagnifier:
     state: typing.Any
@@ -317,6 +346,35 @@ def pool3d(
     out: typing.Any,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def probe() -> dict[str, typing.Any]: ...
+def recurrent_backward(
+    function: str,
+    cell: int,
+    weights: tuple,
+    x: typing.Any,
+    y: typing.Any,
+    h0: typing.Any,
+    c0: typing.Any,
+    lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+    reverse: bool,
+    grad: typing.Any,
+    grad_h: typing.Any,
+    grad_c: typing.Any,
+    kept: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]],
+) -> tuple: ...
+def recurrent_step(
+    function: str,
+    cell: int,
+    x: typing.Any,
+    h: typing.Any,
+    c: typing.Any,
+    weight_ih: typing.Any,
+    weight_hh: typing.Any,
+    bias_ih: typing.Any,
+    bias_hh: typing.Any,
+    peephole: typing.Any,
+    h_out: typing.Any,
+    c_out: typing.Any,
+) -> typing.Any: ...
 def riesz_transform(band: typing.Any, x: typing.Any, y: typing.Any) -> None: ...
 def set_cache_limit(bytes: int) -> None: ...
 def set_isa(isa: str) -> None: ...

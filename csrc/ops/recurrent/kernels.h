@@ -62,8 +62,8 @@ struct StepArgs {
   Cell cell;
   int64_t row_begin, row_end;
   int64_t block_begin, block_end;
-  bool descending;     // takes the blocks from the last to the first
-  const void* h;       // rows of states, storage
+  bool descending;  // takes the blocks from the last to the first
+  const void* h;    // rows of states, storage
   void* h_next;
   int64_t h_pitch;
   void* c;  // LSTM: rows of cell states, replaced
@@ -72,8 +72,8 @@ struct StepArgs {
   int64_t depth;
   void* gates;  // this step's row 0
   int64_t gate_stride;
-  void* const* y;     // where each row's results go, storage; null, or null for a row: nowhere
-  void* const* kept;  // where each row's `kept_gates` go; null: nowhere
+  void* const* y;      // where each row's results go, storage; null, or null for a row: nowhere
+  void* const* kept;   // where each row's `kept_gates` go; null: nowhere
   int64_t kept_pitch;  // from one kept gate to the next
   int64_t hidden;
   const void* peephole;  // LSTM: [i, f, o][units of whole blocks], or null

@@ -143,10 +143,10 @@ class Sequence {
     const auto [first, last] = grid.rows(thread, rows);
     const auto [block_begin, block_end] = grid.blocks(thread);
     if (first == last || block_begin == block_end) return;
-    kernels_.project({last - first, x_ + first * x_pitch_ * storage_, x_pitch_,
-                      weights_.ih(), weights_.input(), weights_.bias(),
-                      pre_ + first * kernels_.lanes * real_, gate_stride(),
-                      weight_gates(weights_.cell()), gates_, block_begin, block_end});
+    kernels_.project({last - first, x_ + first * x_pitch_ * storage_, x_pitch_, weights_.ih(),
+                      weights_.input(), weights_.bias(), pre_ + first * kernels_.lanes * real_,
+                      gate_stride(), weight_gates(weights_.cell()), gates_, block_begin,
+                      block_end});
   }
 
   void take_step(int64_t chunk, int64_t step, int phase, const Grid& grid, int thread, void** y,

@@ -19,7 +19,7 @@ namespace marey {
 // H, I: of the weights. States are storage (the weights' dtype), but an LSTM's c is float32 for
 // bfloat16. Nothing overlaps.
 struct SequenceArgs {
-  View x;                          // (T, N, I), any strides
+  View x;                            // (T, N, I), any strides
   const int64_t* lengths = nullptr;  // (N,), or null: all T
   bool reverse = false;
   const View* h0 = nullptr;  // (N, H), any strides, or null: zeros

@@ -55,8 +55,8 @@ void project(const ProjectArgs& args) {
   const int64_t panel = depth * kLanes;
   const RowsOf<S> a{static_cast<const S*>(args.a), args.a_pitch};
   for (int64_t block = args.block_begin; block < args.block_end; ++block) {
-    const auto* weights = static_cast<const ItemOf<S>*>(args.weights) +
-                          block * args.weight_gates * panel;
+    const auto* weights =
+        static_cast<const ItemOf<S>*>(args.weights) + block * args.weight_gates * panel;
     auto* first = static_cast<T*>(args.to) + block * args.gates * args.gate_stride;
     const auto* bias = static_cast<const T*>(args.bias) + block * args.gates * kLanes;
     for (int gate = 0; gate < args.gates; ++gate) {
@@ -229,7 +229,8 @@ void multiply(const StepArgs& args, int64_t begin, int64_t rows, const ItemOf<S>
     case Cell::gru:
       return panels_product<3, ItemOf<S>>(rows, a, weights, panel, depth, c);
     case Cell::gru_before:
-      if (second) return panels_product<1, ItemOf<S>>(rows, a, weights + 2 * panel, panel, depth, c + 2);
+      if (second)
+        return panels_product<1, ItemOf<S>>(rows, a, weights + 2 * panel, panel, depth, c + 2);
       panels_product<1, ItemOf<S>>(rows, a, weights, panel, depth, c);
       return panels_product<1, ItemOf<S>>(rows, a, weights + panel, panel, depth, c + 1);
     case Cell::rnn_tanh:

@@ -102,6 +102,12 @@ class Workspace {
   int64_t taken_ = 0;
 };
 
+inline Buffer zeros(int64_t bytes) {
+  Buffer buffer(bytes);
+  std::memset(buffer.data(), 0, static_cast<std::size_t>(bytes));
+  return buffer;
+}
+
 // Items from a row to the next: not a power of two, whose rows would share few sets of a cache.
 inline int64_t padded_pitch(int64_t items) { return (items + 63) / 64 * 64 + 32; }
 
@@ -122,8 +128,7 @@ inline void pack_rows(const Steps& steps, const View& view, int64_t begin, int64
                       int64_t threads, int64_t thread, std::byte* to, int64_t pitch) {
   const int64_t item = item_size(view.dtype);
   const int64_t depth = view.shape[2];
-  const auto [first, last] =
-      Grid::part(steps.offset(end) - steps.offset(begin), thread, threads);
+  const auto [first, last] = Grid::part(steps.offset(end) - steps.offset(begin), thread, threads);
   int64_t step = begin;
   for (int64_t k = first; k < last; ++k) {
     const int64_t index = steps.offset(begin) + k;

@@ -68,36 +68,47 @@ void put(std::byte* to, int64_t index, DType real, double value) {
 
 }  // namespace
 
-CellWeights::CellWeights(std::string_view function, Cell cell, const WeightViews& views)
-    : cell_(cell), dtype_(views.hh.dtype) {
+const RecurrentKernels& recurrent_kernels(DType dtype) {
+  return *select_recurrent_stub.get()(dtype);
+}
+
+void check_weights(std::string_view function, Cell cell, const WeightViews& views) {
   const int gates = weight_gates(cell);
-  if (dtype_ == DType::u8) {
-    throw TypeError(function, "weight_hh", "float32, float64 or bfloat16", name(dtype_));
+  const DType dtype = views.hh.dtype;
+  if (dtype == DType::u8) {
+    throw TypeError(function, "weight_hh", "float32, float64 or bfloat16", name(dtype));
   }
   if (views.hh.ndim() != 2 || views.hh.shape[0] != gates * views.hh.shape[1]) {
-    throw ValueError(function, "weight_hh", "shape (" + std::to_string(gates) + " * H, H)",
-                     to_string(views.hh.shape));
+    const std::string rows = gates == 1 ? "H" : std::to_string(gates) + " * H";
+    throw ValueError(function, "weight_hh", "shape (" + rows + ", H)", to_string(views.hh.shape));
   }
-  hidden_ = views.hh.shape[1];
+  const int64_t hidden = views.hh.shape[1];
   const std::string why = " for weight_hh of shape " + to_string(views.hh.shape);
-  if (views.ih.ndim() != 2 || views.ih.shape[0] != gates * hidden_) {
-    throw ValueError(function, "weight_ih", "shape (" + std::to_string(gates * hidden_) + ", I)" + why,
+  if (views.ih.ndim() != 2 || views.ih.shape[0] != gates * hidden) {
+    throw ValueError(function, "weight_ih",
+                     "shape (" + std::to_string(gates * hidden) + ", I)" + why,
                      to_string(views.ih.shape));
   }
-  input_ = views.ih.shape[1];
-  check_dtype(function, "weight_ih", views.ih, dtype_);
+  check_dtype(function, "weight_ih", views.ih, dtype);
   for (const auto& [argument, bias] :
        {std::pair{"bias_ih", views.bias_ih}, {"bias_hh", views.bias_hh}}) {
     if (bias == nullptr) continue;
-    check_shape(function, argument, *bias, {gates * hidden_}, why);
-    check_dtype(function, argument, *bias, dtype_);
+    check_shape(function, argument, *bias, {gates * hidden}, why);
+    check_dtype(function, argument, *bias, dtype);
   }
   if (views.peephole != nullptr) {
-    check_shape(function, "peephole", *views.peephole, {3, hidden_}, why);
-    check_dtype(function, "peephole", *views.peephole, dtype_);
+    check_shape(function, "peephole", *views.peephole, {3, hidden}, why);
+    check_dtype(function, "peephole", *views.peephole, dtype);
   }
+}
 
-  kernels_ = select_recurrent_stub.get()(dtype_);
+CellWeights::CellWeights(std::string_view function, Cell cell, const WeightViews& views)
+    : cell_(cell), dtype_(views.hh.dtype) {
+  check_weights(function, cell, views);
+  const int gates = weight_gates(cell);
+  hidden_ = views.hh.shape[1];
+  input_ = views.ih.shape[1];
+  kernels_ = &recurrent_kernels(dtype_);
   ih_ = packed(*kernels_, views.ih, gates, hidden_);
   hh_ = packed(*kernels_, views.hh, gates, hidden_);
 

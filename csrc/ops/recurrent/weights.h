@@ -17,6 +17,12 @@ struct WeightViews {
   const View* peephole = nullptr;  // LSTM: (3, H), of the gates i, f, o; or null for none
 };
 
+// Throws ValueError and TypeError in the name of `function` unless shapes and types fit each other.
+void check_weights(std::string_view function, Cell cell, const WeightViews& views);
+
+// The kernels that would run now.
+const RecurrentKernels& recurrent_kernels(DType dtype);
+
 class CellWeights {
  public:
   // All of one dtype: float32, float64 or bfloat16. Copies what it needs. Throws ValueError and

@@ -10,7 +10,23 @@ The functions `rnn`, `lstm` and `gru` pack the weights at every call; the classe
 `GRU` do so once, and have layers and both directions.
 """
 
+from marey.recurrent._backward import Gradients, gru_backward, lstm_backward, rnn_backward
 from marey.recurrent._layers import GRU, LSTM, RNN
 from marey.recurrent._sequences import gru, lstm, rnn
+from marey.recurrent._steps import gru_step, lstm_step, rnn_step
 
-__all__ = ["GRU", "LSTM", "RNN", "gru", "lstm", "rnn"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Gradients",
+    "gru",
+    "gru_backward",
+    "gru_step",
+    "lstm",
+    "lstm_backward",
+    "lstm_step",
+    "rnn",
+    "rnn_backward",
+    "rnn_step",
+]

@@ -13,6 +13,7 @@ from marey.reference import (
     phase,
     pulse,
     pyramid,
+    recurrent,
     steerable,
     temporal,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "phase",
     "pulse",
     "pyramid",
+    "recurrent",
     "steerable",
     "temporal",
 ]

@@ -1,0 +1,371 @@
+"""Back-propagation through time."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from marey import _arguments, _cpu
+from marey._arrays import from_numpy_like, to_numpy
+from marey.recurrent import _call
+
+
+class Gradients(NamedTuple):
+    """Gradients of a sequence's inputs, named as its arguments.
+
+    Those of `x` and `h0` have the type of `x`; all others are float32 for bfloat16. `c0` and
+    `peephole` are None where there are none.
+    """
+
+    x: Any
+    weight_ih: Any
+    weight_hh: Any
+    bias_ih: Any
+    bias_hh: Any
+    h0: Any
+    c0: Any = None
+    peephole: Any = None
+
+
+def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return `array`, copied if its last axis is strided."""
+    if array.shape[-1] <= 1 or array.strides[-1] == array.itemsize:
+        return array
+    return array.copy()
+
+
+def _backward(
+    function: str,
+    cell: int,
+    grad: Any,
+    x: Any,
+    weights: tuple[Any, ...],
+    y: Any,
+    h0: Any,
+    c0: Any,
+    grad_h: Any,
+    grad_c: Any,
+    lengths: Any,
+    reverse: bool,
+    batch_first: bool,
+    kept: Any,
+    checkpoints: int | None,
+) -> Gradients:
+    source = _call.time_first(function, "x", x, batch_first)
+    arrays = [
+        None if w is None else to_numpy(function, argument, w)
+        for argument, w in zip(
+            ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole"), weights, strict=True
+        )
+    ]
+    for argument, given in (("weight_ih", arrays[0]), ("weight_hh", arrays[1])):
+        if given is None:
+            raise TypeError(f"[{function}] {argument}: expected an array; found None")
+    grad_y = None if grad is None else _call.time_first(function, "grad", grad, batch_first)
+    grad_y = None if grad_y is None else _contiguous(grad_y)
+    steps = _call.lengths_array(function, lengths)
+    states = [_call.optional(function, name, a) for name, a in (("h0", h0), ("c0", c0))]
+    ends = [
+        _call.optional(function, name, a) for name, a in (("grad_h", grad_h), ("grad_c", grad_c))
+    ]
+    given_weights = (arrays[0], arrays[1], arrays[4])
+    run = _Run(function, cell, arrays, given_weights, reverse)
+    if checkpoints is not None:
+        every = _arguments.integer(function, "checkpoints", checkpoints, 1)
+        if kept is not None or y is not None:
+            raise ValueError(
+                f"[{function}] checkpoints: expected neither y nor kept beside it; found one"
+            )
+        gradients = run.by_chunks(source, states, grad_y, ends, steps, every)
+    else:
+        if (kept is None) != (y is None) and cell in (_call.LSTM, _call.GRU, _call.GRU_BEFORE):
+            raise ValueError(
+                f"[{function}] kept: expected y and kept of one forward call, or neither; "
+                f"found {'kept' if y is None else 'y'} alone"
+            )
+        if y is None:
+            gradients = run.whole(source, states, grad_y, ends, steps)
+        else:
+            outputs = _contiguous(_call.time_first(function, "y", y, batch_first))
+            memory = _call.optional(function, "kept", kept)
+            gradients = run.back(source, outputs, states, grad_y, ends, steps, memory)
+    convert = from_numpy_like(x)
+    first = gradients[0].swapaxes(0, 1) if batch_first else gradients[0]
+    rest = (None if g is None else convert(g) for g in gradients[1:])
+    return Gradients(convert(first), *rest)
+
+
+class _Run:
+    """One network, run forward and back."""
+
+    def __init__(
+        self,
+        function: str,
+        cell: int,
+        arrays: list[Any],
+        weights: tuple[Any, ...],
+        reverse: bool,
+    ) -> None:
+        self.function, self.cell, self.arrays = function, cell, arrays
+        self.weights, self.reverse = weights, reverse
+        self._packed: _cpu.CellWeights | None = None
+
+    @property
+    def packed(self) -> _cpu.CellWeights:
+        if self._packed is None:
+            self._packed = _call.pack(self.function, self.cell, *self.arrays)
+        return self._packed
+
+    def back(
+        self, x: Any, y: Any, states: Any, grad_y: Any, ends: Any, lengths: Any, kept: Any
+    ) -> tuple[Any, ...]:
+        if kept is None:  # an RNN keeps nothing
+            rows = x.shape[0] * x.shape[1] if lengths is None else int(lengths.sum())
+            kept = np.empty((rows, 0), np.float64 if x.dtype == np.float64 else np.float32)
+        return _cpu.recurrent_backward(
+            self.function,
+            self.cell,
+            self.weights,
+            x,
+            y,
+            *states,
+            lengths,
+            self.reverse,
+            grad_y,
+            *ends,
+            kept,
+        )
+
+    def whole(self, x: Any, states: Any, grad_y: Any, ends: Any, lengths: Any) -> tuple[Any, ...]:
+        """Go forward once more, keeping everything."""
+        y, _, _, kept = self.packed.run(
+            self.function, x, *states, lengths, self.reverse, True, None
+        )
+        return self.back(x, y, states, grad_y, ends, lengths, kept)
+
+    def by_chunks(
+        self, x: Any, states: Any, grad_y: Any, ends: Any, lengths: Any, every: int
+    ) -> tuple[Any, ...]:
+        """Go forward keeping the states between chunks, then back chunk by chunk."""
+        T, N = x.shape[:2]
+        if lengths is None:
+            lengths = np.full(N, T, np.int64)
+        starts = range(0, T, every)
+        chunks = [_Chunk(x, grad_y, lengths, start, every, self.reverse) for start in starts]
+        before = []
+        for chunk in chunks:
+            before.append(states)
+            _, h, c, _ = self.packed.run(
+                self.function, chunk.x, *states, chunk.lengths, self.reverse, False, None
+            )
+            states = [h, c]
+        total: list[Any] | None = None
+        grad_x = np.zeros((T, N, x.shape[2]), x.dtype)
+        for chunk, start in zip(reversed(chunks), reversed(before), strict=True):
+            part = self.whole(chunk.x, start, chunk.grad_y, ends, chunk.lengths)
+            chunk.put(part[0], grad_x)
+            ends = [part[5], part[6]]
+            if total is None:
+                total = list(part)
+            else:
+                for k in (1, 2, 3, 4, 7):
+                    if part[k] is not None:
+                        total[k] = total[k] + part[k]
+        if total is None:
+            return self.whole(x, states, grad_y, ends, lengths)
+        return (grad_x, *total[1:5], *ends, total[7])
+
+
+class _Chunk:
+    """The steps [start, start + every) of each sequence, from its own beginning."""
+
+    def __init__(
+        self, x: Any, grad_y: Any, lengths: Any, start: int, every: int, reverse: bool
+    ) -> None:
+        self.lengths = np.clip(lengths - start, 0, every)
+        length = int(self.lengths.max(initial=0))
+        step = np.arange(length)[:, None]
+        # Reversed, the first steps of a sequence are its last frames, and within a chunk too.
+        frame = lengths - start - self.lengths + step if reverse else start + step + 0 * lengths
+        valid = step < self.lengths
+        self.frame = np.where(valid, frame, 0)
+        self.valid = valid
+        self.sequence = np.arange(x.shape[1])[None]
+        self.x = x[self.frame, self.sequence]
+        self.grad_y = None if grad_y is None else grad_y[self.frame, self.sequence]
+
+    def put(self, part: Any, grad_x: Any) -> None:
+        """Write the gradient of the chunk's frames to where they belong."""
+        frame, sequence = np.broadcast_arrays(self.frame, self.sequence)
+        grad_x[frame[self.valid], sequence[self.valid]] = part[self.valid]
+
+
+def lstm_backward(
+    grad: Any,
+    x: Any,
+    weight_ih: Any,
+    weight_hh: Any,
+    bias_ih: Any = None,
+    bias_hh: Any = None,
+    *,
+    y: Any = None,
+    kept: Any = None,
+    h0: Any = None,
+    c0: Any = None,
+    grad_h: Any = None,
+    grad_c: Any = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    batch_first: bool = False,
+    peephole: Any = None,
+    checkpoints: int | None = None,
+) -> Gradients:
+    """Compute the gradients of `lstm`, by back-propagation through time.
+
+    Parameters
+    ----------
+    grad : array, (T, N, H), or None
+        Gradient of y, of the type of `x`; None for zeros. What stands after a sequence's end counts
+        for nothing.
+    x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, lengths, reverse, batch_first, peephole
+        As given to `lstm`.
+    y, kept : array, optional
+        What ``lstm(..., keep=True)`` returned. Without them the way there is gone once more.
+    grad_h, grad_c : array, (N, H), optional
+        Gradients of h_n and c_n.
+    checkpoints : int, optional
+        Keep only the states between chunks of so many steps, and go through each chunk once more on
+        the way back: memory for ``T / checkpoints + 5 * checkpoints`` states in place of 5 T, at
+        its least for the square root of T / 5, for one more way there. Without `y` and `kept`.
+
+    Returns
+    -------
+    Gradients
+        A named tuple: x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, peephole.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `lstm`.
+
+    Notes
+    -----
+    Truncated back-propagation is the same on chunks: give each chunk's `h0` and `c0`, and do not
+    hand its gradients of them on.
+
+    References
+    ----------
+    .. [1] P. Werbos, "Backpropagation Through Time: What It Does and How to Do It", Proceedings of
+       the IEEE 78(10), 1990.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.random((100, 8, 32), dtype=np.float32)
+    >>> w, u = rng.random((4 * 64, 32), np.float32), rng.random((4 * 64, 64), np.float32)
+    >>> y, _, kept = marey.recurrent.lstm(x, w, u, keep=True)
+    >>> marey.recurrent.lstm_backward(y, x, w, u, y=y, kept=kept).weight_hh.shape
+    (256, 64)
+    """
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, peephole)
+    return _backward(
+        "marey.lstm_backward", _call.LSTM, grad, x, weights, y, h0, c0, grad_h, grad_c, lengths,
+        reverse, batch_first, kept, checkpoints,
+    )  # fmt: skip
+
+
+def gru_backward(
+    grad: Any,
+    x: Any,
+    weight_ih: Any,
+    weight_hh: Any,
+    bias_ih: Any = None,
+    bias_hh: Any = None,
+    *,
+    y: Any = None,
+    kept: Any = None,
+    h0: Any = None,
+    grad_h: Any = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    batch_first: bool = False,
+    reset: Literal["after", "before"] = "after",
+    checkpoints: int | None = None,
+) -> Gradients:
+    """Compute the gradients of `gru`, by back-propagation through time.
+
+    Parameters
+    ----------
+    grad : array, (T, N, H), or None
+        Gradient of y.
+    x, weight_ih, weight_hh, bias_ih, bias_hh, h0, lengths, reverse, batch_first, reset
+        As given to `gru`.
+    y, kept, grad_h, checkpoints
+        As for `lstm_backward`.
+
+    Returns
+    -------
+    Gradients
+        A named tuple: x, weight_ih, weight_hh, bias_ih, bias_hh, h0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gru`.
+    """
+    name = "marey.gru_backward"
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, None)
+    return _backward(
+        name, _call.gru_cell(name, reset), grad, x, weights, y, h0, None, grad_h, None, lengths,
+        reverse, batch_first, kept, checkpoints,
+    )  # fmt: skip
+
+
+def rnn_backward(
+    grad: Any,
+    x: Any,
+    weight_ih: Any,
+    weight_hh: Any,
+    bias_ih: Any = None,
+    bias_hh: Any = None,
+    *,
+    y: Any = None,
+    h0: Any = None,
+    grad_h: Any = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    batch_first: bool = False,
+    nonlinearity: Literal["tanh", "relu"] = "tanh",
+    checkpoints: int | None = None,
+) -> Gradients:
+    """Compute the gradients of `rnn`, by back-propagation through time.
+
+    Parameters
+    ----------
+    grad : array, (T, N, H), or None
+        Gradient of y.
+    x, weight_ih, weight_hh, bias_ih, bias_hh, h0, lengths, reverse, batch_first, nonlinearity
+        As given to `rnn`.
+    y : array, (T, N, H), optional
+        What `rnn` returned; nothing else needs keeping.
+    grad_h, checkpoints
+        As for `lstm_backward`.
+
+    Returns
+    -------
+    Gradients
+        A named tuple: x, weight_ih, weight_hh, bias_ih, bias_hh, h0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rnn`.
+    """
+    name = "marey.rnn_backward"
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, None)
+    return _backward(
+        name, _call.rnn_cell(name, nonlinearity), grad, x, weights, y, h0, None, grad_h, None,
+        lengths, reverse, batch_first, None, checkpoints,
+    )  # fmt: skip

@@ -1,0 +1,192 @@
+"""Recurrent networks over sequences, step by step, and back through time."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from marey import config, recurrent
+from marey.reference import recurrent as reference
+from numpy.typing import NDArray
+from tolerances import assert_close
+
+DTYPES = [np.float32, np.float64]
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("lstm", {}),
+    ("lstm", {"peephole": True}),
+    ("gru", {"reset": "after"}),
+    ("gru", {"reset": "before"}),
+    ("rnn", {"nonlinearity": "tanh"}),
+    ("rnn", {"nonlinearity": "relu"}),
+]
+every_cell = pytest.mark.parametrize(("kind", "options"), CASES, ids=str)
+SIZES = [(3, 1, 1, 1), (1, 1, 5, 7), (5, 4, 9, 17), (9, 17, 33, 97), (4, 3, 128, 113)]  # T, N, I, H
+
+
+def inputs(
+    kind: str, options: dict[str, Any], size: tuple[int, ...], dtype: Any, rng: np.random.Generator
+) -> tuple[tuple[NDArray[Any], ...], dict[str, Any]]:
+    """Return x and the weights, and the options with arrays for the states and peepholes."""
+    T, N, I, H = size
+    rows, bound = GATES[kind] * H, H**-0.5
+    shapes = [(rows, I), (rows, H), (rows,), (rows,)]
+    weights = [rng.uniform(-bound, bound, shape).astype(dtype) for shape in shapes]
+    real = np.float32 if dtype == ml_dtypes.bfloat16 else dtype
+    options = options | {"h0": rng.standard_normal((N, H)).astype(dtype)}
+    if kind == "lstm":
+        options["c0"] = rng.standard_normal((N, H)).astype(real)
+    if "peephole" in options:
+        options["peephole"] = rng.uniform(-1, 1, (3, H)).astype(dtype)
+    return (rng.standard_normal((T, N, I)).astype(dtype), *weights), options
+
+
+def flat(result: Any) -> list[Any]:
+    """Return y and the final states as a list."""
+    y, state = result[:2]
+    return [y, *(state if isinstance(state, tuple) else (state,))]
+
+
+def check(kind: str, arrays: Any, options: dict[str, Any]) -> None:
+    results = flat(getattr(recurrent, kind)(*arrays, **options))
+    for k, result in enumerate(results):
+        assert_close(
+            result,
+            lambda dtype, k=k: flat(getattr(reference, kind)(*arrays, **options, dtype=dtype))[k],
+            "recurrent",
+            scale=1.0,
+        )
+
+
+@every_cell
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("isa")
+class TestSequences:
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    def test_are_the_equations(
+        self, kind: str, options: Any, dtype: type, size: Any, rng: np.random.Generator
+    ) -> None:
+        check(kind, *inputs(kind, options, size, dtype, rng))
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_of_different_lengths(
+        self, kind: str, options: Any, dtype: type, reverse: bool, rng: np.random.Generator
+    ) -> None:
+        arrays, options = inputs(kind, options, (9, 7, 5, 17), dtype, rng)
+        options |= {"lengths": [3, 0, 9, 1, 9, 5, 2], "reverse": reverse}
+        check(kind, arrays, options)
+
+    def test_any_chunking_gives_the_result_of_one_call(
+        self, kind: str, options: Any, dtype: type, rng: np.random.Generator
+    ) -> None:
+        (x, *weights), options = inputs(kind, options, (11, 3, 5, 17), dtype, rng)
+        run = getattr(recurrent, kind)
+        whole = flat(run(x, *weights, **options))
+        parts = []
+        for chunk in (x[:1], x[1:8], x[8:8], x[8:]):
+            y, *state = flat(run(chunk, *weights, **options))
+            options |= dict(zip(("h0", "c0"), state, strict=False))
+            parts.append(y)
+        np.testing.assert_array_equal(np.concatenate(parts), whole[0])
+        for end, expected in zip(state, whole[1:], strict=True):
+            np.testing.assert_array_equal(end, expected)
+
+    def test_do_not_depend_on_threads_neighbours_or_layout(
+        self, kind: str, options: Any, dtype: type, rng: np.random.Generator
+    ) -> None:
+        (x, *weights), options = inputs(kind, options, (6, 50, 9, 65), dtype, rng)
+        run = getattr(recurrent, kind)
+        y = run(x, *weights, **options)[0]
+        with config.threads(1):
+            np.testing.assert_array_equal(run(x, *weights, **options)[0], y)
+        batch_first = run(x.swapaxes(0, 1), *weights, **options, batch_first=True)[0]
+        np.testing.assert_array_equal(batch_first.swapaxes(0, 1), y)
+        one = {k: v[7:8] if k in ("h0", "c0") else v for k, v in options.items()}
+        np.testing.assert_array_equal(run(x[:, 7:8], *weights, **one)[0], y[:, 7:8])
+
+    def test_one_step_is_a_sequence_of_one(
+        self, kind: str, options: Any, dtype: type, rng: np.random.Generator
+    ) -> None:
+        (x, *weights), options = inputs(kind, options, (1, 5, 9, 19), dtype, rng)
+        expected = flat(getattr(recurrent, kind)(x, *weights, **options))[1:]
+        states = [options.pop(name) for name in ("h0", "c0") if name in options]
+        result = getattr(recurrent, kind + "_step")(x[0], *states, *weights, **options)
+        tolerance = 20 * float(np.finfo(dtype).eps)
+        for a, b in zip(result if kind == "lstm" else [result], expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+    @pytest.mark.parametrize("lengths", [None, [3, 0, 6, 5]])
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_gradients_are_finite_differences(
+        self, kind: str, options: Any, dtype: type, lengths: Any, reverse: bool,
+        rng: np.random.Generator,
+    ) -> None:  # fmt: skip
+        arrays, options = inputs(kind, options, (6, 4, 3, 5), np.float64, rng)
+        options |= {"lengths": lengths, "reverse": reverse}
+        grads = [
+            rng.standard_normal(r.shape) for r in flat(getattr(reference, kind)(*arrays, **options))
+        ]
+        back = dict(zip(("grad_h", "grad_c"), grads[1:], strict=False))
+        cast = [a.astype(dtype) for a in arrays]
+        typed = {k: v.astype(dtype) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        result = getattr(recurrent, kind + "_backward")(
+            grads[0].astype(dtype), *cast, **typed,
+            **{name: g.astype(dtype) for name, g in back.items()},
+        )  # fmt: skip
+
+        def loss(**changed: Any) -> float:
+            names = ["x", "weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+            all_arrays = dict(zip(names, arrays, strict=True)) | options | changed
+            out = flat(getattr(reference, kind)(**all_arrays))
+            return float(sum(np.sum(g * r) for g, r in zip(grads, out, strict=True)))
+
+        named = dict(
+            zip(["x", "weight_ih", "weight_hh", "bias_ih", "bias_hh"], arrays, strict=True)
+        )
+        named |= {k: options[k] for k in ("h0", "c0", "peephole") if k in options}
+        for name, array in named.items():
+            direction = rng.standard_normal(array.shape)
+            eps = 1e-6
+            slope = (
+                loss(**{name: array + eps * direction}) - loss(**{name: array - eps * direction})
+            ) / (2 * eps)
+            found = float(np.sum(getattr(result, name).astype(float) * direction))
+            assert found == pytest.approx(slope, rel=2e-4, abs=2e-4), name
+
+
+@every_cell
+def test_checkpoints_give_the_same_gradients(
+    kind: str, options: Any, rng: np.random.Generator
+) -> None:
+    arrays, options = inputs(kind, options, (10, 4, 3, 5), np.float64, rng)
+    options |= {"lengths": [10, 0, 7, 3], "reverse": True}
+    back = getattr(recurrent, kind + "_backward")
+    grad = rng.standard_normal((10, 4, 5))
+    whole = back(grad, *arrays, **options)
+    chunked = back(grad, *arrays, **options, checkpoints=3)
+    for a, b in zip(whole, chunked, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@every_cell
+def test_bfloat16_is_float32_inside(kind: str, options: Any, rng: np.random.Generator) -> None:
+    arrays, options = inputs(kind, options, (7, 5, 9, 33), ml_dtypes.bfloat16, rng)
+    y = getattr(recurrent, kind)(*arrays, **options)[0]
+    assert y.dtype == ml_dtypes.bfloat16
+    exact = getattr(reference, kind)(*arrays, **options)[0]
+    np.testing.assert_allclose(y.astype(float), exact, rtol=0.02, atol=0.02)
+
+
+def test_bad_shapes_are_named() -> None:
+    x, w, u = np.ones((3, 2, 5)), np.ones((8, 5)), np.ones((8, 2))
+    with pytest.raises(ValueError, match=r"\[marey\.lstm\] x: expected shape \(T, N, 5\)"):
+        recurrent.lstm(x[..., :4], w, u)
+    with pytest.raises(
+        ValueError, match=r"\[marey\.lstm\] weight_hh: expected shape \(4 \* H, H\)"
+    ):
+        recurrent.lstm(x, w, u[:7])
+    with pytest.raises(TypeError, match=r"\[marey\.lstm\] x: expected float64; found float32"):
+        recurrent.lstm(x.astype(np.float32), w, u)
+    with pytest.raises(ValueError, match=r"\[marey\.lstm\] lengths: expected 0 to 3; found 4"):
+        recurrent.lstm(x, w, u, lengths=[4, 1])
