@@ -112,6 +112,7 @@ def _peer(name: str, memory_format: Any, layouts: tuple[str, ...]) -> Peer:
             f"forward {layout} bfloat16": does.forward,
             f"pool {layout} float32": does.pool,
             f"pool {layout} bfloat16": does.pool,
+            f"function {layout}": does.forward,
             f"training {layout}": does.training,
             f"causal whole clip {layout}": does.causal,
             f"causal frame by frame {layout}": does.stream,
