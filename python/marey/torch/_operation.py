@@ -125,6 +125,7 @@ def gradient(
     derivative: Callable[..., dict[str, Any]],
     *,
     save: Sequence[str] = (),
+    constant: Sequence[str] = (),
 ) -> None:
     """Give an operation its derivative.
 
@@ -136,6 +137,8 @@ def gradient(
         Takes a `Call` and the gradients of the results, and returns those of arguments by name.
     save : sequence of str
         The tensors that it needs: arguments by name, results as ``"result0"``, ``"result1"``.
+    constant : sequence of str
+        The results that have no derivative.
     """
     schema = op._opoverload._schema
     names = [argument.name for argument in schema.arguments]
@@ -145,6 +148,8 @@ def gradient(
         outputs = output if len(results) > 1 else (output,)
         everything = dict(zip([*names, *results], [*inputs, *outputs], strict=True))
         ctx.save_for_backward(*[everything[name] for name in save])
+        if constant:
+            ctx.mark_non_differentiable(*[everything[name] for name in constant])
         ctx.plain = {
             name: _shape(value) if isinstance(value, (torch.Tensor, list)) else value
             for name, value in everything.items()
