@@ -1,5 +1,6 @@
 """marey.torch: operations that torch's own checks pass, with exact gradients."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,25 +110,22 @@ def test_gradients_through_the_state(steps: int, axis: int) -> None:
     assert gradgradcheck(lambda x, z: T.sosfilt(SOS, x, axis, z), (double(*shape), double(*state)))
 
 
-@pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 8, 17])
-@pytest.mark.parametrize("width", [1, 2, 3, 6, 7, 97])
 @pytest.mark.parametrize("channels", [None, 1, 3, 4, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_adjoints_of_pyramids(
-    isa: str, height: int, width: int, channels: int | None, dtype: Any
-) -> None:
+def test_adjoints_of_pyramids(isa: str, channels: int | None, dtype: Any) -> None:
     """<down(x), y> = <x, down_adjoint(y)>, and the same for up, at every size and border."""
     axis = None if channels is None else 2
     tail = () if channels is None else (channels,)
-    x = torch.randn(height, width, *tail, dtype=dtype, requires_grad=True)
-    sizes = [(2 * height + a, 2 * width + b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
-    for y in (P.down(x, channel_axis=axis), *(P.up(x, s, channel_axis=axis) for s in sizes)):
-        g = torch.randn_like(y)
-        (back,) = torch.autograd.grad(y, x, g)
-        left = float((y.detach().double() * g.double()).sum())
-        right = float((x.detach().double() * back.double()).sum())
-        size = float((y.detach().double() * g.double()).abs().sum())
-        assert abs(left - right) <= 8 * float(torch.finfo(dtype).eps) * max(size, 1)
+    eps = float(torch.finfo(dtype).eps)
+    for height, width in itertools.product((1, 2, 3, 4, 5, 8, 17), (1, 2, 3, 6, 7, 97)):
+        x = torch.randn(height, width, *tail, dtype=dtype, requires_grad=True)
+        sizes = [(2 * height + a, 2 * width + b) for a, b in ((-1, 0), (0, 1), (1, -1))]
+        for y in (P.down(x, channel_axis=axis), *(P.up(x, s, channel_axis=axis) for s in sizes)):
+            g = torch.randn_like(y)
+            (back,) = torch.autograd.grad(y, x, g)
+            products = y.detach().double() * g.double()
+            left, right = float(products.sum()), float((x.detach().double() * back.double()).sum())
+            assert abs(left - right) <= 8 * eps * max(float(products.abs().sum()), 1)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

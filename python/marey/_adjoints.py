@@ -99,8 +99,8 @@ def sosfilt(sos: Array, grad: Array, axis: int, grad_zf: Array | None = None) ->
     """Return the gradient of x from those of y and of the final state.
 
     Transposing a section (direct form II transposed) gives direct form II run backward, which has
-    another state w. With a section written as ``z' = A z + B x, y = z1 + b0 x`` it is ``w = M z`` for
-    the symmetric M that has ``M A^T = A M`` and B for its first column.
+    another state w. With a section written as ``z' = A z + B x, y = z1 + b0 x`` it is ``w = M z``
+    for the symmetric M that has ``M A^T = A M`` and B for its first column.
     """
     axis %= grad.ndim
     zi = None

@@ -73,7 +73,7 @@ def _attention(
             bias = attn_mask.to(torch.float64 if wide else torch.float32)
     batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
     q, k, v = (x.expand(*batch, *x.shape[-3:]) for x in (query, key, value))
-    causal = "top_left" if is_causal else False
+    causal: Any = "top_left" if is_causal else False
     return ops.attention(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale)
 
 
