@@ -196,6 +196,8 @@ def test_torchs_own_checks(name: str) -> None:
     opcheck(op, arguments)
 
 
+# torch's compiler warns of torch's own past.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_whole() -> None:
     x = torch.randn(12, 3, 16, 18, requires_grad=True)
     bandpass, pyramid = nn.SosFilter(SOS), nn.LaplacianPyramid(2)

@@ -80,7 +80,8 @@ def collapse(grad: Array, levels: int, channel_axis: int | None) -> list[Array]:
 
 
 def _reversed(array: Array, axis: int) -> Array:
-    return np.flip(array, axis)
+    flipped: Array = np.flip(array, axis)
+    return flipped
 
 
 def _add_along(array: Array, axis: int, index: int, values: Any) -> None:

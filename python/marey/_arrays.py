@@ -47,7 +47,7 @@ def to_numpy(function: str, argument: str, array: Any) -> np.ndarray[Any, Any]:
             f"[{function}] {argument}: expected an array in CPU memory; found one on DLPack device "
             f"type {int(device_type)} (this function runs on the CPU only)"
         )
-    if str(getattr(array, "dtype", "")).endswith("bfloat16"):
+    if _is_bfloat16(array):
         return _bfloat16_view(function, argument, array)
     try:
         return np.from_dlpack(array)
@@ -56,6 +56,10 @@ def to_numpy(function: str, argument: str, array: Any) -> np.ndarray[Any, Any]:
             f"[{function}] {argument}: expected an array that NumPy can share; found "
             f"{type(array).__name__}: {error}"
         ) from error
+
+
+def _is_bfloat16(array: Any) -> bool:
+    return str(getattr(array, "dtype", "")).endswith("bfloat16")
 
 
 def _bfloat16_view(function: str, argument: str, array: Any) -> np.ndarray[Any, Any]:
@@ -167,11 +171,10 @@ def from_numpy_like(array: Any) -> Callable[[np.ndarray[Any, Any]], Any]:
         return _same  # results come from the library itself
     if hasattr(array, "__array_namespace__"):
         convert: Callable[[Any], Any] = array.__array_namespace__().from_dlpack
-        return _of_bfloat16(convert) if "bfloat16" in str(array.dtype) else convert
+        return _of_bfloat16(convert) if _is_bfloat16(array) else convert
     for kind in type(array).__mro__:
         module = sys.modules.get(kind.__module__.partition(".")[0])
         convert_or_none = getattr(module, "from_dlpack", None)
         if convert_or_none is not None:
-            half = "bfloat16" in str(getattr(array, "dtype", ""))
-            return _of_bfloat16(convert_or_none) if half else convert_or_none
+            return _of_bfloat16(convert_or_none) if _is_bfloat16(array) else convert_or_none
     return _same

@@ -130,7 +130,7 @@ def conv3d(
 ) -> Tensor:
     """Convolve a video: `marey.conv.conv3d`.
 
-    Differentiable in `x`, `weight` and `bias`.
+    Its gradient is `marey.conv.conv3d_backward`.
 
     Parameters
     ----------
