@@ -93,7 +93,8 @@ def _add_along(array: Array, axis: int, index: int, values: Any) -> None:
 def _steps(array: Array, axis: int, first: int | None, last: int | None) -> Array:
     which: list[Any] = [slice(None)] * array.ndim
     which[axis] = slice(first, last)
-    return array[tuple(which)]
+    part: Array = array[tuple(which)]
+    return part
 
 
 def sosfilt(sos: Array, grad: Array, axis: int, grad_zf: Array | None = None) -> Array:
