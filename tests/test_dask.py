@@ -15,8 +15,8 @@ distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not
 from marey import dask as mdask  # noqa: E402
 
 # What a worker may hold at most, and how much passes through it.
-WORKER_MIB = 400
-VIDEO_MIB = 1200
+WORKER_MIB = 120
+VIDEO_MIB = 600
 
 
 @pytest.fixture(autouse=True)

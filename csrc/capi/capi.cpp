@@ -2,14 +2,11 @@
 // exceptions become a status and a text.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <new>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "core/error.h"
-#include "core/isa.h"
+#include "capi/checked.h"
 #include "core/parallel.h"
 #include "core/view.h"
 #include "include/marey/marey.h"
@@ -26,6 +23,17 @@
 #include "ops/temporal/sosfilt.h"
 #include "ops/temporal/sosfiltfilt.h"
 
+namespace marey::capi {
+namespace {
+
+thread_local std::string t_last_error;
+
+}  // namespace
+
+void set_last_error(const char* text) { t_last_error = text; }
+
+}  // namespace marey::capi
+
 namespace {
 
 using marey::DType;
@@ -33,64 +41,15 @@ using marey::Shape;
 using marey::TypeError;
 using marey::ValueError;
 using marey::View;
+using marey::capi::expect;
+using marey::capi::guarded;
+using marey::capi::view_of;
 
 static_assert(MAREY_MAX_DIMS == marey::kMaxDims);
 static_assert(MAREY_UINT8 == static_cast<int>(DType::u8) &&
               MAREY_FLOAT32 == static_cast<int>(DType::f32) &&
               MAREY_FLOAT64 == static_cast<int>(DType::f64) &&
               MAREY_BFLOAT16 == static_cast<int>(DType::bf16));
-
-thread_local std::string t_last_error;
-
-// Runs a call, and turns what it throws into a status.
-template <class F>
-marey_status guarded(F&& call) {
-  try {
-    static const bool chosen = (marey::choose_isa_from_environment(), true);
-    static_cast<void>(chosen);
-    call();
-    return MAREY_OK;
-  } catch (const ValueError& error) {
-    t_last_error = error.what();
-    return MAREY_VALUE_ERROR;
-  } catch (const TypeError& error) {
-    t_last_error = error.what();
-    return MAREY_TYPE_ERROR;
-  } catch (const std::bad_alloc&) {
-    t_last_error = "[marey] out of memory";
-    return MAREY_NO_MEMORY;
-  } catch (const std::exception& error) {
-    t_last_error = error.what();
-    return MAREY_ERROR;
-  }
-}
-
-View view_of(const char* function, const char* argument, const marey_array* array) {
-  if (array == nullptr) throw ValueError(function, argument, "an array", "a null pointer");
-  const int most = std::strcmp(argument, "zi") == 0 || std::strcmp(argument, "zf") == 0
-                       ? marey::kMaxDims
-                       : marey::kMaxArrayDims;
-  if (array->ndim < 0 || array->ndim > most) {
-    throw ValueError(function, argument, "0 to " + std::to_string(most) + " axes",
-                     std::to_string(array->ndim));
-  }
-  const int dtype = static_cast<int>(array->dtype);
-  if (dtype < MAREY_UINT8 || dtype > MAREY_BFLOAT16) {
-    throw TypeError(function, argument, "a marey_dtype", std::to_string(dtype));
-  }
-  View view;
-  view.data = array->data;
-  view.dtype = static_cast<DType>(dtype);
-  for (int axis = 0; axis < array->ndim; ++axis) {
-    if (array->shape[axis] < 0) {
-      throw ValueError(function, argument, "a shape of 0 or more",
-                       std::to_string(array->shape[axis]));
-    }
-    view.shape.push_back(array->shape[axis]);
-    view.stride(axis) = array->strides[axis];
-  }
-  return view;
-}
 
 // A view of uint8, float32 or float64.
 View signal_of(const char* function, const char* argument, const marey_array* array) {
@@ -99,14 +58,6 @@ View signal_of(const char* function, const char* argument, const marey_array* ar
     throw TypeError(function, argument, "uint8, float32 or float64", name(view.dtype));
   }
   return view;
-}
-
-void expect(const char* function, const char* argument, const View& view, const Shape& shape,
-            DType dtype) {
-  if (!(view.shape == shape)) {
-    throw ValueError(function, argument, "shape " + to_string(shape), to_string(view.shape));
-  }
-  if (view.dtype != dtype) throw TypeError(function, argument, name(dtype), name(view.dtype));
 }
 
 DType float_type(const View& x) { return x.dtype == DType::u8 ? DType::f32 : x.dtype; }
@@ -216,7 +167,7 @@ marey_array marey_array_of(void* data, marey_dtype dtype, int32_t ndim, const in
   return array;
 }
 
-const char* marey_last_error(void) { return t_last_error.c_str(); }
+const char* marey_last_error(void) { return marey::capi::t_last_error.c_str(); }
 
 const char* marey_isa(void) {
   guarded([] {});

@@ -80,7 +80,8 @@ def collapse(grad: Array, levels: int, channel_axis: int | None) -> list[Array]:
 
 
 def _reversed(array: Array, axis: int) -> Array:
-    return np.flip(array, axis)
+    flipped: Array = np.flip(array, axis)
+    return flipped
 
 
 def _add_along(array: Array, axis: int, index: int, values: Any) -> None:
@@ -92,15 +93,16 @@ def _add_along(array: Array, axis: int, index: int, values: Any) -> None:
 def _steps(array: Array, axis: int, first: int | None, last: int | None) -> Array:
     which: list[Any] = [slice(None)] * array.ndim
     which[axis] = slice(first, last)
-    return array[tuple(which)]
+    part: Array = array[tuple(which)]
+    return part
 
 
 def sosfilt(sos: Array, grad: Array, axis: int, grad_zf: Array | None = None) -> Array:
     """Return the gradient of x from those of y and of the final state.
 
     Transposing a section (direct form II transposed) gives direct form II run backward, which has
-    another state w. With a section written as ``z' = A z + B x, y = z1 + b0 x`` it is ``w = M z`` for
-    the symmetric M that has ``M A^T = A M`` and B for its first column.
+    another state w. With a section written as ``z' = A z + B x, y = z1 + b0 x`` it is ``w = M z``
+    for the symmetric M that has ``M A^T = A M`` and B for its first column.
     """
     axis %= grad.ndim
     zi = None

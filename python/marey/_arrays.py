@@ -47,6 +47,8 @@ def to_numpy(function: str, argument: str, array: Any) -> np.ndarray[Any, Any]:
             f"[{function}] {argument}: expected an array in CPU memory; found one on DLPack device "
             f"type {int(device_type)} (this function runs on the CPU only)"
         )
+    if _is_bfloat16(array):
+        return _bfloat16_view(function, argument, array)
     try:
         return np.from_dlpack(array)
     except (BufferError, RuntimeError) as error:
@@ -54,6 +56,40 @@ def to_numpy(function: str, argument: str, array: Any) -> np.ndarray[Any, Any]:
             f"[{function}] {argument}: expected an array that NumPy can share; found "
             f"{type(array).__name__}: {error}"
         ) from error
+
+
+def _is_bfloat16(array: Any) -> bool:
+    return str(getattr(array, "dtype", "")).endswith("bfloat16")
+
+
+def _bfloat16_view(function: str, argument: str, array: Any) -> np.ndarray[Any, Any]:
+    """Return another library's bfloat16, which NumPy takes from `ml_dtypes` and not by DLPack."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise TypeError(
+            f"[{function}] {argument}: expected the package ml_dtypes beside arrays of bfloat16; "
+            "found none"
+        ) from None
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return array.detach().view(torch.int16).numpy().view(bfloat16)  # type: ignore[no-any-return]
+    return np.asarray(array)
+
+
+def _of_bfloat16(convert: Callable[..., Any]) -> Callable[[np.ndarray[Any, Any]], Any]:
+    """Return `convert` for what DLPack cannot say."""
+
+    def result(array: np.ndarray[Any, Any]) -> Any:
+        if array.dtype.name != "bfloat16":
+            return convert(array)
+        torch = sys.modules.get("torch")
+        if torch is not None and convert is torch.from_dlpack:
+            return convert(array.view(np.int16)).view(torch.bfloat16)
+        jax = sys.modules.get("jax")
+        return array if jax is None else jax.numpy.asarray(array)
+
+    return result
 
 
 def to_array(function: str, argument: str, array: Any) -> Any:
@@ -135,10 +171,10 @@ def from_numpy_like(array: Any) -> Callable[[np.ndarray[Any, Any]], Any]:
         return _same  # results come from the library itself
     if hasattr(array, "__array_namespace__"):
         convert: Callable[[Any], Any] = array.__array_namespace__().from_dlpack
-        return convert
+        return _of_bfloat16(convert) if _is_bfloat16(array) else convert
     for kind in type(array).__mro__:
         module = sys.modules.get(kind.__module__.partition(".")[0])
         convert_or_none = getattr(module, "from_dlpack", None)
         if convert_or_none is not None:
-            return convert_or_none  # type: ignore[no-any-return]
+            return _of_bfloat16(convert_or_none) if _is_bfloat16(array) else convert_or_none
     return _same

@@ -92,9 +92,9 @@ def _aligned(value: Any) -> Any:
     return value
 
 
-# Chains: chunk after chunk along time. A worker that waits for the chain would meanwhile read ahead,
-# without end. So what only one chunk is made of (reading it, usually) becomes part of the link
-# itself; what several chunks are made of stays a task of its own.
+# Chains: chunk after chunk along time. A worker that waits for the chain would meanwhile read
+# ahead, without end. So what only one chunk is made of (reading it, usually) becomes part of the
+# link itself; what several chunks are made of stays a task of its own.
 
 
 class _Constant:
@@ -692,7 +692,7 @@ def up(image: Any, shape: tuple[int, int] | None = None, *, channel_axis: int | 
     """
     x, axis = _whole_images("up", image, channel_axis)
     row, column = [a for a in range(x.ndim) if a != axis][-2:]
-    size = (2 * x.shape[row], 2 * x.shape[column]) if shape is None else tuple(shape)
+    size = (2 * x.shape[row], 2 * x.shape[column]) if shape is None else (shape[0], shape[1])
     full = list(x.shape)
     full[row], full[column] = size
 
@@ -883,7 +883,7 @@ def subtract(
 
     def make() -> Any:
         if method == "mixture":
-            limit = {} if threshold is None else {"threshold": threshold}
+            limit: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
             return background.MixtureBackground(shape, clean=clean, dtype=dtype, **limit, **options)
         assert window is not None
         return background.MedianBackground(

@@ -9,6 +9,7 @@ those of `marey.pyramid`, `marey.temporal` and `marey.attention`; `temporal_gaus
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -21,7 +22,7 @@ from marey.temporal import _ideal
 from marey.temporal._fir import gaussian_taps
 
 try:
-    from marey import _jax
+    from marey import _jax  # type: ignore[attr-defined,unused-ignore]
 except ImportError as error:
     raise ImportError(
         "[marey.jax] expected a marey that was built where JAX's headers are; found one without "
@@ -48,7 +49,8 @@ __all__ = [
     "up",
 ]
 
-for _name, _handler in _jax.handlers.items():
+_handlers: dict[str, Any] = _jax.handlers  # type: ignore[attr-defined,unused-ignore]
+for _name, _handler in _handlers.items():
     jax.ffi.register_ffi_target(f"marey_{_name}", _handler, platform="cpu")
 
 Shape = tuple[int, ...]
@@ -95,7 +97,7 @@ def _linear(
     def function(x: Any, *parameters: Any) -> Any:
         return forward(x, *parameters)
 
-    def remember(x: Any, *parameters: Any) -> tuple[Any, Shape]:
+    def remember(x: Any, *parameters: Any) -> tuple[Any, _Static]:
         # Of x only its shape, which is no array: it travels in a tree without leaves.
         return function(x, *parameters), _Static(x.shape)
 
@@ -161,24 +163,26 @@ def _raw_up(x: Any, height: int, width: int, axis: int) -> Any:
     return _call("up", out, x, channel_axis=axis)
 
 
-_down_adjoint = _linear(
+_down_adjoint: Any = _linear(
     lambda g, height, width, axis: _call(
         "down_adjoint", _like(g, _resized(g.shape, axis, height, width)), g, channel_axis=axis
     ),
-    lambda g, shape, height, width, axis: _down(g, axis),
+    lambda g, *parameters: _down(g, parameters[-1]),
     3,
 )
-_up_adjoint = _linear(
+_up_adjoint: Any = _linear(
     lambda g, height, width, axis: _call(
         "up_adjoint", _like(g, _resized(g.shape, axis, height, width)), g, channel_axis=axis
     ),
-    lambda g, shape, height, width, axis: _up(g, *_size(shape, axis), axis),
+    lambda g, shape, *parameters: _up(g, *_size(shape, parameters[-1]), parameters[-1]),
     3,
 )
-_down = _linear(_raw_down, lambda g, shape, axis: _down_adjoint(g, *_size(shape, axis), axis), 1)
-_up = _linear(
+_down: Any = _linear(
+    _raw_down, lambda g, shape, axis: _down_adjoint(g, *_size(shape, axis), axis), 1
+)
+_up: Any = _linear(
     _raw_up,
-    lambda g, shape, height, width, axis: _up_adjoint(g, *_size(shape, axis), axis),
+    lambda g, shape, *parameters: _up_adjoint(g, *_size(shape, parameters[-1]), parameters[-1]),
     3,
 )
 
@@ -194,7 +198,7 @@ def _raw_laplacian(x: Any, levels: int, axis: int) -> list[Any]:
 
 def _laplacian_adjoint(grads: Sequence[Any], shape: Shape, levels: int, axis: int) -> Any:  # noqa: ARG001
     arriving = [grads[0]]
-    for finer, grad in zip(grads, grads[1:], strict=False):
+    for finer, grad in itertools.pairwise(grads):
         arriving.append(grad - _up_adjoint(finer, *_size(grad.shape, axis), axis))
     total = arriving.pop()
     for grad in reversed(arriving):
@@ -336,11 +340,11 @@ def _turned(sos: Numbers) -> Numbers:
     return tuple(np.reshape(sos, (-1, 6))[::-1].ravel().tolist())
 
 
-_sosfilt = _linear(
+_sosfilt: Any = _linear(
     lambda x, sos, axis, reverse: _call(
         "sosfilt", _like(x), x, sos=sos, axis=axis, reverse=reverse
     ),
-    lambda g, shape, sos, axis, reverse: _sosfilt(g, _turned(sos), axis, 1 - reverse),
+    lambda g, _, sos, axis, reverse: _sosfilt(g, _turned(sos), axis, 1 - reverse),
     3,
 )
 
@@ -529,11 +533,11 @@ def sosfiltfilt(
     return _sosfiltfilt(x, coefficients, _time_axis("sosfiltfilt", x, axis), padtype, padlen)
 
 
-_ideal_bandpass = _linear(
+_ideal_bandpass: Any = _linear(
     lambda x, axis, first, last: _call(
         "ideal_bandpass", _like(x), x, axis=axis, first=first, last=last
     ),
-    lambda g, shape, axis, first, last: _ideal_bandpass(g, axis, first, last),
+    lambda g, _, *parameters: _ideal_bandpass(g, *parameters),
     3,
 )
 
@@ -610,7 +614,7 @@ def _convolve_adjoint(
     return result
 
 
-_convolve = _linear(_raw_convolve, _convolve_adjoint, 5)
+_convolve: Any = _linear(_raw_convolve, _convolve_adjoint, 5)
 
 
 def _taps_and_mode(function: str, taps: Any, mode: str, origin: int) -> Numbers:

@@ -150,6 +150,69 @@ marey_status marey_attention(const marey_array* q, const marey_array* k, const m
                              const marey_attention_options* options, const marey_array* out,
                              const marey_array* lse);
 
+/* ---- convolution ------------------------------------------------------------------------------
+ */
+
+typedef enum {
+  MAREY_NO_ACTIVATION = 0,
+  MAREY_RELU = 1,
+  MAREY_GELU = 2,
+  MAREY_SILU = 3
+} marey_activation;
+
+/* Of time, height and width; padding by zeros before and after. */
+typedef struct {
+  int64_t stride[3];
+  int64_t dilation[3];
+  int64_t before[3];
+  int64_t after[3];
+  int64_t groups;
+  marey_activation activation;
+} marey_conv3d_options;
+
+/* All ones; no padding, one group, no activation. */
+marey_conv3d_options marey_conv3d_defaults(void);
+
+/* Weights packed once, to be run many times, from several threads too. */
+typedef struct marey_conv3d marey_conv3d;
+
+/* weight (K, C / groups, kT, kH, kW): float32, float64 or bfloat16; bias (K,) or null. Both are
+ * copied. options: null for the defaults. */
+marey_status marey_conv3d_create(const marey_array* weight, const marey_array* bias,
+                                 const marey_conv3d_options* options, marey_conv3d** conv);
+
+/* x (N, C, T, H, W), y (N, K, T', H', W'): the axes in this order, in memory in any (strides). */
+marey_status marey_conv3d_run(const marey_conv3d* conv, const marey_array* x, const marey_array* y);
+void marey_conv3d_destroy(marey_conv3d* conv);
+
+/* ---- recurrent layers --------------------------------------------------------------------------
+ */
+
+/* MAREY_GRU_AFTER is torch's, MAREY_GRU_BEFORE the published one. */
+typedef enum {
+  MAREY_LSTM = 0,
+  MAREY_GRU_AFTER = 1,
+  MAREY_GRU_BEFORE = 2,
+  MAREY_RNN_TANH = 3,
+  MAREY_RNN_RELU = 4
+} marey_cell;
+
+typedef struct marey_recurrent marey_recurrent;
+
+/* weight_ih (gates * H, I), weight_hh (gates * H, H), biases (gates * H,) or null: as torch has
+ * them; copied. */
+marey_status marey_recurrent_create(marey_cell cell, const marey_array* weight_ih,
+                                    const marey_array* weight_hh, const marey_array* bias_ih,
+                                    const marey_array* bias_hh, marey_recurrent** layer);
+
+/* x (T, N, I), y (T, N, H); h0, c0 (N, H) or null: zeros; h_n, c_n (N, H), c_n for an LSTM only
+ * (else null), float32 for bfloat16. lengths: N numbers, or null: all T. */
+marey_status marey_recurrent_run(const marey_recurrent* layer, const marey_array* x,
+                                 const marey_array* h0, const marey_array* c0,
+                                 const int64_t* lengths, int32_t reverse, const marey_array* y,
+                                 const marey_array* h_n, const marey_array* c_n);
+void marey_recurrent_destroy(marey_recurrent* layer);
+
 #ifdef __cplusplus
 }
 #endif

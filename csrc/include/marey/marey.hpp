@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <optional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -148,5 +148,51 @@ inline void attention(const Array& q, const Array& k, const Array& v, const Arra
   detail::check(marey_attention(&q.get(), &k.get(), &v.get(), detail::pointer(mask),
                                 detail::pointer(bias), &options, &out.get(), detail::pointer(lse)));
 }
+
+// Convolution with weights that are packed once. Several threads may call one object.
+class Conv3d {
+ public:
+  explicit Conv3d(const Array& weight, const Array* bias = nullptr,
+                  const marey_conv3d_options& options = marey_conv3d_defaults()) {
+    marey_conv3d* conv = nullptr;
+    detail::check(marey_conv3d_create(&weight.get(), detail::pointer(bias), &options, &conv));
+    conv_.reset(conv);
+  }
+  void operator()(const Array& x, const Array& y) const {
+    detail::check(marey_conv3d_run(conv_.get(), &x.get(), &y.get()));
+  }
+
+ private:
+  struct Destroy {
+    void operator()(marey_conv3d* conv) const { marey_conv3d_destroy(conv); }
+  };
+  std::unique_ptr<marey_conv3d, Destroy> conv_;
+};
+
+// A layer of an LSTM, a GRU or a vanilla recurrent network, packed once.
+class Recurrent {
+ public:
+  Recurrent(marey_cell cell, const Array& weight_ih, const Array& weight_hh,
+            const Array* bias_ih = nullptr, const Array* bias_hh = nullptr) {
+    marey_recurrent* layer = nullptr;
+    detail::check(marey_recurrent_create(cell, &weight_ih.get(), &weight_hh.get(),
+                                         detail::pointer(bias_ih), detail::pointer(bias_hh),
+                                         &layer));
+    layer_.reset(layer);
+  }
+  void operator()(const Array& x, const Array& y, const Array& h_n, const Array* c_n = nullptr,
+                  const Array* h0 = nullptr, const Array* c0 = nullptr,
+                  const int64_t* lengths = nullptr, bool reverse = false) const {
+    detail::check(marey_recurrent_run(layer_.get(), &x.get(), detail::pointer(h0),
+                                      detail::pointer(c0), lengths, reverse, &y.get(), &h_n.get(),
+                                      detail::pointer(c_n)));
+  }
+
+ private:
+  struct Destroy {
+    void operator()(marey_recurrent* layer) const { marey_recurrent_destroy(layer); }
+  };
+  std::unique_ptr<marey_recurrent, Destroy> layer_;
+};
 
 }  // namespace marey

@@ -24,16 +24,18 @@ except ImportError:
     bfloat16 = None
 
 
-def to_array(tensor: torch.Tensor) -> Array:
-    """Return a view of a tensor's memory as an array.
+def to_array(tensor: torch.Tensor) -> Any:
+    """Return a view of a tensor's memory as an array; a CUDA tensor as it is.
 
     Raises
     ------
     TypeError
-        If it is not in the memory of the CPU, or bfloat16 without `ml_dtypes`.
+        If it is on another device, or bfloat16 without `ml_dtypes`.
     """
     if tensor.requires_grad:
         tensor = tensor.detach()
+    if tensor.device.type == "cuda":
+        return tensor  # marey's functions take it, if there is a CUDA module
     if tensor.dtype is torch.bfloat16:
         if bfloat16 is None:
             raise TypeError("[marey.torch] bfloat16: expected the package ml_dtypes; found none")
@@ -46,8 +48,10 @@ def to_array(tensor: torch.Tensor) -> Array:
     return tensor.numpy()
 
 
-def to_tensor(array: Array) -> torch.Tensor:
+def to_tensor(array: Any) -> torch.Tensor:
     """Return a tensor that shares an array's memory."""
+    if isinstance(array, torch.Tensor):
+        return array
     if array.dtype.kind == "V" or array.dtype == bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
@@ -62,7 +66,7 @@ def _to_arrays(value: Any) -> Any:
 
 
 def _to_tensors(result: Any) -> Any:
-    if isinstance(result, np.ndarray):
+    if isinstance(result, (np.ndarray, torch.Tensor)):
         return to_tensor(result)
     if isinstance(result, tuple):
         return tuple([to_tensor(item) for item in result])
@@ -125,6 +129,7 @@ def gradient(
     derivative: Callable[..., dict[str, Any]],
     *,
     save: Sequence[str] = (),
+    constant: Sequence[str] = (),
 ) -> None:
     """Give an operation its derivative.
 
@@ -136,6 +141,8 @@ def gradient(
         Takes a `Call` and the gradients of the results, and returns those of arguments by name.
     save : sequence of str
         The tensors that it needs: arguments by name, results as ``"result0"``, ``"result1"``.
+    constant : sequence of str
+        The results that have no derivative.
     """
     schema = op._opoverload._schema
     names = [argument.name for argument in schema.arguments]
@@ -145,6 +152,8 @@ def gradient(
         outputs = output if len(results) > 1 else (output,)
         everything = dict(zip([*names, *results], [*inputs, *outputs], strict=True))
         ctx.save_for_backward(*[everything[name] for name in save])
+        if constant:
+            ctx.mark_non_differentiable(*[everything[name] for name in constant])
         ctx.plain = {
             name: _shape(value) if isinstance(value, (torch.Tensor, list)) else value
             for name, value in everything.items()

@@ -1,0 +1,64 @@
+"""Weights in the order that kernels read them, kept until the tensors change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from marey import _cpu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+
+class Packed:
+    """What `make` made of some tensors; made again when one of them is changed or replaced."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[Any, Any]] = {}
+
+    def get(self, which: Any, tensors: Sequence[Tensor | None], make: Callable[[], Any]) -> Any:
+        """Return what belongs to `which`, made of the tensors as they are now."""
+        state = (_cpu.active_isa(), *[_state(tensor) for tensor in tensors])
+        kept = self._kept.get(which)
+        if kept is None or kept[0] != state:
+            kept = (state, make())
+            self._kept[which] = kept
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies of a module, and modules from a file, pack their own."""
+        return {"_kept": {}}
+
+    def __deepcopy__(self, memo: Any) -> Packed:
+        """Return one that holds nothing yet."""
+        return Packed()
+
+
+def _state(tensor: Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.dtype, tensor.shape
+
+
+def without_gradient(*tensors: Tensor | None) -> bool:
+    """Return whether kernels can be called at once: eagerly, on the CPU, no gradient wanted."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    given = [tensor for tensor in tensors if tensor is not None]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
+        return False
+    dtype = given[0].dtype
+    return all(tensor.device.type == "cpu" and tensor.dtype is dtype for tensor in given)
+
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def on_cpu(tensor: Tensor) -> bool:
+    """Return whether there are kernels for this tensor."""
+    return tensor.device.type == "cpu" and tensor.dtype in DTYPES

@@ -1,0 +1,114 @@
+"""Attention and transformer layers as modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from marey.torch import attention as ops
+from marey.torch._packed import on_cpu
+
+
+def _allowed(module: Any, query: Tensor, attn_mask: Any, key_padding_mask: Any) -> Any:
+    """Return (mask, bias) for (N, h, L, S) from torch's, where True means forbidden."""
+    mask = bias = None
+    for given, padding in ((attn_mask, False), (key_padding_mask, True)):
+        if given is None:
+            continue
+        if padding:
+            shaped = given[:, None, None, :]
+        elif given.dim() == 3:
+            shaped = given.view(-1, module.num_heads, *given.shape[1:])
+        else:
+            shaped = given
+        if given.dtype is torch.bool:
+            mask = ~shaped if mask is None else mask & ~shaped
+        else:
+            bias = shaped if bias is None else bias + shaped
+    if bias is not None:
+        bias = bias.to(torch.float64 if query.dtype is torch.float64 else torch.float32)
+    return mask, bias
+
+
+class MultiheadAttention(torch.nn.MultiheadAttention):
+    """`torch.nn.MultiheadAttention` with marey's attention: the same arguments and parameters.
+
+    Where attention weights are asked for (``need_weights``, torch's default), torch computes.
+    """
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend, as torch's."""
+        if need_weights or not self._ours(query, key, value):
+            return super().forward(
+                query,
+                key,
+                value,
+                key_padding_mask=key_padding_mask,
+                need_weights=need_weights,
+                attn_mask=attn_mask,
+                average_attn_weights=average_attn_weights,
+                is_causal=is_causal,
+            )
+        if not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        q, k, v = self._projected(query, key, value)
+        mask, bias = _allowed(self, query, attn_mask, key_padding_mask)
+        attended = ops.attention(q, k, v, mask=mask, bias=bias)
+        joined = attended.transpose(1, 2).flatten(2)
+        y = linear(joined, self.out_proj.weight, self.out_proj.bias)
+        return (y if self.batch_first else y.transpose(0, 1)), None
+
+    def _ours(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
+        plain = self._qkv_same_embed_dim and self.bias_k is None and not self.add_zero_attn
+        whole = query.dim() == key.dim() == value.dim() == 3 and not query.is_nested
+        return plain and whole and on_cpu(query) and not (self.training and self.dropout > 0)
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Return q, k and v as (N, h, steps, D) views."""
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if query is key and key is value:
+            both = linear(query, weight, bias).unflatten(2, (3, self.num_heads, self.head_dim))
+            return [x.transpose(1, 2) for x in both.unbind(2)]
+        biases = (None,) * 3 if bias is None else bias.chunk(3)
+        return [
+            linear(x, w, b).unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+            for x, w, b in zip((query, key, value), weight.chunk(3), biases, strict=True)
+        ]
+
+
+class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
+    """`torch.nn.TransformerEncoderLayer` with marey's attention, and torch's arguments."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.self_attn.__class__ = MultiheadAttention
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Encode, as torch's."""
+        if not on_cpu(src) or src.is_nested:
+            return super().forward(src, src_mask, src_key_padding_mask, is_causal)
+        x = src
+        if self.norm_first:
+            x = x + self._sa_block(self.norm1(x), src_mask, src_key_padding_mask, is_causal)
+            return x + self._ff_block(self.norm2(x))
+        x = self.norm1(x + self._sa_block(x, src_mask, src_key_padding_mask, is_causal))
+        return self.norm2(x + self._ff_block(x))

@@ -1,0 +1,135 @@
+"""Arrays of other libraries, their threads beside ours, and what `import marey` does not import."""
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import marey
+import numpy as np
+import pytest
+
+SOS = marey.temporal.butter_bandpass(0.4, 3, fs=30)
+
+
+def in_python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_marey_imports_no_framework() -> None:
+    loaded = in_python("import marey, sys; print(*sys.modules)").split()
+    assert not {"torch", "jax", "dask", "cupy", "ml_dtypes"} & set(loaded)
+
+
+class Interface:
+    """An array that has only __array_interface__."""
+
+    def __init__(self, array: Any) -> None:
+        self.__array_interface__ = array.__array_interface__
+        self.array = array
+
+
+def test_array_interface_is_read_in_place(rng: np.random.Generator) -> None:
+    x = rng.random((20, 4, 5))
+    y = np.empty_like(x)
+    assert marey.temporal.sosfilt(SOS, Interface(x), out=y) is y
+    np.testing.assert_array_equal(y, marey.temporal.sosfilt(SOS, x))
+
+
+class TestTorch:
+    torch: Any
+
+    @pytest.fixture(autouse=True)
+    def _torch(self) -> None:
+        TestTorch.torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed")
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+    def test_tensors_come_back_as_tensors(self, dtype: str, rng: np.random.Generator) -> None:
+        pytest.importorskip("ml_dtypes")
+        q = self.torch.from_numpy(rng.standard_normal((1, 2, 9, 16))).to(getattr(self.torch, dtype))
+        y = marey.attention.attention(q, q, q)
+        assert isinstance(y, self.torch.Tensor)
+        assert y.dtype is q.dtype
+        exact = marey.attention.attention(*[q.double().numpy()] * 3)
+        limit = 1e-2 if dtype == "bfloat16" else 1e-6
+        assert np.abs(y.double().numpy() - exact).max() < limit
+
+    def test_memory_is_shared_in_both_directions(self) -> None:
+        x = self.torch.zeros(20, 4, 5)
+        out = self.torch.empty(20, 4, 5)
+        x[3] = 1
+        assert marey.temporal.sosfilt(SOS, x, out=out) is out
+        np.testing.assert_array_equal(out.numpy(), marey.temporal.sosfilt(SOS, x.numpy()))
+
+    def test_neither_slows_the_other(self) -> None:
+        """In turn in one process each takes the time that it takes alone, within 10 %."""
+        torch = self.torch
+        x = torch.rand(64, 128, 128)
+        a = torch.rand(700, 700)
+
+        def ours() -> None:
+            for _ in range(4):
+                marey.temporal.sosfilt(SOS, x)
+
+        def theirs() -> None:
+            torch.mm(a, a)
+
+        def seconds(function: Any) -> float:
+            start = time.perf_counter()
+            function()
+            return time.perf_counter() - start
+
+        def least(*functions: Any) -> list[float]:
+            for function in functions:
+                function()
+            times = [[seconds(function) for function in functions] for _ in range(40)]
+            return [min(column) for column in zip(*times, strict=True)]
+
+        # A busy machine disturbs either: what holds must be seen once in a few tries.
+        ratios = []
+        for _ in range(5):
+            (alone_ours,), (alone_theirs,) = least(ours), least(theirs)
+            mixed_ours, mixed_theirs = least(ours, theirs)
+            ratios.append(max(mixed_ours / alone_ours, mixed_theirs / alone_theirs))
+            if ratios[-1] < 1.1:
+                break
+        print(f"in turn / alone: {min(ratios):.3f}")
+        assert min(ratios) < 1.1
+
+
+class TestJax:
+    def test_arrays_come_back_as_arrays(self, rng: np.random.Generator) -> None:
+        jax = pytest.importorskip("jax", reason="the extra 'jax' is not installed")
+        x = jax.numpy.asarray(rng.random((20, 4, 5), dtype=np.float32))
+        y = marey.temporal.sosfilt(SOS, x)
+        assert isinstance(y, jax.Array)
+        np.testing.assert_array_equal(y, marey.temporal.sosfilt(SOS, np.asarray(x)))
+
+    def test_bfloat16(self, rng: np.random.Generator) -> None:
+        jax = pytest.importorskip("jax", reason="the extra 'jax' is not installed")
+        q = jax.numpy.asarray(rng.random((1, 2, 9, 16), dtype=np.float32), jax.numpy.bfloat16)
+        y = marey.attention.attention(q, q, q)
+        assert isinstance(y, jax.Array)
+        assert y.dtype == jax.numpy.bfloat16
+
+
+def test_threadpoolctl_sees_and_limits_our_threads() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    marey.temporal.sosfilt(SOS, np.ones((64, 64, 64)))
+    found = threadpoolctl.threadpool_info()
+    assert any(pool["user_api"] == "openmp" for pool in found)
+    before = marey.config.get_num_threads()
+    with threadpoolctl.threadpool_limits(limits=1, user_api="openmp"):
+        assert marey.config.get_num_threads() == 1
+    assert marey.config.get_num_threads() == before
+    for count in ("1", "2"):
+        code = "import marey; print(marey.config.get_num_threads())"
+        assert in_python(code, OMP_NUM_THREADS=count) == count

@@ -1,0 +1,248 @@
+"""marey.torch.nn and accelerate: torch's modules, results and state, by other kernels."""
+
+import copy
+from typing import Any
+
+import marey
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed")
+
+from marey import torch as mt  # noqa: E402
+from marey.torch import nn  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def pair(name: str, *arguments: Any, dtype: Any = torch.float64, **options: Any) -> tuple[Any, Any]:
+    """Torch's module and ours with its state."""
+    theirs = getattr(torch.nn, name)(*arguments, **options).to(dtype).eval()
+    ours = getattr(nn, name)(*arguments, **options).to(dtype).eval()
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def same(found: Any, expected: Any, **limits: float) -> None:
+    torch.testing.assert_close(found, expected, **(limits or {"rtol": 1e-11, "atol": 1e-11}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1},
+        {"stride": (1, 2, 2), "padding": (0, 1, 2), "bias": False},
+        {"groups": 2, "dilation": (1, 2, 1)},
+        {"padding": "same"},
+        {"padding": 1, "padding_mode": "replicate"},
+        {"padding": "same", "padding_mode": "circular"},
+    ],
+    ids=str,
+)
+def test_conv3d(options: dict[str, Any]) -> None:
+    theirs, ours = pair("Conv3d", 4, 6, 3, **options)
+    x = torch.randn(2, 4, 5, 8, 9, dtype=torch.float64)
+    with torch.no_grad():
+        same(ours(x), theirs(x))
+        same(ours(x[0]), theirs(x[0]))
+        last = x.to(memory_format=torch.channels_last_3d)
+        y = ours(last)
+        same(y, theirs(x))
+        if options.get("padding_mode") is None:
+            assert y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True, "bias": False}],
+    ids=str,
+)
+def test_recurrent_layers(name: str, options: dict[str, Any]) -> None:
+    theirs, ours = pair(name, 5, 7, **options)
+    x = torch.randn(6, 4, 5, dtype=torch.float64)
+    count = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    batch = 6 if options.get("batch_first") else 4
+    h = torch.randn(count, batch, 7, dtype=torch.float64)
+    state = (h, torch.randn_like(h)) if name == "LSTM" else h
+    with torch.no_grad():
+        same(ours(x), theirs(x))
+        same(ours(x, state), theirs(x, state))
+        one = tuple(s[:, 0] for s in state) if name == "LSTM" else state[:, 0]
+        same(ours(x[:, 0], one), theirs(x[:, 0], one))
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_recurrent_cells(name: str, bias: bool) -> None:
+    theirs, ours = pair(name, 5, 7, bias=bias)
+    x, h = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
+    state = (h, torch.randn_like(h)) if name == "LSTMCell" else h
+    with torch.no_grad():
+        same(ours(x), theirs(x))
+        same(ours(x, state), theirs(x, state))
+        one = tuple(s[0] for s in state) if name == "LSTMCell" else state[0]
+        same(ours(x[0], one), theirs(x[0], one))
+
+
+def masks(kind: str) -> dict[str, Any]:
+    forbidden = torch.ones(6, 6, dtype=torch.bool).triu(1)
+    added = torch.zeros(6, 6, dtype=torch.float64).masked_fill(forbidden, float("-inf"))
+    padding = torch.zeros(3, 6, dtype=torch.bool)
+    padding[1, 4:] = True
+    return {
+        "none": {},
+        "bool": {"mask": forbidden},
+        "float": {"mask": added},
+        "padding": {"padding": padding},
+        "both": {"mask": forbidden, "padding": padding},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "float", "padding", "both"])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_multihead_attention(kind: str, batch_first: bool) -> None:
+    theirs, ours = pair("MultiheadAttention", 16, 4, batch_first=batch_first)
+    given = masks(kind)
+    options = {
+        "attn_mask": given.get("mask"),
+        "key_padding_mask": given.get("padding"),
+        "need_weights": False,
+    }
+    x, y = (torch.randn(3, 6, 16, dtype=torch.float64) for _ in range(2))
+    if not batch_first:
+        x, y = x.transpose(0, 1), y.transpose(0, 1)
+    same(ours(x, x, x, **options)[0], theirs(x, x, x, **options)[0])
+    same(ours(x, y, y, **options)[0], theirs(x, y, y, **options)[0])
+    same(ours(x, x, x)[1], theirs(x, x, x)[1])
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "padding"])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_transformer_encoder_layer(kind: str, norm_first: bool) -> None:
+    theirs, ours = pair(
+        "TransformerEncoderLayer",
+        16,
+        4,
+        32,
+        batch_first=True,
+        norm_first=norm_first,
+        activation="gelu",
+    )
+    given = masks(kind)
+    options = {"src_mask": given.get("mask"), "src_key_padding_mask": given.get("padding")}
+    x = torch.randn(3, 6, 16, dtype=torch.float64)
+    with torch.no_grad():
+        same(ours(x, **options), theirs(x, **options))
+    for module in (theirs, ours):
+        module.zero_grad()
+        module(x, **options).square().sum().backward()
+    for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        same(a.grad, b.grad), name
+
+
+def test_filters_keep_their_precision() -> None:
+    sos = marey.temporal.butter_bandpass(0.4, 3, fs=30)
+    module = nn.SosFilter(sos).to(torch.float32).half()
+    assert module.sos.dtype is torch.float64
+    assert module.state_dict()["sos"].tolist() == sos.tolist()
+
+
+def test_weights_are_packed_again_when_they_change() -> None:
+    module = nn.Conv3d(2, 3, 1)
+    x = torch.randn(1, 2, 3, 4, 5)
+    with torch.no_grad():
+        first = module(x)
+        assert module._packed.get is not None
+        module.weight.mul_(2)
+        same(
+            module(x) - module.bias.view(1, 3, 1, 1, 1),
+            2 * (first - module.bias.view(1, 3, 1, 1, 1)),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+        module.weight = torch.nn.Parameter(torch.zeros_like(module.weight))
+        same(module(x), module.bias.view(1, 3, 1, 1, 1).expand_as(first).contiguous())
+        copied = copy.deepcopy(module)
+        copied.bias.add_(1)
+        same(copied(x), module(x) + 1, rtol=1e-6, atol=1e-6)
+
+
+class Video(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Sequential(
+            torch.nn.Conv3d(3, 16, 3, padding=1), torch.nn.BatchNorm3d(16), torch.nn.ReLU()
+        )
+        self.gru = torch.nn.GRU(16, 24, num_layers=2, batch_first=True)
+        self.layer = torch.nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
+        self.head = torch.nn.Linear(24, 5)
+
+    def forward(self, clip: Any) -> Any:
+        x = self.stem(clip).mean((3, 4)).transpose(1, 2)
+        x = self.layer(self.gru(x)[0])
+        q = x.unflatten(2, (4, 6)).transpose(1, 2).repeat(1, 1, 16, 1)
+        x = torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+        return self.head(x.transpose(1, 2).flatten(2).mean(1))
+
+
+def test_accelerate_and_restore() -> None:
+    model = Video().eval()
+    clip = torch.randn(2, 3, 16, 12, 12)
+    with torch.no_grad():
+        expected = model(clip)
+        acceleration = mt.accelerate(model)
+        found = model(clip)
+        assert acceleration.replaced == {
+            "stem.0": "Conv3d",
+            "gru": "GRU",
+            "layer": "TransformerEncoderLayer",
+            "layer.self_attn": "MultiheadAttention",
+        }
+        assert acceleration.attention_calls == 1
+        assert "stem.0: Conv3d" in str(acceleration)
+        same(found, expected, rtol=1e-4, atol=1e-5)
+        assert acceleration.restore() is model
+        assert type(model.gru) is torch.nn.GRU
+        assert "_packed" not in model.gru.__dict__
+        same(model(clip), expected, rtol=0, atol=0)
+        assert acceleration.attention_calls == 1
+
+
+def test_an_error_in_the_model_leaves_no_trace() -> None:
+    model = Video().eval()
+    original = torch.nn.functional.scaled_dot_product_attention
+    with mt.accelerate(model):
+        assert torch.nn.functional.scaled_dot_product_attention is not original
+        with pytest.raises(ValueError, match="expected 3 channels"), torch.no_grad():
+            model(torch.zeros(2, 4, 8, 12, 12))
+        q = torch.randn(1, 4, 128, 16)
+        acceleration = mt.accelerate(torch.nn.Linear(2, 2))
+        original(q, q, q)
+        assert acceleration.attention_calls == 0
+        acceleration.restore()
+    assert torch.nn.functional.scaled_dot_product_attention is original
+
+
+def test_training_is_unchanged() -> None:
+    model = Video()
+    other = copy.deepcopy(model)
+    mt.accelerate(other)
+    clip, label = torch.randn(2, 3, 16, 12, 12), torch.tensor([1, 3])
+    model.layer.dropout.p = other.layer.dropout.p = 0.0
+    for m in (model, other):
+        m.layer.dropout1.p = m.layer.dropout2.p = m.layer.self_attn.dropout = 0.0
+    curves: list[list[float]] = []
+    for m in (model, other):
+        optimizer = torch.optim.SGD(m.parameters(), lr=0.05)
+        losses = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(m(clip), label)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        curves.append(losses)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
