@@ -53,6 +53,9 @@ class HostArray:
     def transpose(self, *axes: int) -> HostArray:
         return HostArray(self.numpy.transpose(*axes), self.owner)
 
+    def swapaxes(self, first: int, second: int) -> HostArray:
+        return HostArray(self.numpy.swapaxes(first, second), self.owner)
+
     def reshape(self, *shape: int) -> HostArray:
         return HostArray(self.numpy.reshape(*shape), self.owner)
 
@@ -96,6 +99,9 @@ class HostLibrary:
 
     def concatenate(self, arrays: Sequence[HostArray], axis: int) -> HostArray:
         return HostArray(np.concatenate([a.numpy for a in arrays], axis))
+
+    def broadcast(self, array: HostArray, shape: tuple[int, ...]) -> HostArray:
+        return HostArray(np.broadcast_to(array.numpy, shape), array.owner)
 
     def put(self, array: np.ndarray[Any, Any], device: int) -> HostArray:
         return self.copy(HostArray(array))

@@ -56,6 +56,11 @@ FLOAT = {
         "scores are summed in another order and carried in units of log2, whose rounding the "
         "exponential turns into a relative error of its size times eps",
     ),
+    "attention_backward": Bound(
+        32,
+        "as attention, whose weights here carry the rounding of the lse too; the scale is the "
+        "largest gradient's, because those that cancel are sums of such",
+    ),
     "magnification": Bound(
         8,
         "the whole chain, whose linear steps are taken in another order; it amplifies its own "
