@@ -294,7 +294,7 @@ class Work:
     bytes, flops : float
         What must be read and written, and computed; for a benchmark.
     peer : str
-        "copy", or "sdpa".
+        "copy", or torch's "sdpa", "conv3d" or "lstm".
     target : float
         The share of the peer's rate that is wanted at first.
     """
@@ -494,6 +494,67 @@ def attention_work(
     ]
 
 
+def conv_work(
+    x: tuple[int, ...], filters: int, kernel: tuple[int, int, int], dtype: str
+) -> list[Work]:
+    import marey
+    from marey.reference import conv as reference
+
+    n, c, t, h, w = x
+    padding = tuple(k // 2 for k in kernel)
+    weight = ((filters, c, *kernel), dtype)
+    out = ((n, filters, t, h, w), dtype)
+    label = f"{'x'.join(map(str, x))} {filters}x{'x'.join(map(str, kernel))} {dtype}"
+    taps = c * kernel[0] * kernel[1] * kernel[2]
+    return [
+        Work(
+            f"conv3d, {label}",
+            ((x, dtype), weight),
+            lambda x, weight, out: marey.conv.conv3d(x, weight, padding=padding, out=out),
+            out,
+            lambda x, weight: reference.conv3d(x, weight, padding=padding),
+            2**-7 if dtype == "bfloat16" else 1e-5,
+            _nbytes((x, dtype), weight, out),
+            2.0 * n * filters * t * h * w * taps,
+            "conv3d",
+            0.65,
+            {"padding": padding},
+        )
+    ]
+
+
+def lstm_work(steps: int, rows: int, hidden: int, dtype: str) -> list[Work]:
+    import marey
+
+    x = ((steps, rows, hidden), dtype)
+    weight = ((4 * hidden, hidden), dtype)
+    # Weights of the size that they are initialised with, so that nothing saturates.
+    small = hidden**-0.5
+
+    def run(x: Any, w: Any, u: Any, out: Any) -> Any:
+        return marey.recurrent.lstm(x, w * small, u * small, out=out)
+
+    def reference(x: Array, w: Array, u: Array) -> Array:
+        wide = [a.astype(np.float64) for a in (x, w * np.float32(small), u * np.float32(small))]
+        return np.asarray(marey.recurrent.lstm(*wide)[0])
+
+    return [
+        Work(
+            f"lstm, T{steps} N{rows} H{hidden} {dtype}",
+            (x, weight, weight),
+            run,
+            x,
+            reference,
+            2**-5 if dtype == "bfloat16" else 1e-5,
+            _nbytes(x, x, weight, weight),
+            2.0 * steps * rows * 8 * hidden * hidden,
+            "lstm",
+            0.65,
+            {"hidden": hidden},
+        )
+    ]
+
+
 def small_works() -> list[Work]:
     """Return ragged, misaligned and tiny shapes, to be compared with float64."""
     made: list[Work] = []
@@ -506,6 +567,10 @@ def small_works() -> list[Work]:
         made += magnifier_work((5, 33, 40, 3), dtype)
     made += attention_work(1, (2, 2), 40, 16, "float64")
     made += attention_work(2, (4, 2), 70, 40, "float32", causal=True)
+    for dtype in ("float32", "float64", "bfloat16"):
+        made += conv_work((2, 3, 4, 9, 7), 70, (3, 3, 3), dtype)
+        made += conv_work((1, 17, 3, 5, 6), 4, (1, 1, 1), dtype)
+    made += lstm_work(5, 3, 17, "float32")
     for length in (16, 127, 129, 300):
         for depth in (64, 128):
             made += attention_work(2, (4, 2), length, depth, "bfloat16", causal=length % 2 == 1)
@@ -520,6 +585,8 @@ def large_works(dry: bool) -> list[Work]:
             *pyramid_work((1, 32, 32, 3), "float32"),
             *magnifier_work((3, 32, 32, 3), "uint8"),
             *attention_work(1, (2, 2), 64, 64, "bfloat16"),
+            *conv_work((1, 8, 4, 8, 8), 16, (3, 3, 3), "float32"),
+            *lstm_work(3, 4, 16, "float32"),
         ]
     made = temporal_work((300, 1080, 1920), "uint8") + temporal_work((128, 1080, 1920), "float32")
     made += temporal_work((300, 128, 128), "float32")
@@ -531,6 +598,10 @@ def large_works(dry: bool) -> list[Work]:
         made += attention_work(batch, (64, 8), length, 128, "bfloat16", causal=True)
     made += attention_work(2, (32, 32), 8192, 64, "bfloat16")
     made += attention_work(1, (16, 16), 2048, 64, "float32", target=0.3)
+    made += conv_work((8, 64, 8, 56, 56), 64, (3, 3, 3), "float32")
+    made += conv_work((8, 64, 8, 56, 56), 64, (3, 3, 3), "bfloat16")
+    made += conv_work((8, 64, 8, 56, 56), 64, (1, 3, 3), "bfloat16")
+    made += lstm_work(256, 16, 768, "float32")
     return made
 
 
@@ -793,6 +864,16 @@ def _peer(library: Library, work: Work, arrays: list[Any]) -> Callable[[], Any] 
         source = torch.empty(size, dtype=torch.uint8, device="cuda")
         target = torch.empty_like(source)
         return lambda: target.copy_(source)
+    if work.peer == "conv3d":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False
+        padding = work.options["padding"]
+        return lambda: torch.nn.functional.conv3d(arrays[0], arrays[1], padding=padding)
+    if work.peer == "lstm":
+        torch.backends.cudnn.allow_tf32 = False
+        hidden = work.options["hidden"]
+        layer = torch.nn.LSTM(hidden, hidden, bias=False, device="cuda", dtype=arrays[0].dtype)
+        return lambda: layer(arrays[0])
     attend = torch.nn.functional.scaled_dot_product_attention
     options = {"is_causal": work.options["causal"], "enable_gqa": work.options["grouped"]}
     backends = importlib.import_module("torch.nn.attention")

@@ -31,6 +31,9 @@ class HostArray:
     def __setitem__(self, index: Any, value: HostArray) -> None:
         self.numpy[index] = value.numpy
 
+    def __mul__(self, factor: float) -> HostArray:
+        return HostArray(self.numpy * self.numpy.dtype.type(factor))
+
     def check_guards(self) -> None:
         """Fail if anything was written outside of a new array."""
         if self.owner is not None:

@@ -79,6 +79,9 @@ def measured(folder: Path) -> dict[str, dict[str, int]]:
     for objects in sorted(folder.rglob("*.cu.o")):
         for architecture in ARCHITECTURES:
             usage = run(cuobjdump, "-res-usage", "-arch", architecture, str(objects))
+            # Asked for sm_90 it lists sm_90a, and the other way round.
+            if f"arch = {architecture}\n" not in usage:
+                continue
             found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage)
             if not found:
                 continue

@@ -66,6 +66,7 @@ if(MAREY_CUDA_ON_CPU)
   set_source_files_properties(${wrappers} PROPERTIES COMPILE_OPTIONS "-O1;-w;-march=native")
   pybind11_add_module(_cuda_on_cpu MODULE EXCLUDE_FROM_ALL NO_EXTRAS ${MAREY_CUDA_SOURCES}
                       csrc/cuda/on_cpu.cpp csrc/cuda/sm90_on_cpu.cpp
+                      csrc/cuda/faults_on_cpu.cpp
                       csrc/bindings/cuda_on_cpu.cpp ${wrappers})
   marey_configure_cuda_module(_cuda_on_cpu)
   target_compile_options(_cuda_on_cpu PRIVATE -Wno-unknown-pragmas)
