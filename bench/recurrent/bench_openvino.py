@@ -33,14 +33,11 @@ def forward(precision: str, inputs: Layer) -> Program:
     tensor = openvino.Tensor(x, shared_memory=True)
     request.set_input_tensor(tensor)
 
-    def call() -> Any:
+    def call(_kept: Any = (x, tensor)) -> Any:  # whose memory the request reads
         request.infer()
         return request.get_output_tensor(0).data[:, 0]
 
-    def copied(_kept: Any = (x, tensor)) -> Any:  # whose memory the request reads
-        return call().copy()
-
-    return Program(call, result=copied)
+    return Program(call, result=lambda: call().copy())
 
 
 OPENVINO = Peer(

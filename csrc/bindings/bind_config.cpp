@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/c_api.h"
 #include "bindings/register.h"
 #include "core/buffer.h"
 #include "core/dispatch.h"
@@ -28,6 +29,10 @@ std::vector<std::string> names(const std::vector<Isa>& isas) {
 }  // namespace
 
 void register_config(py::module_& module) {
+#define MAREY_POINTER(name) marey_##name,
+  static const CApi c_api = {MAREY_C_API(MAREY_POINTER)};
+#undef MAREY_POINTER
+  module.attr("c_api") = py::capsule(&c_api, kCApiName);
   module.def("build_info", [] {
     return std::map<std::string, std::string>{
         {"version", MAREY_VERSION}, {"compiler", MAREY_COMPILER}, {"build_type", MAREY_BUILD_TYPE}};

@@ -14,6 +14,7 @@
 #include "core/view.h"
 #include "include/marey/marey.h"
 #include "ops/attention/attention.h"
+#include "ops/pyramid/adjoint.h"
 #include "ops/pyramid/down.h"
 #include "ops/pyramid/image.h"
 #include "ops/pyramid/laplacian.h"
@@ -257,6 +258,24 @@ marey_status marey_up(const marey_array* image, int32_t channel_axis, const mare
                            channels(channel_axis)),
            source.dtype);
     marey::up(name, source, channels(channel_axis), target);
+  });
+}
+
+marey_status marey_down_adjoint(const marey_array* grad, int32_t channel_axis,
+                                const marey_array* out) {
+  return guarded([&] {
+    const char* name = "marey.down_adjoint";
+    marey::down_adjoint(name, signal_of(name, "grad", grad), channels(channel_axis), nullptr, 1.0,
+                        signal_of(name, "out", out));
+  });
+}
+
+marey_status marey_up_adjoint(const marey_array* grad, int32_t channel_axis,
+                              const marey_array* out) {
+  return guarded([&] {
+    const char* name = "marey.up_adjoint";
+    marey::up_adjoint(name, signal_of(name, "grad", grad), channels(channel_axis), nullptr, 1.0,
+                      signal_of(name, "out", out));
   });
 }
 

@@ -110,7 +110,7 @@ bool Team::barrier(int thread) {
       }
     }
   }
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
     arrived_.store(0, std::memory_order_relaxed);
     passed_.store(pass, std::memory_order_release);
     passed_.notify_all();
@@ -141,9 +141,8 @@ void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
     team.checked_ns_ = now_ns();
 #pragma omp parallel num_threads(threads)
     {
-      // OpenMP may give fewer threads than asked for.
-#pragma omp single
-      team.size_ = omp_get_num_threads();
+      // OpenMP may give fewer threads than asked for: each says the same.
+      team.size_.store(omp_get_num_threads(), std::memory_order_relaxed);
       fn(body, team, omp_get_thread_num());
     }
     stopped = team.stop_.load() >= 0;

@@ -58,7 +58,7 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Body&
 // for a barrier, two threads); here there is one region, and a barrier after each step.
 class Team {
  public:
-  int size() const { return size_; }
+  int size() const { return size_.load(std::memory_order_relaxed); }
 
   // Returns when all threads of the team have called it: what any of them wrote before is then seen
   // by all. Waits actively for a short while, then asleep. False if the work is to stop: for all
@@ -69,7 +69,7 @@ class Team {
   friend void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body);
   explicit Team(int size) : size_(size) {}
 
-  int size_;
+  std::atomic<int> size_;
   int64_t checked_ns_ = 0;  // when the interrupt check was last called
   alignas(64) std::atomic<int32_t> arrived_{0};
   alignas(64) std::atomic<uint32_t> passed_{0};  // so many barriers; wraps around

@@ -119,7 +119,7 @@ def sosfilt(sos: Array, grad: Array, axis: int, grad_zf: Array | None = None) ->
     return result
 
 
-def _responses(sos: Array, steps: int) -> tuple[Array, Array]:
+def responses(sos: Array, steps: int) -> tuple[Array, Array]:
     """Return what each of the 2 S numbers of the state does alone: to y (steps, 2 S), to zf."""
     states = 2 * len(sos)
     zi = np.eye(states).reshape(len(sos), 2, states)
@@ -130,7 +130,7 @@ def _responses(sos: Array, steps: int) -> tuple[Array, Array]:
 def sosfilt_zi(sos: Array, grad: Array, axis: int, grad_zf: Array) -> Array:
     """Return the gradient of the initial state from those of y and of the final state."""
     axis %= grad.ndim
-    y, zf = _responses(sos, grad.shape[axis])
+    y, zf = responses(sos, grad.shape[axis])
     grads = np.tensordot(y.astype(grad.dtype).T, grad, ([1], [axis]))
     final = np.moveaxis(grad_zf, axis + 1, 1)
     final = final.reshape(len(zf), *final.shape[2:])

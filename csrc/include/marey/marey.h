@@ -76,6 +76,13 @@ marey_status marey_laplacian(const marey_array* image, int32_t levels, int32_t c
 marey_status marey_collapse(const marey_array* bands, int32_t levels, int32_t channel_axis,
                             const marey_array* out);
 
+/* What gradients need: if y = down(x), down_adjoint takes dL/dy (grad) to dL/dx (out); the same for
+ * up. float32 or float64. */
+marey_status marey_down_adjoint(const marey_array* grad, int32_t channel_axis,
+                                const marey_array* out);
+marey_status marey_up_adjoint(const marey_array* grad, int32_t channel_axis,
+                              const marey_array* out);
+
 /* ---- filters along one axis: x uint8, float32 or float64; y of x's shape, float32 for uint8
  * ------ */
 

@@ -91,6 +91,13 @@ inline void down(const Array& image, const Array& out, int channel_axis = MAREY_
 inline void up(const Array& image, const Array& out, int channel_axis = MAREY_NO_CHANNELS) {
   detail::check(marey_up(&image.get(), channel_axis, &out.get()));
 }
+inline void down_adjoint(const Array& grad, const Array& out,
+                         int channel_axis = MAREY_NO_CHANNELS) {
+  detail::check(marey_down_adjoint(&grad.get(), channel_axis, &out.get()));
+}
+inline void up_adjoint(const Array& grad, const Array& out, int channel_axis = MAREY_NO_CHANNELS) {
+  detail::check(marey_up_adjoint(&grad.get(), channel_axis, &out.get()));
+}
 // out: the bands, finest first, and the residual.
 inline void laplacian(const Array& image, const std::vector<Array>& out,
                       int channel_axis = MAREY_NO_CHANNELS) {

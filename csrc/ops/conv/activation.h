@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/math.h"
+#include "core/tile.h"
 #include "ops/conv/conv3d.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -46,6 +47,33 @@ inline Vec<T> relu(const Vec<T>& x) {
   Vec<T> result = x;
   stdx::where(x < Vec<T>(T(0)), result) = Vec<T>(T(0));
   return result;
+}
+
+// `rows` vectors of sums, one after the other, to places `stride` apart.
+template <class T, class S, class F>
+inline void finish_vectors(const F& act, const T* sums, int64_t rows, const Vec<T>& bias, S* to,
+                           int64_t stride) {
+  using V = Vec<T>;
+  for (int64_t i = 0; i < rows; ++i) {
+    store_as(to + i * stride, act(load<V>(sums + i * static_cast<int64_t>(V::size())) + bias));
+  }
+}
+
+template <class T, class S>
+[[gnu::flatten]] inline void finish_vectors(const T* sums, int64_t rows, const T* bias,
+                                            Activation activation, S* to, int64_t stride) {
+  using V = Vec<T>;
+  const V added = bias != nullptr ? load<V>(bias) : V(T(0));
+  switch (activation) {
+    case Activation::none:
+      return finish_vectors([](const V& x) { return x; }, sums, rows, added, to, stride);
+    case Activation::relu:
+      return finish_vectors([](const V& x) { return relu<T>(x); }, sums, rows, added, to, stride);
+    case Activation::gelu:
+      return finish_vectors([](const V& x) { return gelu(x); }, sums, rows, added, to, stride);
+    case Activation::silu:
+      return finish_vectors([](const V& x) { return silu<T>(x); }, sums, rows, added, to, stride);
+  }
 }
 
 // rows x pitch sums, the lanes of `bias` from 0 to pitch (null: none).

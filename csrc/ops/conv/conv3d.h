@@ -70,7 +70,8 @@ struct ConvProblem {
   int64_t channels = 0;
   int64_t filters = 0;
   int64_t chunk = 0;  // channels that are summed before the next: a rounding order
-  int64_t tile = 1;   // blocks start at multiples of it along H and W
+  bool depthwise = false;  // a filter for each channel: `channels` of them, one product for each tap
+  int64_t tile = 1;        // blocks start at multiples of it along H and W
 
   int64_t tap_count() const { return taps[0].count * taps[1].count * taps[2].count; }
 };
@@ -123,6 +124,7 @@ using SelectConv = ConvKernel(DType);
 MAREY_DECLARE_KERNEL(select_conv3d_direct, SelectConv)
 // float32, 3 x 3 taps in space of stride and dilation 1.
 MAREY_DECLARE_KERNEL(select_conv3d_winograd, SelectConv)
+MAREY_DECLARE_KERNEL(select_conv3d_depthwise, SelectConv)
 
 // A convolution whose weights are packed once: for the instruction set that was in use then.
 // weight: (K, C / groups, kT, kH, kW), any strides, float32, float64 or bfloat16; bias: null or

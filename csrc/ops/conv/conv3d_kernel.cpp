@@ -15,39 +15,13 @@
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d.h"
 #include "ops/conv/conv3d_tile.h"
+#include "ops/conv/conv3d_window.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
 
 // What the weights leave of the second-level cache.
 constexpr int64_t kBlockBytes = int64_t{448} << 10;
-
-// One axis of a window: input position of local index i, and the local index of a tap.
-struct Span {
-  int64_t first;   // input position of local index 0
-  int64_t stride;  // input positions from one local index to the next
-  int64_t step;    // local indices from one output to the next
-  int64_t extent;
-
-  Span(const ConvTaps& taps, int64_t begin, int64_t end) {
-    first = begin * taps.step + (taps.count > 0 ? taps.offset[0] : 0);
-    // With one tap, only what is read.
-    stride = taps.count <= 1 ? taps.step : 1;
-    step = taps.count <= 1 ? 1 : taps.step;
-    const int64_t reach = taps.count > 0 ? taps.offset[taps.count - 1] - taps.offset[0] : 0;
-    extent = end > begin ? (end - 1 - begin) * step + reach + 1 : 0;
-  }
-};
-
-int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-
-bool contiguous(const ConvTaps& taps) {
-  for (int64_t i = 1; i < taps.count; ++i) {
-    if (taps.offset[i] != taps.offset[i - 1] + 1) return false;
-  }
-  return true;
-}
 
 template <class S>
 class Direct {
@@ -196,9 +170,7 @@ class Direct {
   explicit Direct(const ConvBlock& b)
       : b_(b),
         p_(*b.problem),
-        time_(p_.taps[0], b.begin[0], b.end[0]),
-        height_(p_.taps[1], b.begin[1], b.end[1]),
-        width_(p_.taps[2], b.begin[2], b.end[2]) {
+        place_(b) {
     chunk_ = at_most(p_.chunk, p_.channels);
     positions_ = b.end[2] - b.begin[2];
     rows_ = (b.end[0] - b.begin[0]) * (b.end[1] - b.begin[1]);
@@ -217,8 +189,8 @@ class Direct {
     const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
     const int64_t bias = take(lanes_ * kSum);
     const int64_t sums = take((kept + W * kPanel) * kSum);
-    const int64_t window = take(time_.extent * height_.extent * width_.extent * depth(chunk_) *
-                                static_cast<int64_t>(sizeof(T)));
+    const int64_t window =
+        take(place_.pixels() * depth(chunk_) * static_cast<int64_t>(sizeof(T)));
     scratch_bytes_ = bytes;
     if (b.scratch == nullptr) return;
     taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
@@ -242,70 +214,10 @@ class Direct {
     for (int64_t c = 0; c < p_.channels; c += p_.chunk) {
       first_channel_ = c;
       channels_ = at_most(p_.chunk, p_.channels - c);
-      pack_window();
+      place_.pack<S>(b_, c, channels_, padded_channels<T>(channels_),
+                     reinterpret_cast<S*>(window_));
       sum_chunk(c == 0, c + p_.chunk >= p_.channels);
     }
-  }
-
-  bool frame_inside(int64_t position) const { return position >= 0 && position < p_.in[0]; }
-  bool row_inside(int64_t position) const { return position >= 0 && position < p_.in[1]; }
-
-  void pack_window() {
-    const int64_t pitch = padded_channels<T>(channels_);
-    S* to = reinterpret_cast<S*>(window_);
-    for (int64_t t = 0; t < time_.extent; ++t) {
-      int64_t frame = time_.first + t * time_.stride;
-      const bool past = frame < b_.history;
-      const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
-      const S* x = static_cast<const S*>(past ? b_.past : b_.x);
-      const bool inside = frame_inside(frame);
-      if (!past) frame -= b_.history;
-      for (int64_t h = 0; h < height_.extent; ++h, to += width_.extent * pitch) {
-        const int64_t row = height_.first + h * height_.stride;
-        if (!inside || !row_inside(row)) continue;
-        const S* from = x + first_channel_ * strides.c + frame * strides.s[0] + row * strides.s[1];
-        if (width_.stride == 1) {
-          pack_pixels(from, strides.c, strides.s[2], width_.first, width_.first + width_.extent,
-                      p_.in[2], channels_, pitch, to);
-          continue;
-        }
-        // Every stride-th pixel: the first of them becomes pixel 0.
-        const int64_t skipped =
-            width_.first >= 0 ? 0 : (-width_.first + width_.stride - 1) / width_.stride;
-        const int64_t origin = width_.first + skipped * width_.stride;
-        const int64_t extent =
-            p_.in[2] > origin ? (p_.in[2] - origin + width_.stride - 1) / width_.stride : 0;
-        pack_pixels(from + origin * strides.s[2], strides.c, strides.s[2] * width_.stride, -skipped,
-                    width_.extent - skipped, extent, channels_, pitch, to);
-      }
-    }
-  }
-
-  // The taps of the row of outputs (t, h) that lie inside, counted.
-  int64_t list_taps(int64_t t, int64_t h, int64_t lanes) const {
-    const int64_t pitch = depth(channels_);
-    int64_t count = 0;
-    for (int64_t i = 0; i < p_.taps[0].count; ++i) {
-      if (!frame_inside(t * p_.taps[0].step + p_.taps[0].offset[i])) continue;
-      const int64_t frame =
-          (t - b_.begin[0]) * time_.step + p_.taps[0].offset[i] - p_.taps[0].offset[0];
-      for (int64_t j = 0; j < p_.taps[1].count; ++j) {
-        if (!row_inside(h * p_.taps[1].step + p_.taps[1].offset[j])) continue;
-        const int64_t row =
-            (h - b_.begin[1]) * height_.step + p_.taps[1].offset[j] - p_.taps[1].offset[0];
-        const int64_t input = (frame * height_.extent + row) * width_.extent * pitch;
-        const int64_t tap = (i * p_.taps[1].count + j) * p_.taps[2].count;
-        if (merged_) {
-          taps_[count++] = {input, tap * pitch * lanes};
-          continue;
-        }
-        for (int64_t l = 0; l < p_.taps[2].count; ++l) {
-          taps_[count++] = {input + (p_.taps[2].offset[l] - p_.taps[2].offset[0]) * pitch,
-                            (tap + l) * pitch * lanes};
-        }
-      }
-    }
-    return count;
   }
 
   void sum_chunk(bool first, bool last) {
@@ -321,8 +233,8 @@ class Direct {
       C* sums = several_ ? sums_ + rows_ * positions_ * lane : sums_;
       for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
         for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
-          const int64_t taps = list_taps(t, h, lanes);
-          conv_row(tiles, positions_, lanes, window_, width_.step * pitch, taps_, taps, run,
+          const int64_t taps = place_.list_taps(b_, t, h, pitch, pitch * lanes, merged_, taps_);
+          conv_row(tiles, positions_, lanes, window_, place_.width.step * pitch, taps_, taps, run,
                    weights, sums, !first);
           if (last) {
             finish_sums<C>(sums, positions_, lanes, b_.bias != nullptr ? bias_ + lane : nullptr,
@@ -342,7 +254,7 @@ class Direct {
 
   const ConvBlock& b_;
   const ConvProblem& p_;
-  Span time_, height_, width_;
+  WindowPlace place_;
   int64_t chunk_;
   int64_t positions_;  // of a row
   int64_t rows_;

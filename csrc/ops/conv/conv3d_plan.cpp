@@ -9,6 +9,7 @@ namespace marey {
 
 MAREY_STUB(select_conv3d_direct, SelectConv)
 MAREY_STUB(select_conv3d_winograd, SelectConv)
+MAREY_STUB(select_conv3d_depthwise, SelectConv)
 
 namespace {
 
@@ -113,7 +114,8 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   const int64_t threads = num_threads();
   const double taps = static_cast<double>(problem.tap_count());
   const double channels = static_cast<double>(problem.channels);
-  const double weights = taps * channels * static_cast<double>(problem.filters);
+  const double weights =
+      taps * channels * (problem.depthwise ? 1.0 : static_cast<double>(problem.filters));
   Cut best;
   for (const int64_t width : widths_of(problem.out[2])) {
     for (const int64_t height : sizes_of(problem.out[1])) {
@@ -133,6 +135,7 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
           cut.panel_groups = divide_up(panels, cut.panels);
           const auto blocks = static_cast<double>(cut.blocks() * repeats);
           const double share = 1.0 / static_cast<double>(cut.panel_groups);
+          if (problem.depthwise) window *= share;
           const double block =
               positions * weights * share * kernel.product_cost + window * kCopyCost + weights * share * kWeightCost +
               kBlockCost;
@@ -205,6 +208,16 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
       filters_(filters),
       axes_(std::move(axes)),
       algorithm_(algorithm) {
+  if (groups > 1 && channels == 1 && filters == 1) {
+    depthwise_ = true;
+    groups_ = 1;
+    channels_ = filters_ = groups;
+    kernel_ = select_conv3d_depthwise_stub.get()(dtype);
+    ConvWeights all = weights;
+    all.filter = group_stride;
+    pack(all, 0);
+    return;
+  }
   if (algorithm_ == ConvAlgorithm::automatic) {
     algorithm_ = winograd_fits(dtype, axes_) && channels >= kFewestForWinograd &&
                          filters >= kFewestForWinograd
@@ -220,6 +233,7 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
 ConvProblem Convolution::problem() const {
   ConvProblem problem;
   for (std::size_t axis = 0; axis < 3; ++axis) problem.taps[axis] = axes_[axis].taps();
+  problem.depthwise = depthwise_;
   problem.tile = kernel_.tile;
   problem.channels = channels_;
   problem.filters = filters_;
@@ -232,7 +246,7 @@ void Convolution::pack(const ConvWeights& weights, int64_t group_stride) {
   packed_of_group_ = divide_up(kernel_.packed_bytes(whole), 64) * 64;
   packed_ = Buffer(packed_of_group_ * groups_);
   const int64_t panels = divide_up(filters_, kernel_.panel);
-  const int64_t items = whole.tap_count() * channels_ * kernel_.panel;
+  const int64_t items = whole.tap_count() * (depthwise_ ? 1 : channels_) * kernel_.panel;
   constexpr int64_t kGrain = int64_t{1} << 16;
   const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(items, 1), 1);
   const int64_t item = item_size(dtype_);
@@ -333,6 +347,7 @@ int64_t Convolution::workspace(const Extents& extents) const {
 }
 
 const char* Convolution::algorithm() const {
+  if (depthwise_) return "depthwise";
   return algorithm_ == ConvAlgorithm::winograd ? "winograd" : "direct";
 }
 

@@ -64,7 +64,8 @@ class Convolution {
   void pack(const ConvWeights& weights, int64_t group_stride);
 
   DType dtype_;
-  int64_t groups_, channels_, filters_;
+  int64_t groups_, channels_, filters_;  // a depthwise one is one group of all
+  bool depthwise_ = false;
   std::array<ConvAxis, 3> axes_;
   ConvAlgorithm algorithm_;
   ConvKernel kernel_;

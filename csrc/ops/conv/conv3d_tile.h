@@ -168,12 +168,17 @@ inline void clear(S* to, int64_t count) {
   if (count > 0) std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(count) * sizeof(S));
 }
 
-// Pixels [first, last) of a row of an image as (pixel, pitch) in `to`; zeros outside of [0, extent)
-// and behind the channels. `from` is channel 0 of pixel 0.
 template <class S>
+inline void clear_behind(S* to, int64_t pixels, int64_t channels, int64_t pitch) {
+  for (int64_t w = 0; w < pixels; ++w) clear(to + w * pitch + channels, pitch - channels);
+}
+
+// Pixels [first, last) of a row of an image as (pixel, pitch) in `to`, which may be of a wider type;
+// zeros outside of [0, extent) and behind the channels. `from` is channel 0 of pixel 0.
+template <class S, class T>
 [[gnu::flatten]] inline void pack_pixels(const S* from, int64_t channel_stride, int64_t pixel_stride,
                                          int64_t first, int64_t last, int64_t extent,
-                                         int64_t channels, int64_t pitch, S* to) {
+                                         int64_t channels, int64_t pitch, T* to) {
   using C = std::conditional_t<std::is_same_v<S, bfloat16>, float, S>;
   using V = Vec<C>;
   constexpr int W = static_cast<int>(V::size());
@@ -186,51 +191,65 @@ template <class S>
   from += low * pixel_stride;
   const int64_t pixels = high - low;
   if (channel_stride == 1) {
-    if (pitch == channels && pixel_stride == channels) {
+    const int64_t whole = channels / W * W;
+    const int64_t rest = channels - whole;
+    if (std::is_same_v<S, T> && rest != 0 && pitch == channels && pixel_stride == channels) {
       std::memcpy(static_cast<void*>(to), from,
                   static_cast<std::size_t>(pixels * channels) * sizeof(S));
       return;
     }
+    const int64_t stored = pitch - whole < W ? pitch - whole : W;
     for (int64_t w = 0; w < pixels; ++w) {
-      std::memcpy(static_cast<void*>(to + w * pitch), from + w * pixel_stride,
-                  static_cast<std::size_t>(channels) * sizeof(S));
-      clear(to + w * pitch + channels, pitch - channels);
+      for (int64_t c = 0; c < whole; c += W) {
+        store_as(to + w * pitch + c, load_as<V>(from + w * pixel_stride + c));
+      }
+      if (rest == 0) continue;
+      store_first(to + w * pitch + whole, load_first<V>(from + w * pixel_stride + whole, rest),
+                  stored);
     }
+    if (rest == 0 && pitch > channels) clear_behind(to, pixels, channels, pitch);
     return;
   }
-  if (pixel_stride != 1 || channels < W / 2) {
-    for (int64_t c = 0; c < channels; ++c) {
+  if (pixel_stride != 1 || (channels < W / 2 && pitch < W)) {
+    if (channels == 3) {
       for (int64_t w = 0; w < pixels; ++w) {
-        to[w * pitch + c] = from[c * channel_stride + w * pixel_stride];
-      }
-    }
-  } else {
-    // Squares of pixels and channels; the last ones overlap those before where they can.
-    for (int64_t w = 0; w < pixels;) {
-      const int64_t count = pixels - w < W ? pixels - w : W;
-      for (int64_t c = 0; c < channels; c += W) {
-        const int64_t lanes = channels - c < W ? channels - c : W;
-        V square[W];
-#pragma GCC unroll 16
-        for (int j = 0; j < W; ++j) {
-          square[j] = load_first<V>(from + (c + (j < lanes ? j : 0)) * channel_stride + w, count);
-        }
-        transpose<C>(square);
-        if (count == W && lanes == W) {
-#pragma GCC unroll 16
-          for (int i = 0; i < W; ++i) store_as(to + (w + i) * pitch + c, square[i]);
-        } else {
-          for (int64_t i = 0; i < count; ++i) {
-            store_first(to + (w + i) * pitch + c, square[i], lanes);
-          }
+        for (int64_t c = 0; c < 3; ++c) {
+          assign(to[w * pitch + c], convert<C>(from[c * channel_stride + w * pixel_stride]));
         }
       }
-      w += count;
-      if (w < pixels && pixels - w < W && pixels >= W) w = pixels - W;
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t w = 0; w < pixels; ++w) {
+          assign(to[w * pitch + c], convert<C>(from[c * channel_stride + w * pixel_stride]));
+        }
+      }
     }
+    if (pitch > channels) clear_behind(to, pixels, channels, pitch);
+    return;
   }
-  for (int64_t c = channels; c < pitch; ++c) {
-    for (int64_t w = 0; w < pixels; ++w) clear(to + w * pitch + c, 1);
+  // Squares of pixels and channels; the last ones overlap those before where they can.
+  for (int64_t w = 0; w < pixels;) {
+    const int64_t count = pixels - w < W ? pixels - w : W;
+    for (int64_t c = 0; c < channels; c += W) {
+      const int64_t lanes = channels - c < W ? channels - c : W;
+      const int64_t stored = pitch - c < W ? pitch - c : W;
+      V square[W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) {
+        square[j] = j < lanes ? load_first<V>(from + (c + j) * channel_stride + w, count) : V(C(0));
+      }
+      transpose<C>(square);
+      if (count == W && stored == W) {
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) store_as(to + (w + i) * pitch + c, square[i]);
+      } else {
+        for (int64_t i = 0; i < count; ++i) {
+          store_first(to + (w + i) * pitch + c, square[i], stored);
+        }
+      }
+    }
+    w += count;
+    if (w < pixels && pixels - w < W && pixels >= W) w = pixels - W;
   }
 }
 

@@ -17,6 +17,7 @@
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d.h"
 #include "ops/conv/conv3d_tile.h"
+#include "ops/conv/conv3d_window.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
@@ -27,9 +28,6 @@ constexpr int64_t kPanel = kConvVectors * W;
 constexpr int64_t kPoints = 16;
 constexpr int64_t kLine = 16;  // floats of a cache line
 constexpr int64_t kBlockBytes = int64_t{1} << 20;
-
-int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Floats from one row of channels to the next, not a multiple of a quarter of the cache's way.
 int64_t padded(int64_t channels) {

@@ -17,8 +17,10 @@ namespace {
 constexpr const char* kAxes[] = {"T", "H", "W"};
 // Items of x and of the result that one task is worth a thread for.
 constexpr int64_t kGrain = int64_t{1} << 15;
-// Into how many parts along T a mean over everything is cut.
+// Into how many parts along T a mean over everything is cut at most, and how long these are at
+// least.
 constexpr int64_t kSegments = 16;
+constexpr int64_t kSegment = int64_t{1} << 14;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -168,19 +170,21 @@ void global_avg_pool3d(std::string_view function, const View& x, const View& out
   const int64_t item = item_size(x.dtype);
   const bool inner = x.stride(1) == item && C > 1;
   const bool in_rows = W == 1 || x.stride(4) == item;
-  // Frames that are one run, or one column of positions the same distance apart.
-  const bool whole = H == 1 || x.stride(3) == W * x.stride(4);
-  const int64_t rows = whole ? 1 : H;
-  const int64_t width = whole ? H * W : W;
+  // Positions the same distance apart: all, those of a frame, or those of a row.
+  const bool frame = H == 1 || x.stride(3) == W * x.stride(4);
+  const bool clip = frame && (T == 1 || x.stride(2) == H * W * x.stride(4));
+  const int64_t rows = frame ? 1 : H;
+  const int64_t width = frame ? H * W : W;
   const int64_t outer = inner ? 1 : C;
   const int64_t lanes = inner ? C : 1;
 
-  const int64_t frames = std::max<int64_t>(ceil_div(T, kSegments), 1);
+  const int64_t frame_items = std::max<int64_t>(H * W * lanes, 1);
+  const int64_t frames = std::max(ceil_div(T, kSegments), ceil_div(kSegment, frame_items));
   const int64_t segments = ceil_div(T, frames);
   const Buffer buffer(N * C * segments * static_cast<int64_t>(sizeof(double)));
   auto* const partial = reinterpret_cast<double*>(buffer.data());
   const SumKernel kernel = select_sum_stub.get()(x.dtype);
-  const int64_t work = frames * H * W * lanes;
+  const int64_t work = std::min(frames, T) * frame_items;
   parallel_for(N * outer * segments, std::max<int64_t>(kGrain / std::max<int64_t>(work, 1), 1), 0,
                [&](int64_t begin, int64_t end, std::byte*) {
                  for (int64_t task = begin; task < end; ++task) {
@@ -190,13 +194,15 @@ void global_avg_pool3d(std::string_view function, const View& x, const View& out
                    double* sum = partial + task * lanes;
                    std::fill_n(sum, lanes, 0.0);
                    const std::byte* at = x.as<std::byte>() + n * x.stride(0) + c * x.stride(1);
-                   for (int64_t t = first; t < std::min(first + frames, T); ++t) {
+                   const int64_t last = std::min(first + frames, T);
+                   for (int64_t t = first; t < last; t = clip ? last : t + 1) {
+                     const int64_t positions = clip ? (last - t) * width : width;
                      for (int64_t h = 0; h < rows; ++h) {
                        const std::byte* from = at + t * x.stride(2) + h * x.stride(3);
                        if (!inner && in_rows) {
-                         kernel.run(from, width, sum);
+                         kernel.run(from, positions, sum);
                        } else {
-                         kernel.lanes(from, width, x.stride(4) / item, lanes, sum);
+                         kernel.lanes(from, positions, x.stride(4) / item, lanes, sum);
                        }
                      }
                    }

@@ -28,8 +28,8 @@ struct PoolOptions {
   Pooling kind = Pooling::max;
   Triple kernel{1, 1, 1};
   Triple stride{1, 1, 1};
-  Triple dilation{1, 1, 1};  // of the maximum; the mean's is 1
-  Triple before{0, 0, 0};    // padding
+  Triple dilation{1, 1, 1};
+  Triple before{0, 0, 0};  // padding
   Triple after{0, 0, 0};
   bool ceil_mode = false;  // windows may go beyond the padding, but not begin there
   bool count_include_pad = true;
@@ -72,6 +72,7 @@ struct PoolAxis {
   };
   [[gnu::always_inline]] Inside inside(int64_t q) const {
     const int64_t start = q * stride - before;
+    if (start >= 0 && start + extent() <= in) return {start, kernel};  // without a division
     const int64_t skipped = start < 0 ? (dilation - 1 - start) / dilation : 0;
     const int64_t end = std::min(kernel, (in - start + dilation - 1) / dilation);
     return {start + skipped * dilation, std::max<int64_t>(end - skipped, 0)};
@@ -80,7 +81,8 @@ struct PoolAxis {
   [[gnu::always_inline]] int64_t counted(int64_t q, bool include_pad) const {
     if (!include_pad) return inside(q).count;
     const int64_t start = q * stride - before;
-    return std::min(start + kernel, in + after) - start;
+    if (start + extent() <= in + after) return kernel;  // without a division
+    return (in + after - start + dilation - 1) / dilation;
   }
 };
 

@@ -62,6 +62,9 @@ void down_adjoint(std::string_view function, const View& grad, std::optional<int
 void up_adjoint(std::string_view function, const View& grad, std::optional<int> channel_axis,
                 const View* add, double weight, const View& out) {
   const ImageAxes axes = image_axes(function, "grad", grad.shape, channel_axis);
+  if (out.ndim() != grad.ndim()) {
+    throw ValueError(function, "out", std::to_string(grad.ndim()) + " axes", to_string(out.shape));
+  }
   const Shape expected =
       up_shape(function, out, grad.shape[axes.row], grad.shape[axes.column], channel_axis);
   check(function, grad, expected, add, out, axes);

@@ -72,6 +72,13 @@ template <int kRows, int kPanels, class Item, class A>
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
+#ifdef PF
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      __builtin_prefetch(b + p * panel_stride + (k + PF) * kPitch);
+      __builtin_prefetch(b + p * panel_stride + (k + PF) * kPitch + W);
+    }
+#endif
     decltype(Step<Item>::item(a.at(0, k))) item[kRows];
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) item[i] = Step<Item>::item(a.at(i, k));

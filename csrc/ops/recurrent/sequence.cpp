@@ -50,17 +50,26 @@ class Sequence {
         x_pitch_(padded_pitch(weights.input())),
         h_pitch_(padded_pitch(weights.padded())),
         chunk_rows_(steps.most_rows(kChunkRows)),
-        gates_(panel_gates(weights.cell())),
-        x_(chunk_rows_ * x_pitch_ * storage_),
-        pre_(weights.blocks() * gates_ * chunk_rows_ * kernels_.lanes * real_) {
+        gates_(panel_gates(weights.cell())) {
+    const bool lstm = weights.cell() == Cell::lstm;
     const int64_t N = steps.batch();
-    for (Buffer& h : h_) h = zeros(N * h_pitch_ * storage_);
-    if (weights.cell() == Cell::gru_before) reset_ = zeros(N * h_pitch_ * storage_);
-    if (args.h0 != nullptr) load_state(*args.h0, h_[0].data(), h_pitch_);
-    if (weights.cell() == Cell::lstm) {
-      c_ = zeros(N * weights.padded() * real_);
-      if (args.c0 != nullptr) load_state(*args.c0, c_.data(), weights.padded());
+    const int64_t x_bytes = chunk_rows_ * x_pitch_ * storage_;
+    const int64_t pre_bytes = weights.blocks() * gates_ * gate_stride() * real_;
+    const int64_t h_bytes = N * h_pitch_ * storage_;
+    const int64_t c_bytes = lstm ? N * weights.padded() * real_ : 0;
+    const int64_t reset_bytes = weights.cell() == Cell::gru_before ? h_bytes : 0;
+    for (const int64_t bytes : {x_bytes, pre_bytes, h_bytes, h_bytes, c_bytes, reset_bytes}) {
+      workspace_.reserve(bytes);
     }
+    workspace_.allocate();
+    x_ = workspace_.take(x_bytes);
+    pre_ = workspace_.take(pre_bytes);
+    h_[0] = workspace_.take_zeros(h_bytes);
+    h_[1] = workspace_.take_zeros(h_bytes);
+    c_ = workspace_.take_zeros(c_bytes);
+    reset_ = workspace_.take_zeros(reset_bytes);
+    if (args.h0 != nullptr) load_state(*args.h0, h_[0], h_pitch_);
+    if (lstm && args.c0 != nullptr) load_state(*args.c0, c_, weights.padded());
   }
 
   void run(Team& team, int thread) {
@@ -93,11 +102,11 @@ class Sequence {
     for (int64_t row = 0; row < steps_.batch(); ++row) {
       std::byte* to = args_.hn.as<std::byte>() + steps_.sequence(row) * args_.hn.stride(0);
       const int64_t length = steps_.length(row);
-      const std::byte* from = h_[length % 2].data() + row * h_pitch_ * storage_;
+      const std::byte* from = h_[length % 2] + row * h_pitch_ * storage_;
       std::memcpy(to, from, bytes);
       if (weights_.cell() == Cell::lstm) {
         std::memcpy(args_.cn.as<std::byte>() + steps_.sequence(row) * args_.cn.stride(0),
-                    c_.data() + row * weights_.padded() * real_,
+                    c_ + row * weights_.padded() * real_,
                     static_cast<std::size_t>(weights_.hidden() * real_));
       }
     }
@@ -126,7 +135,7 @@ class Sequence {
   }
 
   void pack_input(int64_t begin, int64_t end, int threads, int thread) const {
-    pack_rows(steps_, args_.x, begin, end, threads, thread, x_.data(), x_pitch_);
+    pack_rows(steps_, args_.x, begin, end, threads, thread, x_, x_pitch_);
   }
 
   void project(int64_t begin, int64_t end, const Grid& grid, int thread) const {
@@ -134,9 +143,9 @@ class Sequence {
     const auto [first, last] = grid.rows(thread, rows);
     const auto [block_begin, block_end] = grid.blocks(thread);
     if (first == last || block_begin == block_end) return;
-    kernels_.project({last - first, x_.data() + first * x_pitch_ * storage_, x_pitch_,
+    kernels_.project({last - first, x_ + first * x_pitch_ * storage_, x_pitch_,
                       weights_.ih(), weights_.input(), weights_.bias(),
-                      pre_.data() + first * kernels_.lanes * real_, gate_stride(),
+                      pre_ + first * kernels_.lanes * real_, gate_stride(),
                       weight_gates(weights_.cell()), gates_, block_begin, block_end});
   }
 
@@ -149,16 +158,16 @@ class Sequence {
     std::tie(args.block_begin, args.block_end) = grid.blocks(thread);
     if (args.row_begin == args.row_end || args.block_begin == args.block_end) return;
     args.descending = step % 2 != 0;
-    args.h = h_[step % 2].data();
-    args.h_next = h_[(step + 1) % 2].data();
-    args.reset = reset_.data();
+    args.h = h_[step % 2];
+    args.h_next = h_[(step + 1) % 2];
+    args.reset = reset_;
     args.h_pitch = h_pitch_;
-    args.c = c_.data();
+    args.c = c_;
     args.c_pitch = weights_.padded();
     args.weights = weights_.hh();
     args.depth = weights_.hidden();
     const int64_t before = steps_.offset(step) - steps_.offset(chunk);
-    args.gates = pre_.data() + before * kernels_.lanes * real_;
+    args.gates = pre_ + before * kernels_.lanes * real_;
     args.gate_stride = gate_stride();
     args.hidden = weights_.hidden();
     args.peephole = weights_.peephole();
@@ -186,7 +195,8 @@ class Sequence {
   int64_t storage_, real_;
   int64_t x_pitch_, h_pitch_, chunk_rows_;
   int gates_;
-  Buffer x_, pre_, h_[2], reset_, c_;
+  Workspace workspace_;
+  std::byte *x_, *pre_, *h_[2], *c_, *reset_;
 };
 
 }  // namespace

@@ -6,9 +6,7 @@ from typing import Any
 
 from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
-from marey.conv._options import LAYOUTS, Layout, Numbers, Padding, Triple, pairs, triple
-
-_ONE: Triple = (1, 1, 1)
+from marey.conv._options import LAYOUTS, Layout, Numbers, Padding, pairs, triple
 
 
 def _pool(
@@ -132,6 +130,7 @@ def avg_pool3d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     *,
+    dilation: Numbers = 1,
     layout: Layout = "NCTHW",
     out: Any = None,
 ) -> Any:
@@ -142,7 +141,7 @@ def avg_pool3d(
     x : array, (N, C, T, H, W) or (N, T, H, W, C)
         By `layout`: float32, float64 or bfloat16 (summed in float32). Any strides; it is read where
         it lies.
-    kernel, stride, padding, ceil_mode, layout, out
+    kernel, stride, padding, ceil_mode, dilation, layout, out
         As for `max_pool3d`.
     count_include_pad : bool
         Whether zeros of the padding are values too; what is beyond the padding (`ceil_mode`) never
@@ -172,7 +171,7 @@ def avg_pool3d(
         kernel,
         stride,
         padding,
-        1,
+        dilation,
         ceil_mode,
         count_include_pad,
         layout,
@@ -187,7 +186,7 @@ def global_avg_pool3d(x: Any, *, layout: Layout = "NCTHW", out: Any = None) -> A
     ----------
     x : array, (N, C, T, H, W) or (N, T, H, W, C)
         By `layout`: float32, float64 or bfloat16. Any strides; it is read where it lies. Sums are
-        carried in float64 after every 32 vectors.
+        carried in float64 after a few additions.
     layout : "NCTHW" or "NTHWC"
         Of `x`.
     out : array, (N, C), optional

@@ -1,0 +1,327 @@
+// Depthwise convolution: a filter for each channel. Channels are lanes; a register tile is several
+// neighbouring positions along W of one vector of channels.
+//
+// Where channels are contiguous in memory the input is read in place. Loads straddle cache lines
+// there and cost two cycles, so that each serves the three taps of a row (`sliding_tile`): with seven
+// positions nine loads for 21 multiply-adds. Positions whose taps are not all inside go one by one.
+// A block walks along time with a few rows of all channels, whose frames stay in the second-level
+// cache.
+//
+// Where W is contiguous, one vector of channels of a window is copied into scratch as (T, H, W,
+// lanes), of the type of the sums, with zeros for the padding along W: pixels are then whole cache
+// lines. Copying channels that are contiguous, too, was half as fast as reading them in place.
+#include "core/tile.h"
+#include "ops/conv/activation.h"
+#include "ops/conv/conv3d.h"
+#include "ops/conv/conv3d_window.h"
+
+namespace marey::MAREY_ISA_NS {
+namespace {
+
+constexpr int64_t kBlockBytes = int64_t{640} << 10;
+constexpr int kSlide = 7;  // positions of a sliding tile
+
+template <int kRows, class T>
+[[gnu::noinline, gnu::flatten]] void depthwise_tile(const T* input, int64_t stride,
+                                                    const TapAt* taps, int64_t count,
+                                                    const T* weight, T* out) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  V sum[kRows];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) sum[i] = V(T(0));
+  for (int64_t tap = 0; tap < count; ++tap) {
+    const T* a = input + taps[tap].input;
+    const V w = load<V>(weight + taps[tap].weight);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) sum[i] += load<V>(a + i * stride) * w;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) store(out + i * W, sum[i]);
+}
+
+// The compiler would load a vector again for each product, as an operand from memory.
+template <class V>
+[[gnu::always_inline]] inline V in_register(const V& v) {
+  using Raw [[gnu::vector_size(sizeof(V))]] = typename V::value_type;
+  Raw raw = std::bit_cast<Raw>(v);
+#if defined(__AVX512F__)
+  asm("" : "+v"(raw));
+#elif defined(__x86_64__)
+  asm("" : "+x"(raw));
+#elif defined(__aarch64__)
+  asm("" : "+w"(raw));
+#endif
+  return std::bit_cast<V>(raw);
+}
+
+// Three neighbouring taps a row, stride 1, from memory of any type.
+template <int kRows, class S, class T>
+[[gnu::noinline, gnu::flatten]] void sliding_tile(const S* input, int64_t stride, const TapAt* rows,
+                                                  int64_t count, const T* weight, T* out) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  V sum[kRows];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) sum[i] = V(T(0));
+  for (int64_t row = 0; row < count; ++row) {
+    const S* a = input + rows[row].input;
+    const T* b = weight + rows[row].weight;
+    const V w0 = load<V>(b);
+    const V w1 = load<V>(b + W);
+    const V w2 = load<V>(b + 2 * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows + 2; ++i) {
+      const V x = in_register(load_as<V>(a + i * stride));
+      if (i < kRows) sum[i < kRows ? i : 0] += x * w0;
+      if (i >= 1 && i <= kRows) sum[i >= 1 && i <= kRows ? i - 1 : 0] += x * w1;
+      if (i >= 2) sum[i >= 2 ? i - 2 : 0] += x * w2;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) store(out + i * W, sum[i]);
+}
+
+template <class S, class T>
+using SlidingTile = void (*)(const S*, int64_t, const TapAt*, int64_t, const T*, T*);
+
+template <class S, class T, int... kRows>
+constexpr void fill(SlidingTile<S, T> (&table)[kSlide + 1], std::integer_sequence<int, kRows...>) {
+  ((table[kRows + 1] = sliding_tile<kRows + 1, S, T>), ...);
+}
+
+template <class S, class T>
+struct SlidingTiles {
+  SlidingTile<S, T> of[kSlide + 1] = {};
+  constexpr SlidingTiles() { fill<S, T>(of, std::make_integer_sequence<int, kSlide>{}); }
+};
+
+template <class T>
+using DepthwiseTile = void (*)(const T*, int64_t, const TapAt*, int64_t, const T*, T*);
+
+template <class T, int... kRows>
+constexpr void fill(DepthwiseTile<T> (&table)[kConvRows + 1],
+                    std::integer_sequence<int, kRows...>) {
+  ((table[kRows + 1] = depthwise_tile<kRows + 1, T>), ...);
+}
+
+template <class T>
+struct DepthwiseTiles {
+  DepthwiseTile<T> of[kConvRows + 1] = {};
+  constexpr DepthwiseTiles() { fill<T>(of, std::make_integer_sequence<int, kConvRows>{}); }
+};
+
+template <class S>
+class Depthwise {
+ public:
+  using C = SumOf<ItemOf<S>>;
+  static constexpr int W = kLanesOf<C>;
+
+  // ---- weights: vectors of filters, in each (taps, lanes); the last overlaps the one before ----
+
+  static int64_t first_filter(const ConvProblem& p, int64_t panel) {
+    const int64_t last = p.filters > W ? p.filters - W : 0;
+    return at_most(panel * W, last);
+  }
+  static int64_t packed_bytes(const ConvProblem& p) {
+    return round_up(p.filters, W) * p.tap_count() * static_cast<int64_t>(sizeof(C));
+  }
+  static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first, int64_t last,
+                   void* packed) {
+    C* to = static_cast<C*>(packed) + first * W * p.tap_count();
+    for (int64_t panel = first; panel < last; ++panel) {
+      const int64_t filter = first_filter(p, panel);
+      const int64_t count = at_most(W, p.filters - filter);
+      const S* from = static_cast<const S*>(w.data) + filter * w.filter;
+      for (int64_t i = 0; i < p.taps[0].count; ++i) {
+        for (int64_t j = 0; j < p.taps[1].count; ++j) {
+          for (int64_t l = 0; l < p.taps[2].count; ++l, to += W) {
+            const S* at = from + p.taps[0].source[i] * w.tap[0] + p.taps[1].source[j] * w.tap[1] +
+                          p.taps[2].source[l] * w.tap[2];
+            for (int64_t k = 0; k < W; ++k) to[k] = k < count ? convert<C>(at[k * w.filter]) : C(0);
+          }
+        }
+      }
+    }
+  }
+
+  // ---- a block ----
+
+  static int64_t scratch(const ConvBlock& b) { return Depthwise(b).scratch_bytes_; }
+  static void run(const ConvBlock& b) {
+    Depthwise depthwise(b);
+    if (depthwise.slides()) {
+      depthwise.run_in_place();
+      return;
+    }
+    for (int64_t panel = b.first_panel; panel < b.last_panel; ++panel) depthwise.run(panel);
+  }
+
+ private:
+  explicit Depthwise(const ConvBlock& b) : b_(b), p_(*b.problem), place_(b) {
+    positions_ = b.end[2] - b.begin[2];
+    int64_t bytes = 0;
+    const auto take = [&](int64_t size) {
+      const int64_t part = bytes;
+      bytes += round_up(size, 64);
+      return part;
+    };
+    constexpr auto kSum = static_cast<int64_t>(sizeof(C));
+    const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
+    const int64_t sums = take((positions_ + W) * W * kSum);
+    const int64_t window = take(place_.pixels() * W * kSum);
+    scratch_bytes_ = bytes;
+    if (b.scratch == nullptr) return;
+    taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
+    sums_ = reinterpret_cast<C*>(b.scratch + sums);
+    window_ = reinterpret_cast<C*>(b.scratch + window);
+  }
+
+  void run(int64_t panel) {
+    static constexpr DepthwiseTiles<C> kTiles;
+    const int64_t first = first_filter(p_, panel);
+    const int64_t lanes = at_most(W, p_.filters - first);
+    place_.pack<S>(b_, first, lanes, W, window_);
+    const C* weights = static_cast<const C*>(b_.packed) + panel * W * p_.tap_count();
+    alignas(64) C bias[W] = {};
+    if (b_.bias != nullptr) {
+      for (int64_t k = 0; k < lanes; ++k) bias[k] = static_cast<const C*>(b_.bias)[first + k];
+    }
+    for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+      for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
+        const int64_t taps = place_.list_taps(b_, t, h, W, W, false, taps_);
+        const C* input = window_;
+        C* sums = sums_;
+        int64_t parts = (positions_ + kConvRows - 1) / kConvRows;
+        for (int64_t left = positions_; left > 0; --parts) {
+          const int64_t rows = (left + parts - 1) / parts;
+          kTiles.of[rows](input, place_.width.step * W, taps_, taps, weights, sums);
+          input += rows * place_.width.step * W;
+          sums += rows * W;
+          left -= rows;
+        }
+        finish_sums<C>(sums_, positions_, W, b_.bias != nullptr ? bias : nullptr, b_.activation);
+        S* to = static_cast<S*>(b_.out) + first * b_.out_strides.c + t * b_.out_strides.s[0] +
+                h * b_.out_strides.s[1] + b_.begin[2] * b_.out_strides.s[2];
+        unpack_pixels(sums_, W, positions_, lanes, to, b_.out_strides.c, b_.out_strides.s[2]);
+      }
+    }
+  }
+
+  // Rows of taps that lie inside, from channel 0 of position 0 of the row. Frames
+  // of the past lie in another array, at their distance from this one.
+  int64_t list_rows(int64_t t, int64_t h, const S* x) const {
+    const ConvTaps& time = p_.taps[0];
+    const ConvTaps& height = p_.taps[1];
+    int64_t count = 0;
+    for (int64_t i = 0; i < time.count; ++i) {
+      int64_t frame = t * time.step + time.offset[i];
+      if (frame < 0 || frame >= p_.in[0]) continue;
+      const bool past = frame < b_.history;
+      if (!past) frame -= b_.history;
+      const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
+      const S* from = static_cast<const S*>(past ? b_.past : b_.x) + frame * strides.s[0];
+      for (int64_t j = 0; j < height.count; ++j) {
+        const int64_t row = h * height.step + height.offset[j];
+        if (row < 0 || row >= p_.in[1]) continue;
+        const auto bytes = reinterpret_cast<intptr_t>(from + row * strides.s[1]) -
+                           reinterpret_cast<intptr_t>(x);
+        taps_[count++] = {bytes / static_cast<intptr_t>(sizeof(S)),
+                          (i * height.count + j) * p_.taps[2].count * W};
+      }
+    }
+    return count;
+  }
+
+  bool slides() const {
+    const ConvTaps& width = p_.taps[2];
+    if (width.count != 3 || width.step != 1 || !contiguous(width)) return false;
+    if (p_.filters < W || b_.x_strides.c != 1 || b_.out_strides.c != 1) return false;
+    return b_.history == 0 ||
+           (b_.past_strides.c == 1 && b_.past_strides.s[2] == b_.x_strides.s[2]);
+  }
+
+  void run_in_place() {
+    const S* const x = static_cast<const S*>(b_.x);
+    for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+      for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
+        const int64_t rows = list_rows(t, h, x);
+        S* const to = static_cast<S*>(b_.out) + t * b_.out_strides.s[0] + h * b_.out_strides.s[1];
+        for (int64_t w = b_.begin[2]; w < b_.end[2];) w += sum_positions(w, rows, x, to);
+      }
+    }
+  }
+
+  // Sums of all channels of as many positions from w on as a tile takes.
+  int64_t sum_positions(int64_t w, int64_t rows, const S* x, S* to) {
+    static constexpr SlidingTiles<S, C> kTiles;
+    const ConvTaps& width = p_.taps[2];
+    const int64_t pixel = b_.x_strides.s[2];
+    const int64_t left = w + width.offset[0];
+    // Positions from w on all of whose taps are inside, in equal parts.
+    const int64_t inside =
+        left >= 0 ? at_most(p_.in[2] - width.offset[2], b_.end[2]) - w : 0;
+    const int64_t parts = (inside + kSlide - 1) / kSlide;
+    const int64_t count = inside > 0 ? (inside + parts - 1) / parts : 1;
+    alignas(64) C sums[kSlide * W];
+    for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
+      const int64_t lane = first_filter(p_, panel);
+      const C* weights = static_cast<const C*>(b_.packed) + panel * W * p_.tap_count();
+      if (inside > 0) {
+        kTiles.of[count](x + left * pixel + lane, pixel, taps_, rows, weights, sums);
+      } else {
+        sum_one(w, rows, x + lane, weights, sums);
+      }
+      finish_vectors<C, S>(sums, count,
+                           b_.bias != nullptr ? static_cast<const C*>(b_.bias) + lane : nullptr,
+                           b_.activation, to + lane + w * b_.out_strides.s[2], b_.out_strides.s[2]);
+    }
+    return count;
+  }
+
+  // One position, of whose taps along W some may be outside.
+  void sum_one(int64_t w, int64_t rows, const S* x, const C* weights, C* sums) const {
+    using V = Vec<C>;
+    const ConvTaps& width = p_.taps[2];
+    V sum(C(0));
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t l = 0; l < width.count; ++l) {
+        const int64_t column = w * width.step + width.offset[l];
+        if (column < 0 || column >= p_.in[2]) continue;
+        sum += load_as<V>(x + taps_[row].input + column * b_.x_strides.s[2]) *
+               load<V>(weights + taps_[row].weight + l * W);
+      }
+    }
+    store(sums, sum);
+  }
+
+  const ConvBlock& b_;
+  const ConvProblem& p_;
+  WindowPlace place_;
+  int64_t positions_;
+  int64_t scratch_bytes_;
+  TapAt* taps_ = nullptr;
+  C* sums_ = nullptr;
+  C* window_ = nullptr;
+};
+
+template <class S>
+constexpr ConvKernel functions() {
+  using D = Depthwise<S>;
+  return {D::W, 1, kBlockBytes, 1.0, D::packed_bytes, D::pack, D::scratch, D::run};
+}
+
+}  // namespace
+
+ConvKernel select_conv3d_depthwise(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return functions<double>();
+    case DType::bf16:
+      return functions<bfloat16>();
+    default:
+      return functions<float>();
+  }
+}
+
+}  // namespace marey::MAREY_ISA_NS

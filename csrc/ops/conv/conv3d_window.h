@@ -1,0 +1,112 @@
+#pragma once
+// The window of the input that a block of the output reads, for kernel files: copied into scratch as
+// (T, H, W, channels). Padding along W becomes zeros; along T and H what is outside is not copied,
+// and its taps are left out.
+#include "ops/conv/conv3d.h"
+#include "ops/conv/conv3d_tile.h"
+
+namespace marey::MAREY_ISA_NS {
+
+inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// One axis of a window: input position of local index i, and the local index of a tap.
+struct Span {
+  int64_t first;   // input position of local index 0
+  int64_t stride;  // input positions from one local index to the next
+  int64_t step;    // local indices from one output to the next
+  int64_t extent;
+
+  Span(const ConvTaps& taps, int64_t begin, int64_t end) {
+    first = begin * taps.step + (taps.count > 0 ? taps.offset[0] : 0);
+    // With one tap, only what is read.
+    stride = taps.count <= 1 ? taps.step : 1;
+    step = taps.count <= 1 ? 1 : taps.step;
+    const int64_t reach = taps.count > 0 ? taps.offset[taps.count - 1] - taps.offset[0] : 0;
+    extent = end > begin ? (end - 1 - begin) * step + reach + 1 : 0;
+  }
+};
+
+// True if the taps read neighbours.
+inline bool contiguous(const ConvTaps& taps) {
+  for (int64_t i = 1; i < taps.count; ++i) {
+    if (taps.offset[i] != taps.offset[i - 1] + 1) return false;
+  }
+  return true;
+}
+
+struct WindowPlace {
+  Span time, height, width;
+
+  explicit WindowPlace(const ConvBlock& b)
+      : time(b.problem->taps[0], b.begin[0], b.end[0]),
+        height(b.problem->taps[1], b.begin[1], b.end[1]),
+        width(b.problem->taps[2], b.begin[2], b.end[2]) {}
+
+  int64_t pixels() const { return time.extent * height.extent * width.extent; }
+
+  // Channels [first, first + channels), `pitch` items a pixel.
+  template <class S, class T>
+  void pack(const ConvBlock& b, int64_t first, int64_t channels, int64_t pitch, T* to) const {
+    const Triple& in = b.problem->in;
+    for (int64_t t = 0; t < time.extent; ++t) {
+      int64_t frame = time.first + t * time.stride;
+      const bool past = frame < b.history;
+      const ConvStrides& strides = past ? b.past_strides : b.x_strides;
+      const S* x = static_cast<const S*>(past ? b.past : b.x);
+      const bool inside = frame >= 0 && frame < in[0];
+      if (!past) frame -= b.history;
+      for (int64_t h = 0; h < height.extent; ++h, to += width.extent * pitch) {
+        const int64_t row = height.first + h * height.stride;
+        if (!inside || row < 0 || row >= in[1]) continue;
+        const S* from = x + first * strides.c + frame * strides.s[0] + row * strides.s[1];
+        if (width.stride == 1) {
+          pack_pixels(from, strides.c, strides.s[2], width.first, width.first + width.extent, in[2],
+                      channels, pitch, to);
+          continue;
+        }
+        // Every stride-th pixel: the first of them that is inside becomes pixel 0.
+        const int64_t skipped =
+            width.first >= 0 ? 0 : (-width.first + width.stride - 1) / width.stride;
+        const int64_t origin = width.first + skipped * width.stride;
+        const int64_t extent =
+            in[2] > origin ? (in[2] - origin + width.stride - 1) / width.stride : 0;
+        pack_pixels(from + origin * strides.s[2], strides.c, strides.s[2] * width.stride, -skipped,
+                    width.extent - skipped, extent, channels, pitch, to);
+      }
+    }
+  }
+
+  // The taps of the row of outputs (t, h) that lie inside, counted: `pitch` items a pixel of the
+  // window, `weights` items a tap. With `merged`, those along W are one.
+  int64_t list_taps(const ConvBlock& b, int64_t t, int64_t h, int64_t pitch, int64_t weights,
+                    bool merged, TapAt* to) const {
+    const std::array<ConvTaps, 3>& taps = b.problem->taps;
+    int64_t count = 0;
+    for (int64_t i = 0; i < taps[0].count; ++i) {
+      const int64_t frame_in = t * taps[0].step + taps[0].offset[i];
+      if (frame_in < 0 || frame_in >= b.problem->in[0]) continue;
+      const int64_t frame =
+          (t - b.begin[0]) * time.step + taps[0].offset[i] - taps[0].offset[0];
+      for (int64_t j = 0; j < taps[1].count; ++j) {
+        const int64_t row_in = h * taps[1].step + taps[1].offset[j];
+        if (row_in < 0 || row_in >= b.problem->in[1]) continue;
+        const int64_t row =
+            (h - b.begin[1]) * height.step + taps[1].offset[j] - taps[1].offset[0];
+        const int64_t input = (frame * height.extent + row) * width.extent * pitch;
+        const int64_t tap = (i * taps[1].count + j) * taps[2].count;
+        if (merged) {
+          to[count++] = {input, tap * weights};
+          continue;
+        }
+        for (int64_t l = 0; l < taps[2].count; ++l) {
+          to[count++] = {input + (taps[2].offset[l] - taps[2].offset[0]) * pitch,
+                         (tap + l) * weights};
+        }
+      }
+    }
+    return count;
+  }
+};
+
+}  // namespace marey::MAREY_ISA_NS
