@@ -9,6 +9,7 @@ import numpy.typing
 import typing
 
 __all__: list[str] = [
+    "CellWeights",
     "Conv3d",
     "LinearMagnifier",
     "Mixture",
@@ -19,15 +20,20 @@ __all__: list[str] = [
     "SteerablePyramidF64",
     "active_isa",
     "attention",
+    "attention_backward",
     "attention_varlen",
+    "attention_varlen_backward",
     "available_isas",
     "background_difference",
     "background_majority",
     "build_info",
+    "c_api",
     "collapse",
     "compiled_isas",
     "convolve",
     "down",
+    "down_adjoint",
+    "empty_like",
     "gaussian",
     "global_avg_pool3d",
     "ideal_bandpass",
@@ -50,6 +56,7 @@ __all__: list[str] = [
     "sosfiltfilt",
     "trajectory_mean",
     "up",
+    "up_adjoint",
     "vector_math",
 ]
 
@@ -99,6 +106,33 @@ class Conv3d:
     def algorithm(self, shape: collections.abc.Sequence[int]) -> str: ...
     def packed_bytes(self) -> int: ...
     def workspace(self, shape: collections.abc.Sequence[int]) -> int: ...
+
+class CellWeights:
+    def __init__(
+        self,
+        function: str,
+        cell: int,
+        weight_ih: typing.Any,
+        weight_hh: typing.Any,
+        bias_ih: typing.Any,
+        bias_hh: typing.Any,
+        peephole: typing.Any,
+    ) -> None: ...
+    def run(
+        self,
+        function: str,
+        x: typing.Any,
+        h0: typing.Any,
+        c0: typing.Any,
+        lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+        reverse: bool,
+        keep: bool,
+        out: typing.Any,
+    ) -> tuple: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def input(self) -> int: ...
 
 class LinearMagnifier:
     state: typing.Any
@@ -221,6 +255,22 @@ def attention(
     return_lse: bool,
     out: typing.Any,
 ) -> typing.Any: ...
+def attention_backward(
+    grad: typing.Any,
+    q: typing.Any,
+    k: typing.Any,
+    v: typing.Any,
+    out: typing.Any,
+    lse: typing.Any,
+    mask: typing.Any,
+    bias: typing.Any,
+    grad_bias: typing.Any,
+    scale: float,
+    softcap: float,
+    left: int | None,
+    right: int | None,
+    alignment: int,
+) -> typing.Any: ...
 def attention_varlen(
     q: typing.Any,
     k: typing.Any,
@@ -234,6 +284,21 @@ def attention_varlen(
     alignment: int,
     return_lse: bool,
     out: typing.Any,
+) -> typing.Any: ...
+def attention_varlen_backward(
+    grad: typing.Any,
+    q: typing.Any,
+    k: typing.Any,
+    v: typing.Any,
+    out: typing.Any,
+    lse: typing.Any,
+    cu_seqlens_q: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    cu_seqlens_k: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    scale: float,
+    softcap: float,
+    left: int | None,
+    right: int | None,
+    alignment: int,
 ) -> typing.Any: ...
 def available_isas() -> list[str]: ...
 def background_difference(
@@ -261,6 +326,15 @@ def convolve(
 def down(
     image: typing.Any, channel_axis: int | None, out: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def down_adjoint(
+    grad: typing.Any,
+    height: int,
+    width: int,
+    channel_axis: int | None,
+    add: typing.Any = None,
+    weight: float = 1.0,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def empty_like(x: typing.Any) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def gaussian(
     image: typing.Any, levels: int, channel_axis: int | None, out: typing.Any
 ) -> list[numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]: ...
@@ -346,6 +420,16 @@ def up(
     channel_axis: int | None,
     out: typing.Any,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def up_adjoint(
+    grad: typing.Any,
+    height: int,
+    width: int,
+    channel_axis: int | None,
+    add: typing.Any = None,
+    weight: float = 1.0,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def vector_math(
     function: str, x: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+
+c_api: typing.Any
