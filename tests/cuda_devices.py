@@ -18,6 +18,11 @@ class Device:
 
     name = ""
 
+    @property
+    def has_hopper(self) -> bool:
+        """Whether the kernels of sm_90a run here."""
+        return bool(_device.cuda_module().device_info(0)["compute_capability"] == (9, 0))
+
     def put(self, array: Any) -> Any:
         """Copy to the device, in C order."""
         raise NotImplementedError
@@ -33,6 +38,10 @@ class OnCpu(Device):
     def __init__(self, order: str, library: host_cupy.HostLibrary) -> None:
         self.name = f"on_cpu-{order}"
         self.library = library
+
+    @property
+    def has_hopper(self) -> bool:
+        return True
 
     def put(self, array: Any) -> Any:
         return self.library.copy(host_cupy.HostArray(np.asarray(array)))

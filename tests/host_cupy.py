@@ -31,6 +31,9 @@ class HostArray:
     def __setitem__(self, index: Any, value: HostArray) -> None:
         self.numpy[index] = value.numpy
 
+    def __mul__(self, factor: float) -> HostArray:
+        return HostArray(self.numpy * self.numpy.dtype.type(factor))
+
     def check_guards(self) -> None:
         """Fail if anything was written outside of a new array."""
         if self.owner is not None:
@@ -52,6 +55,9 @@ class HostArray:
 
     def transpose(self, *axes: int) -> HostArray:
         return HostArray(self.numpy.transpose(*axes), self.owner)
+
+    def swapaxes(self, first: int, second: int) -> HostArray:
+        return HostArray(self.numpy.swapaxes(first, second), self.owner)
 
     def reshape(self, *shape: int) -> HostArray:
         return HostArray(self.numpy.reshape(*shape), self.owner)
@@ -96,6 +102,9 @@ class HostLibrary:
 
     def concatenate(self, arrays: Sequence[HostArray], axis: int) -> HostArray:
         return HostArray(np.concatenate([a.numpy for a in arrays], axis))
+
+    def broadcast(self, array: HostArray, shape: tuple[int, ...]) -> HostArray:
+        return HostArray(np.broadcast_to(array.numpy, shape), array.owner)
 
     def put(self, array: np.ndarray[Any, Any], device: int) -> HostArray:
         return self.copy(HostArray(array))

@@ -70,6 +70,7 @@ FLOAT = {
         32,
         "as attention, whose weights here carry the rounding of the lse too; the scale is the "
         "largest gradient's, because those that cancel are sums of such",
+    ),
     "recurrent": Bound(
         16,
         "sums in another order, and tanh and sigmoid within 6 units of the last place, which the "

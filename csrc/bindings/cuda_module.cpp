@@ -19,6 +19,9 @@ PYBIND11_MODULE(MAREY_CUDA_MODULE, module, py::mod_gil_not_used()) {
     }
   });
   marey::python::register_cuda_device(module);
+  marey::python::register_cuda_attention(module);
+  marey::python::register_cuda_conv(module);
+  marey::python::register_cuda_recurrent(module);
   marey::python::register_cuda_temporal(module);
   marey::python::register_cuda_magnification(module);
   marey::python::register_cuda_pyramid(module);

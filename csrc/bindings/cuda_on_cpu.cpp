@@ -1,6 +1,9 @@
+#include <pybind11/stl.h>
+
 #include "bindings/cuda_device.h"
 #include "core/error.h"
 #include "cuda/divisor.h"
+#include "cuda/faults_on_cpu.h"
 #include "cuda/on_cpu.h"
 #include "ops/temporal/window_cuda.h"
 
@@ -35,6 +38,7 @@ void register_cuda_device(py::module_& module) {
   module.def("device_count", [] { return 1; });
   module.def("why_no_device", [] { return ""; });
   module.def("set_order", &set_order, py::arg("order"));
+  module.def("run_fault", &cuda::run_fault, py::arg("fault"));
   module.def("quotient", &quotient, py::arg("n"), py::arg("divisor"));
   module.def("window_step", &window_step, py::arg("i"), py::arg("n"), py::arg("mode"));
 }

@@ -3,6 +3,9 @@
 
 namespace marey::python {
 
+void register_cuda_attention(pybind11::module_& module);
+void register_cuda_conv(pybind11::module_& module);
+void register_cuda_recurrent(pybind11::module_& module);
 void register_cuda_temporal(pybind11::module_& module);
 void register_cuda_magnification(pybind11::module_& module);
 void register_cuda_pyramid(pybind11::module_& module);

@@ -126,11 +126,25 @@ def plain(array: Any) -> Any:
     return array.array if isinstance(array, _device.DeviceArray) else array
 
 
+def broadcast_to(array: Any, shape: tuple[int, ...]) -> Any:
+    """Return a view of an array of `to_array`; a ValueError if there is none."""
+    if isinstance(array, _device.DeviceArray):
+        return array.broadcast(shape)
+    return np.broadcast_to(array, shape)
+
+
 def zeros_like(source: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     """Return zeros where `source`, an array of `to_array`, lies."""
     if isinstance(source, _device.DeviceArray):
         return source.zeros(shape, dtype)
     return np.zeros(shape, dtype)
+
+
+def empty_like(source: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return a new array where `source`, an array of `to_array`, lies."""
+    if isinstance(source, _device.DeviceArray):
+        return source.empty(shape, dtype)
+    return np.empty(shape, dtype)
 
 
 def concatenate(arrays: list[Any], axis: int) -> Any:

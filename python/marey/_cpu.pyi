@@ -163,6 +163,33 @@ class CellWeights:
     @property
     def input(self) -> int: ...
 
+class CellWeights:
+    def __init__(
+        self,
+        function: str,
+        cell: int,
+        weight_ih: typing.Any,
+        weight_hh: typing.Any,
+        bias_ih: typing.Any,
+        bias_hh: typing.Any,
+        peephole: typing.Any,
+    ) -> None: ...
+    def run(
+        self,
+        function: str,
+        x: typing.Any,
+        h0: typing.Any,
+        c0: typing.Any,
+        lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
+        reverse: bool,
+        keep: bool,
+        out: typing.Any,
+    ) -> tuple: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def input(self) -> int: ...
+
 class LinearMagnifier:
     state: typing.Any
     def __init__(

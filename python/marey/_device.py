@@ -61,6 +61,9 @@ class Library(Protocol):
     def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
         """Join arrays along an axis."""
 
+    def broadcast(self, array: Any, shape: Shape) -> Any:
+        """Return a view of this shape."""
+
     def put(self, array: np.ndarray[Any, Any], device: int) -> Any:
         """Copy a NumPy array to a device."""
 
@@ -105,6 +108,9 @@ class _Torch:
     def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
         return self._torch.cat(list(arrays), axis)
 
+    def broadcast(self, array: Any, shape: Shape) -> Any:
+        return self._torch.broadcast_to(array, shape)
+
     def put(self, array: np.ndarray[Any, Any], device: int) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(f"cuda:{device}")
 
@@ -145,6 +151,9 @@ class _Cupy:
     def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
         with arrays[0].device:
             return self._cupy.concatenate(list(arrays), axis)
+
+    def broadcast(self, array: Any, shape: Shape) -> Any:
+        return self._cupy.broadcast_to(array, shape)
 
     def put(self, array: np.ndarray[Any, Any], device: int) -> Any:
         with self._cupy.cuda.Device(device):
@@ -226,9 +235,20 @@ class DeviceArray:
         held = self.empty((nbytes,), np.dtype(np.uint8))
         return held, held.view[0]
 
+    def swapaxes(self, first: int, second: int) -> DeviceArray:
+        """Return a view."""
+        return DeviceArray(self.library, self.array.swapaxes(first, second))
+
     def __getitem__(self, index: tuple[slice, ...]) -> DeviceArray:
         """Return a view."""
         return DeviceArray(self.library, self.array[index])
+
+    def broadcast(self, shape: Shape) -> DeviceArray:
+        """Return a view of this shape; a ValueError if there is none."""
+        try:
+            return DeviceArray(self.library, self.library.broadcast(self.array, shape))
+        except RuntimeError as error:  # torch's
+            raise ValueError(str(error)) from None
 
     def copy(self) -> DeviceArray:
         """Return a C-ordered copy."""
@@ -246,6 +266,30 @@ def take(function: str, argument: str, array: Any, library: Library) -> DeviceAr
         ) from None
 
 
+_COMPILED = "compiled, not yet run"
+# When each kernel last passed bench/gpu_gate.py: device, date, commit. Nobody claims what no device
+# has shown.
+KERNELS_LAST_RUN = dict.fromkeys(
+    (
+        "sosfilt",
+        "sosfiltfilt",
+        "convolve",
+        "median_filter",
+        "median",
+        "down",
+        "up",
+        "laplacian",
+        "collapse",
+        "LinearMagnifier",
+        "attention (generic)",
+        "conv3d",
+        "CellWeights (LSTM, GRU, RNN, forward)",
+        "attention (sm90)",
+    ),
+    _COMPILED,
+)
+
+
 def _import_cuda() -> Any:
     try:
         return importlib.import_module("marey._cuda")
@@ -259,6 +303,15 @@ _module: Any = _import_cuda()
 def cuda_module() -> Any:
     """Return the compiled module of CUDA kernels; None where it is not built."""
     return _module
+
+
+def build_info() -> dict[str, Any] | None:
+    """Describe the module of CUDA kernels and what it finds; None where it is not built."""
+    if _module is None:
+        return None
+    info = _module.build_info() if hasattr(_module, "build_info") else {}
+    why = _module.why_no_device()
+    return {**info, "devices": _module.device_count(), "why_no_device": why or None}
 
 
 def kernels(function: str) -> Kernels:
@@ -484,6 +537,199 @@ class Kernels:
             first.queue,
         )
         return y.array
+
+    def attention(
+        self,
+        q: DeviceArray,
+        k: DeviceArray,
+        v: DeviceArray,
+        mask: DeviceArray | None,
+        bias: DeviceArray | None,
+        scale: float,
+        softcap: float,
+        left: int | None,
+        right: int | None,
+        alignment: int,
+        return_lse: bool,
+        out: DeviceArray | None,
+    ) -> Any:
+        function = "marey.attention"
+        if q.ndim < 3 or v.ndim < 1:
+            raise ValueError(f"[{function}] q: expected shape (..., h, L, D); found {q.shape}")
+        others = {"k": k, "v": v, "mask": mask, "bias": bias}
+        views = {
+            argument: None if array is None else _beside(function, argument, array, q).view
+            for argument, array in others.items()
+        }
+        y = _result(function, out, q, (*q.shape[:-1], v.shape[-1]))
+        double = q.dtype == np.float64
+        lse = None
+        if return_lse:
+            lse = q.empty(q.shape[:-1], np.dtype(np.float64 if double else np.float32))
+        self.last_kernel = self._cuda.attention(
+            q.view,
+            **views,
+            scale=scale,
+            softcap=softcap,
+            left=left,
+            right=right,
+            alignment=alignment,
+            out=y.view,
+            lse=None if lse is None else lse.view,
+            queue=q.queue,
+        )
+        return y.array if lse is None else (y.array, lse.array)
+
+    def CellWeights(self, *arguments: Any) -> CellWeights:  # noqa: N802
+        return CellWeights(self._cuda, *arguments)
+
+    def Conv3d(self, *arguments: Any) -> Conv3d:  # noqa: N802 (the name in marey._cpu)
+        return Conv3d(self._cuda, *arguments)
+
+
+class Conv3d:
+    """The class of `marey._cpu`, for weights on a device: nothing is packed."""
+
+    def __init__(
+        self,
+        module: Any,
+        function: str,
+        weight: DeviceArray,
+        bias: DeviceArray | None,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+        channels_last: bool,
+        activation: int,
+        algorithm: int,
+    ) -> None:
+        self._cuda = module
+        self._function = function
+        # Copies, as on the CPU: what becomes of the caller's arrays does not matter.
+        self._weight = weight.copy()
+        self._bias = None if bias is None else _beside(function, "bias", bias, weight).copy()
+        self._options = (stride, padding, dilation, groups, channels_last, activation)
+        del algorithm  # there is one
+
+    def __call__(self, x: DeviceArray, past: DeviceArray | None, out: DeviceArray | None) -> Any:
+        function = self._function
+        _beside(function, "x", x, self._weight)
+        arguments = (
+            function,
+            x.view,
+            None if past is None else _beside(function, "state", past, x).view,
+            self._weight.view,
+            None if self._bias is None else self._bias.view,
+            *self._options,
+        )
+        shape = tuple(self._cuda.conv3d_shape(*arguments))
+        y = _result(function, out, x, shape)
+        self._cuda.conv3d(*arguments, y.view, x.queue)
+        return y.array
+
+    def packed_bytes(self) -> int:
+        return int(self._weight.size * self._weight.dtype.itemsize)
+
+    def workspace(self, shape: list[int]) -> int:
+        del shape
+        return 0
+
+
+class CellWeights:
+    """The class of `marey._cpu`, for weights on a device: nothing is packed."""
+
+    def __init__(
+        self,
+        module: Any,
+        function: str,
+        cell: int,
+        weight_ih: DeviceArray,
+        weight_hh: DeviceArray,
+        bias_ih: DeviceArray | None,
+        bias_hh: DeviceArray | None,
+        peephole: DeviceArray | None,
+    ) -> None:
+        if peephole is not None:
+            raise ValueError(f"[{function}] peephole: expected None on a CUDA device; found one")
+        self._cuda = module
+        self._cell = cell
+        named = {"weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        given = {k: v for k, v in named.items() if v is not None}
+        held = {k: _beside(function, k, v, weight_ih).copy() for k, v in given.items()}
+        self._held = [weight_ih.copy(), *(held.get(k) for k in named)]
+        self._views = [None if array is None else array.view for array in self._held]
+        self.hidden = int(module.recurrent_check(function, cell, *self._views))
+        self.input = weight_ih.shape[1]
+
+    def run(
+        self,
+        function: str,
+        x: DeviceArray,
+        h0: DeviceArray | None,
+        c0: DeviceArray | None,
+        lengths: np.ndarray[Any, Any] | None,
+        reverse: bool,
+        keep: bool,
+        out: DeviceArray | None,
+    ) -> Any:
+        if keep:
+            raise ValueError(
+                f"[{function}] keep: expected False on a CUDA device, which has no gradients yet; "
+                "found True"
+            )
+        weight = self._held[0]
+        assert weight is not None
+        _beside(function, "x", x, weight)
+        size = self._cuda.recurrent_workspace(function, self._cell, *self._views[:2], x.view)
+        steps, rows = x.shape[:2]
+        y = _result(function, out, x, (steps, rows, self.hidden))
+        double = x.dtype == np.float64
+        dtype = {"h0": x.dtype, "c0": np.dtype(np.float64 if double else np.float32)}
+        states = {}
+        for argument, state in (("h0", h0), ("c0", c0)):
+            if state is None:
+                states[argument] = x.zeros((rows, self.hidden), dtype[argument])
+                continue
+            _beside(function, argument, state, x)
+            if state.shape != (rows, self.hidden):
+                raise ValueError(
+                    f"[{function}] {argument}: expected shape {(rows, self.hidden)}; "
+                    f"found {state.shape}"
+                )
+            if state.dtype != dtype[argument]:
+                raise TypeError(
+                    f"[{function}] {argument}: expected {dtype[argument]}; found {state.dtype}"
+                )
+            states[argument] = state.copy()
+        other = x.empty((rows, self.hidden))
+        held, gates = x.workspace(size)
+        ends = None
+        if lengths is not None:
+            if lengths.shape != (rows,) or ((lengths < 0) | (lengths > steps)).any():
+                raise ValueError(
+                    f"[{function}] lengths: expected {rows} integers of 0 to {steps}; "
+                    f"found {lengths}"
+                )
+            ends = x.library.put(np.ascontiguousarray(lengths).view(np.uint8), x.device)
+        is_lstm = self._cell == 0
+        self._cuda.recurrent(
+            function,
+            self._cell,
+            *self._views,
+            x.view,
+            0 if ends is None else DeviceArray(x.library, ends).view[0],
+            reverse,
+            y.view,
+            states["h0"].view[0],
+            other.view[0],
+            states["c0"].view[0] if is_lstm else 0,
+            gates,
+            x.queue,
+        )
+        del held, ends
+        last = other if steps % 2 else states["h0"]
+        return y.array, last.array, states["c0"].array if is_lstm else None, None
 
 
 class LinearMagnifier:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from marey import _arguments, _cpu
+from marey import _arguments, _cpu, _device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,9 @@ def build_config() -> dict[str, Any]:
     -------
     dict
         ``version``, ``compiler``, ``build_type``, ``compiled_isas``, ``available_isas``, ``isa``
-        (in use), ``threads`` (of a call made now) and ``cuda`` (whether CUDA kernels are built).
+        (in use), ``threads`` (of a call made now), ``cuda`` (None without CUDA kernels, else how
+        they were built and how many devices there are) and ``cuda_kernels`` (for each, when it last
+        ran on a device, at which commit; or that it is only compiled).
     """
     return {
         **_cpu.build_info(),
@@ -42,7 +44,8 @@ def build_config() -> dict[str, Any]:
         "available_isas": _cpu.available_isas(),
         "isa": _cpu.active_isa(),
         "threads": _cpu.num_threads(),
-        "cuda": False,
+        "cuda": _device.build_info(),
+        "cuda_kernels": dict(_device.KERNELS_LAST_RUN),
     }
 
 

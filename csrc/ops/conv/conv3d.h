@@ -36,10 +36,14 @@ struct Conv3dOptions {
   ConvAlgorithm algorithm = ConvAlgorithm::automatic;
 };
 
-// (N, K, T', H', W') for x (N, C, T, H, W) and weight (K, C / groups, kT, kH, kW). Throws ValueError
-// in the name of `function` if they do not fit one another or the options.
+// (N, K, T', H', W') for x (N, C, T, H, W) and weight (K, C / groups, kT, kH, kW). Throws
+// ValueError in the name of `function` if they do not fit one another or the options.
 Shape conv3d_shape(std::string_view function, const Shape& x, const Shape& weight,
                    const Conv3dOptions& options);
+
+// Throws unless weight and bias are those of Conv3d.
+void check_conv3d(std::string_view function, const View& weight, const View* bias,
+                  const Conv3dOptions& options);
 
 // ---- what kernels take ----
 
@@ -123,8 +127,9 @@ MAREY_DECLARE_KERNEL(select_conv3d_winograd, SelectConv)
 MAREY_DECLARE_KERNEL(select_conv3d_depthwise, SelectConv)
 
 // A convolution whose weights are packed once: for the instruction set that was in use then.
-// weight: (K, C / groups, kT, kH, kW), any strides, float32, float64 or bfloat16; bias: null or (K,)
-// of that type, or float32 with bfloat16. Both are copied. Calls may come from several threads.
+// weight: (K, C / groups, kT, kH, kW), any strides, float32, float64 or bfloat16; bias: null or
+// (K,) of that type, or float32 with bfloat16. Both are copied. Calls may come from several
+// threads.
 class Conv3d {
  public:
   Conv3d(std::string_view function, const View& weight, const View* bias,

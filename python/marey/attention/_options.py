@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from marey import _arguments
-from marey._arrays import from_numpy_like, to_numpy
+from marey._arrays import broadcast_to, from_numpy_like, to_array_like
 
 Causal = Literal["top_left", "bottom_right"] | bool
 Window = int | tuple[int | None, int | None] | None
@@ -36,7 +36,7 @@ def limits(function: str, causal: Causal, window: Window) -> tuple[int | None, i
     return left, right, _ALIGNMENT[causal]
 
 
-def scale_or_default(function: str, q: np.ndarray[Any, Any], scale: float | None) -> float:
+def scale_or_default(function: str, q: Any, scale: float | None) -> float:
     """Return the factor of the scores, 1 / sqrt(D) if not given."""
     if scale is not None:
         return _arguments.number(function, "scale", scale)
@@ -47,13 +47,11 @@ def softcap_or_zero(function: str, softcap: float | None) -> float:
     return 0.0 if softcap is None else _arguments.positive(function, "softcap", softcap)
 
 
-def broadcast(
-    function: str, argument: str, array: Any, shape: tuple[int, ...]
-) -> np.ndarray[Any, Any]:
-    """Return a view of `array` of this shape, without copying."""
-    source = to_numpy(function, argument, array)
+def broadcast(function: str, argument: str, array: Any, shape: tuple[int, ...], like: Any) -> Any:
+    """Return a view of `array`, of the kind of `like`, of this shape, without copying."""
+    source = to_array_like(function, argument, array, like)
     try:
-        return np.broadcast_to(source, shape)
+        return broadcast_to(source, shape)
     except ValueError:
         raise ValueError(
             f"[{function}] {argument}: expected a shape that broadcasts to {shape}; "
@@ -61,20 +59,20 @@ def broadcast(
         ) from None
 
 
-def scores_shape(q: np.ndarray[Any, Any], k: np.ndarray[Any, Any]) -> tuple[int, ...]:
+def scores_shape(q: Any, k: Any) -> tuple[int, ...]:
     return (*q.shape[:-1], k.shape[-2] if k.ndim >= 2 else 0)
 
 
-def mask_or_none(function: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
+def mask_or_none(function: str, mask: Any, shape: tuple[int, ...], like: Any) -> Any:
     if mask is None:
         return None
-    allowed = broadcast(function, "mask", mask, shape)
+    allowed = broadcast(function, "mask", mask, shape, like)
     if allowed.dtype != np.bool_:
         raise TypeError(
             f"[{function}] mask: expected bool, True where attention is allowed (an additive one "
             f"is bias=); found {allowed.dtype}"
         )
-    return allowed.view(np.uint8)
+    return allowed.view(np.uint8) if isinstance(allowed, np.ndarray) else allowed
 
 
 def returned(result: Any, q: Any, out: Any, return_lse: bool) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from marey import _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey._arrays import from_numpy_like, kernels, to_array, to_array_like, to_numpy
 from marey.attention._options import (
     Causal,
     Window,
@@ -109,17 +109,17 @@ def attention(
     (2, 4, 100, 32)
     """
     name = "marey.attention"
-    queries = to_numpy(name, "q", q)
-    keys = to_numpy(name, "k", k)
-    values = to_numpy(name, "v", v)
+    queries = to_array(name, "q", q)
+    keys = to_array_like(name, "k", k, queries)
+    values = to_array_like(name, "v", v, queries)
     left, right, alignment = limits(name, causal, window)
     shape = scores_shape(queries, keys)
-    added = None if bias is None else broadcast(name, "bias", bias, shape)
-    result = _cpu.attention(
+    added = None if bias is None else broadcast(name, "bias", bias, shape, queries)
+    result = kernels(name, queries).attention(
         queries,
         keys,
         values,
-        mask_or_none(name, mask, shape),
+        mask_or_none(name, mask, shape, queries),
         added,
         scale_or_default(name, queries, scale),
         softcap_or_zero(name, softcap),
@@ -127,7 +127,7 @@ def attention(
         right,
         alignment,
         return_lse,
-        None if out is None else to_numpy(name, "out", out),
+        None if out is None else to_array_like(name, "out", out, queries),
     )
     return returned(result, q, out, return_lse)
 
@@ -207,7 +207,7 @@ def attention_backward(
     arrays = {argument: to_numpy(name, argument, x) for argument, x in arguments.items()}
     left, right, alignment = limits(name, causal, window)
     shape = scores_shape(arrays["q"], arrays["k"])
-    added = None if bias is None else broadcast(name, "bias", bias, shape)
+    added = None if bias is None else broadcast(name, "bias", bias, shape, arrays["q"])
     grad_bias = None
     if bias_grad:
         if bias is None:
@@ -215,7 +215,7 @@ def attention_backward(
         grad_bias = np.zeros(to_numpy(name, "bias", bias).shape, to_numpy(name, "bias", bias).dtype)
     grads = _cpu.attention_backward(
         *arrays.values(),
-        mask_or_none(name, mask, shape),
+        mask_or_none(name, mask, shape, arrays["q"]),
         added,
         # The view is read-only, but the memory is ours: compiled code adds to it.
         None if grad_bias is None else np.broadcast_to(grad_bias, shape),

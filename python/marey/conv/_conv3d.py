@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _arguments
+from marey._arrays import from_numpy_like, kernels, to_array, to_array_like, zeros_like
 from marey.conv._options import Activation, Algorithm, Layout, Numbers, Padding, options
 
 
-def _optional(function: str, argument: str, array: Any) -> np.ndarray[Any, Any] | None:
-    return None if array is None else to_numpy(function, argument, array)
+def _optional(function: str, argument: str, array: Any, like: Any) -> Any:
+    return None if array is None else to_array_like(function, argument, array, like)
 
 
 def conv3d(
@@ -93,7 +93,7 @@ def conv3d(
     (1, 64, 16, 56, 56)
     """
     name = "marey.conv3d"
-    filters = to_numpy(name, "weight", weight)
+    filters = to_array(name, "weight", weight)
     checked = options(
         name,
         filters,
@@ -105,9 +105,10 @@ def conv3d(
         activation=activation,
         algorithm=algorithm,
     )
-    source = to_numpy(name, "x", x)
-    packed = _cpu.Conv3d(name, filters, _optional(name, "bias", bias), *checked.arguments())
-    result = packed(source, None, _optional(name, "out", out))
+    source = to_array_like(name, "x", x, filters)
+    added = _optional(name, "bias", bias, filters)
+    packed = kernels(name, filters).Conv3d(name, filters, added, *checked.arguments())
+    result = packed(source, None, _optional(name, "out", out, filters))
     return from_numpy_like(x)(result) if out is None else out
 
 
@@ -159,7 +160,7 @@ class Conv3d:
         activation: Activation = None,
         algorithm: Algorithm = "auto",
     ) -> None:
-        filters = to_numpy(self._name, "weight", weight)
+        filters = to_array(self._name, "weight", weight)
         checked = options(
             self._name,
             filters,
@@ -171,12 +172,14 @@ class Conv3d:
             activation=activation,
             algorithm=algorithm,
         )
-        added = _optional(self._name, "bias", bias)
-        self._packed = _cpu.Conv3d(self._name, filters, added, *checked.arguments())
+        added = _optional(self._name, "bias", bias, filters)
+        make = kernels(self._name, filters).Conv3d
+        self._packed: Any = make(self._name, filters, added, *checked.arguments())
+        self._like = zeros_like(filters, (0,), np.dtype(np.float32))
 
     @property
     def packed_bytes(self) -> int:
-        return self._packed.packed_bytes()
+        return int(self._packed.packed_bytes())
 
     def __call__(self, x: Any, *, out: Any = None) -> Any:
         """Convolve `x`.
@@ -190,8 +193,8 @@ class Conv3d:
         -------
         array
         """
-        source = to_numpy(self._name, "x", x)
-        result = self._packed(source, None, _optional(self._name, "out", out))
+        source = to_array_like(self._name, "x", x, self._like)
+        result = self._packed(source, None, _optional(self._name, "out", out, self._like))
         return from_numpy_like(x)(result) if out is None else out
 
     def workspace(self, shape: tuple[int, ...]) -> int:
@@ -200,6 +203,5 @@ class Conv3d:
         All threads together, with the number of threads that a call made now would use.
         """
         expected = "the shape of an input"
-        return self._packed.workspace(
-            list(_arguments.integers(self._name, "shape", shape, expected))
-        )
+        extents = list(_arguments.integers(self._name, "shape", shape, expected))
+        return int(self._packed.workspace(extents))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from marey import _arguments, _cpu
-from marey._arrays import to_numpy
+from marey import _arguments
+from marey._arrays import kernels, to_array, to_array_like
 
 Array = np.ndarray[Any, Any]
 
@@ -27,9 +27,9 @@ def rnn_cell(function: str, nonlinearity: str) -> int:
     return RNN_TANH if nonlinearity == "tanh" else RNN_RELU
 
 
-def optional(function: str, argument: str, array: Any) -> Array | None:
-    """Return an array that may be left out as NumPy's."""
-    return None if array is None else to_numpy(function, argument, array)
+def optional(function: str, argument: str, array: Any) -> Any:
+    """Return an array that may be left out as compiled code takes it."""
+    return None if array is None else to_array(function, argument, array)
 
 
 def pack(
@@ -40,13 +40,14 @@ def pack(
     bias_ih: Any = None,
     bias_hh: Any = None,
     peephole: Any = None,
-) -> _cpu.CellWeights:
+) -> Any:
     """Check and pack the weights of one layer and direction."""
-    return _cpu.CellWeights(
+    first = to_array(function, "weight_ih", weight_ih)
+    return kernels(function, first).CellWeights(
         function,
         cell,
-        to_numpy(function, "weight_ih", weight_ih),
-        to_numpy(function, "weight_hh", weight_hh),
+        first,
+        to_array_like(function, "weight_hh", weight_hh, first),
         optional(function, "bias_ih", bias_ih),
         optional(function, "bias_hh", bias_hh),
         optional(function, "peephole", peephole),
@@ -63,9 +64,9 @@ def lengths_array(function: str, lengths: Any) -> np.ndarray[Any, np.dtype[np.in
     return np.ascontiguousarray(array, np.int64)
 
 
-def time_first(function: str, argument: str, array: Any, batch_first: bool) -> Array:
+def time_first(function: str, argument: str, array: Any, batch_first: bool) -> Any:
     """Return an array of three axes as (T, N, ...), a view."""
-    source = to_numpy(function, argument, array)
+    source = to_array(function, argument, array)
     if source.ndim != 3:
         letters = "(N, T, I)" if batch_first else "(T, N, I)"
         raise ValueError(f"[{function}] {argument}: expected {letters}; found shape {source.shape}")

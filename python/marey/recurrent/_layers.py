@@ -59,6 +59,9 @@ class _Layers:
 
     def _take(self, weights: dict[str, Any], suffix: str) -> _cpu.CellWeights:
         """Pack one layer and direction, and take its arrays out of `weights`."""
+        for each in _NAMES:
+            if weights.get(each + suffix) is not None:
+                to_numpy(self._function, each + suffix, weights[each + suffix])
         for needed in _NAMES[:2]:
             if needed + suffix not in weights:
                 raise ValueError(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
-
-from marey._arrays import from_numpy_like
+from marey._arrays import empty_like, from_numpy_like
 from marey.recurrent import _call
 
 
@@ -30,7 +28,7 @@ def _run(
         target = _call.time_first(function, "out", out, batch_first)
     elif batch_first:
         T, N, _ = source.shape
-        target = np.empty((N, T, packed.hidden), source.dtype).swapaxes(0, 1)
+        target = empty_like(source, (N, T, packed.hidden), source.dtype).swapaxes(0, 1)
     else:
         target = None
     y, h_n, c_n, kept = packed.run(

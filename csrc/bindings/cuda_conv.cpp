@@ -1,0 +1,117 @@
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bindings/cuda_arrays.h"
+#include "bindings/cuda_register.h"
+#include "core/error.h"
+#include "ops/conv/conv_cuda.h"
+
+namespace marey::python {
+namespace {
+
+constexpr std::array<int, 5> kChannelsLast{0, 4, 1, 2, 3};
+
+// The axes in the order N, C, T, H, W.
+View in_order(const View& view, bool channels_last) {
+  if (!channels_last || view.ndim() != 5) return view;
+  View result = view;
+  for (int axis = 0; axis < 5; ++axis) {
+    const int from = kChannelsLast[static_cast<std::size_t>(axis)];
+    result.shape[axis] = view.shape[from];
+    result.stride(axis) = view.stride(from);
+  }
+  return result;
+}
+
+Conv3dOptions options_of(const Triple& stride, const std::array<int64_t, 6>& padding,
+                         const Triple& dilation, int64_t groups, int activation) {
+  Conv3dOptions options;
+  options.stride = stride;
+  options.dilation = dilation;
+  options.before = {padding[0], padding[2], padding[4]};
+  options.after = {padding[1], padding[3], padding[5]};
+  options.groups = groups;
+  options.activation = static_cast<Activation>(activation);
+  return options;
+}
+
+Shape with_history(const View& x, const std::optional<View>& past) {
+  Shape shape = x.shape;
+  if (past && shape.ndim == 5 && past->ndim() == 5) shape[2] += past->shape[2];
+  return shape;
+}
+
+// The shape of the result, in the layout of x; everything but `out` is checked.
+std::vector<int64_t> py_shape(const std::string& function, const py::handle& x,
+                              const py::handle& past, const py::handle& weight,
+                              const py::handle& bias, const Triple& stride,
+                              const std::array<int64_t, 6>& padding, const Triple& dilation,
+                              int64_t groups, bool channels_last, int activation) {
+  const View filters = device_view(function, "weight", weight);
+  const std::optional<View> added = optional_device_view(function, "bias", bias);
+  const Conv3dOptions options = options_of(stride, padding, dilation, groups, activation);
+  check_conv3d(function, filters, pointer(added), options);
+  const View source = in_order(device_view(function, "x", x), channels_last);
+  std::optional<View> before = optional_device_view(function, "state", past);
+  if (before) before = in_order(*before, channels_last);
+  for (const auto& [argument, view] : {std::pair{"x", &source}, {"state", pointer(before)}}) {
+    if (view != nullptr && view->dtype != filters.dtype) {
+      throw TypeError(function, argument, name(filters.dtype), name(view->dtype));
+    }
+  }
+  const Shape shape = conv3d_shape(function, with_history(source, before), filters.shape, options);
+  if (before) {
+    Shape expected = source.shape;
+    expected[2] = before->ndim() == 5 ? before->shape[2] : 0;
+    if (!(before->shape == expected)) {
+      throw ValueError(function, "state", "shape " + to_string(expected), to_string(before->shape));
+    }
+  }
+  if (!channels_last) return {shape[0], shape[1], shape[2], shape[3], shape[4]};
+  return {shape[0], shape[2], shape[3], shape[4], shape[1]};
+}
+
+void py_conv3d(const std::string& function, const py::handle& x, const py::handle& past,
+               const py::handle& weight, const py::handle& bias, const Triple& stride,
+               const std::array<int64_t, 6>& padding, const Triple& dilation, int64_t groups,
+               bool channels_last, int activation, const py::handle& out, const py::handle& queue) {
+  const View filters = device_view(function, "weight", weight);
+  const std::optional<View> added = optional_device_view(function, "bias", bias);
+  const Conv3dOptions options = options_of(stride, padding, dilation, groups, activation);
+  const View given = device_view(function, "x", x);
+  Shape shape;
+  for (const int64_t extent : py_shape(function, x, past, weight, bias, stride, padding, dilation,
+                                       groups, channels_last, activation)) {
+    shape.push_back(extent);
+  }
+  const View target = device_result(function, out, shape, given.dtype, given);
+  check_no_device_overlap(function, target, filters);
+  std::optional<View> before = optional_device_view(function, "state", past);
+  if (before) check_no_device_overlap(function, target, *before);
+  if (added) check_no_device_overlap(function, target, *added);
+  if (before) before = in_order(*before, channels_last);
+  const DeviceQueue where(queue);
+  // The views stay valid: the caller holds the arrays.
+  const py::gil_scoped_release release;
+  cuda::conv3d(*where, in_order(given, channels_last), pointer(before), filters, pointer(added),
+               options, in_order(target, channels_last));
+}
+
+}  // namespace
+
+void register_cuda_conv(py::module_& module) {
+  module.def("conv3d_shape", &py_shape, py::arg("function"), py::arg("x"), py::arg("past"),
+             py::arg("weight"), py::arg("bias"), py::arg("stride"), py::arg("padding"),
+             py::arg("dilation"), py::arg("groups"), py::arg("channels_last"),
+             py::arg("activation"));
+  module.def("conv3d", &py_conv3d, py::arg("function"), py::arg("x"), py::arg("past"),
+             py::arg("weight"), py::arg("bias"), py::arg("stride"), py::arg("padding"),
+             py::arg("dilation"), py::arg("groups"), py::arg("channels_last"),
+             py::arg("activation"), py::arg("out"), py::arg("queue"));
+}
+
+}  // namespace marey::python

@@ -1,0 +1,128 @@
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "bindings/cuda_arrays.h"
+#include "bindings/cuda_register.h"
+#include "core/error.h"
+#include "ops/recurrent/recurrent_cuda.h"
+
+namespace marey::python {
+namespace {
+
+constexpr Cell kCells[] = {Cell::lstm, Cell::gru, Cell::gru_before, Cell::rnn_tanh, Cell::rnn_relu};
+
+void check_shape(std::string_view function, const char* argument, const View& view,
+                 std::initializer_list<int64_t> extents) {
+  Shape expected;
+  for (const int64_t extent : extents) expected.push_back(extent);
+  bool fits = view.ndim() == expected.ndim;
+  for (int axis = 0; fits && axis < expected.ndim; ++axis) {
+    fits = expected[axis] < 0 || view.shape[axis] == expected[axis];
+  }
+  if (!fits) {
+    throw ValueError(function, argument, "shape " + to_string(expected) + " (-1: any)",
+                     to_string(view.shape));
+  }
+}
+
+// Views of one layer's weights; they must live as long.
+struct Weights {
+  View ih, hh;
+  std::optional<View> bias_ih, bias_hh;
+  cuda::RecurrentWeights layer;
+
+  Weights(const std::string& function, int cell, const py::handle& weight_ih,
+          const py::handle& weight_hh, const py::handle& first, const py::handle& second)
+      : ih(device_view(function, "weight_ih", weight_ih)),
+        hh(device_view(function, "weight_hh", weight_hh)),
+        bias_ih(optional_device_view(function, "bias_ih", first)),
+        bias_hh(optional_device_view(function, "bias_hh", second)) {
+    layer.cell = kCells[cell];
+    if (layer.cell == Cell::gru_before) {
+      throw ValueError(function, "reset", "'after' on a CUDA device", "'before'");
+    }
+    const int64_t gates = weight_gates(layer.cell);
+    if (ih.dtype == DType::u8) {
+      throw TypeError(function, "weight_ih", "float32, float64 or bfloat16", name(ih.dtype));
+    }
+    if (hh.ndim() != 2 || hh.shape[0] != gates * hh.shape[1]) {
+      throw ValueError(function, "weight_hh", "shape (" + std::to_string(gates) + " * H, H)",
+                       to_string(hh.shape));
+    }
+    check_shape(function, "weight_ih", ih, {hh.shape[0], -1});
+    if (bias_ih) check_shape(function, "bias_ih", *bias_ih, {hh.shape[0]});
+    if (bias_hh) check_shape(function, "bias_hh", *bias_hh, {hh.shape[0]});
+    for (const auto& [argument, view] : {std::pair<const char*, const View*>{"weight_hh", &hh},
+                                         {"bias_ih", pointer(bias_ih)},
+                                         {"bias_hh", pointer(bias_hh)}}) {
+      if (view != nullptr && view->dtype != ih.dtype) {
+        throw TypeError(function, argument, name(ih.dtype), name(view->dtype));
+      }
+    }
+    layer.ih = ih;
+    layer.hh = hh;
+    layer.bias_ih = pointer(bias_ih);
+    layer.bias_hh = pointer(bias_hh);
+  }
+};
+
+int64_t py_check(const std::string& function, int cell, const py::handle& weight_ih,
+                 const py::handle& weight_hh, const py::handle& bias_ih,
+                 const py::handle& bias_hh) {
+  const Weights weights(function, cell, weight_ih, weight_hh, bias_ih, bias_hh);
+  return weights.hh.shape[1];
+}
+
+int64_t py_workspace(const std::string& function, int cell, const py::handle& weight_ih,
+                     const py::handle& weight_hh, const py::handle& x) {
+  const Weights weights(function, cell, weight_ih, weight_hh, py::none(), py::none());
+  const View source = device_view(function, "x", x);
+  check_shape(function, "x", source, {-1, -1, weights.ih.shape[1]});
+  if (source.dtype != weights.ih.dtype) {
+    throw TypeError(function, "x", name(weights.ih.dtype), name(source.dtype));
+  }
+  return cuda::recurrent_workspace(weights.layer, source.shape[0], source.shape[1]);
+}
+
+void py_recurrent(const std::string& function, int cell, const py::handle& weight_ih,
+                  const py::handle& weight_hh, const py::handle& bias_ih, const py::handle& bias_hh,
+                  const py::handle& x, const py::handle& lengths, bool reverse, const py::handle& y,
+                  const py::handle& first, const py::handle& second, const py::handle& c,
+                  const py::handle& gates, const py::handle& queue) {
+  const Weights weights(function, cell, weight_ih, weight_hh, bias_ih, bias_hh);
+  cuda::RecurrentSequence sequence;
+  sequence.x = device_view(function, "x", x);
+  const int64_t hidden = weights.hh.shape[1];
+  const Shape shape{3, {sequence.x.shape[0], sequence.x.shape[1], hidden}};
+  sequence.y = device_result(function, y, shape, weights.ih.dtype, sequence.x);
+  for (const View* input : {&weights.ih, &weights.hh}) {
+    check_no_device_overlap(function, sequence.y, *input);
+  }
+  sequence.lengths = static_cast<const int64_t*>(workspace_pointer(lengths));
+  sequence.reverse = reverse;
+  sequence.state[0] = workspace_pointer(first);
+  sequence.state[1] = workspace_pointer(second);
+  sequence.c = workspace_pointer(c);
+  sequence.gates = workspace_pointer(gates);
+  const DeviceQueue where(queue);
+  // The views stay valid: the caller holds the arrays.
+  const py::gil_scoped_release release;
+  cuda::run_recurrent(*where, weights.layer, sequence);
+}
+
+}  // namespace
+
+void register_cuda_recurrent(py::module_& module) {
+  module.def("recurrent_check", &py_check, py::arg("function"), py::arg("cell"),
+             py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"));
+  module.def("recurrent_workspace", &py_workspace, py::arg("function"), py::arg("cell"),
+             py::arg("weight_ih"), py::arg("weight_hh"), py::arg("x"));
+  module.def("recurrent", &py_recurrent, py::arg("function"), py::arg("cell"), py::arg("weight_ih"),
+             py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("x"),
+             py::arg("lengths"), py::arg("reverse"), py::arg("y"), py::arg("first"),
+             py::arg("second"), py::arg("c"), py::arg("gates"), py::arg("queue"));
+}
+
+}  // namespace marey::python
