@@ -9,6 +9,7 @@
 #include "bindings/register.h"
 #include "core/error.h"
 #include "ops/conv/conv3d.h"
+#include "ops/conv/conv3d_backward.h"
 
 namespace marey::python {
 namespace {
@@ -120,6 +121,54 @@ class PyConv3d {
   std::optional<Conv3d> conv_;
 };
 
+// (grad_x, grad_weight, grad_bias), each None if it is not needed.
+py::tuple py_conv3d_backward(const py::object& grad, const py::object& x, const py::object& weight,
+                             const Triple& stride, const Six& padding, const Triple& dilation,
+                             int64_t groups, bool channels_last, int algorithm,
+                             const std::array<bool, 3>& needs) {
+  constexpr std::string_view kName = "marey.conv3d_backward";
+  const Conv3dOptions options = make_options(stride, padding, dilation, groups, 0, algorithm);
+  const View gradient = in_order(view_of(kName, "grad", grad, kAccepted), channels_last);
+  const View source = view_of(kName, "x", x, kAccepted);
+  const View inputs = in_order(source, channels_last);
+  const View filters = view_of(kName, "weight", weight, kAccepted);
+  conv3d_shape(kName, inputs.shape, filters.shape, options);
+  if (inputs.dtype == DType::u8) {
+    throw TypeError(kName, "x", "float32, float64 or bfloat16", name(inputs.dtype));
+  }
+  if (filters.dtype != inputs.dtype) {
+    throw TypeError(kName, "weight", name(inputs.dtype), name(filters.dtype));
+  }
+  py::object grad_x = py::none();
+  py::object grad_weight = py::none();
+  py::object grad_bias = py::none();
+  std::array<View, 3> to;
+  if (needs[0]) {
+    grad_x = new_array(source.shape, source.dtype);
+    to[0] = in_order(view_of(kName, "grad_x", grad_x, kAccepted), channels_last);
+  }
+  if (needs[1]) {
+    grad_weight = new_array(filters.shape, source.dtype);
+    to[1] = view_of(kName, "grad_weight", grad_weight, kAccepted);
+  }
+  if (needs[2]) {
+    Shape shape;
+    shape.push_back(filters.shape[0]);
+    grad_bias = new_array(shape, source.dtype);
+    to[2] = view_of(kName, "grad_bias", grad_bias, kAccepted);
+  }
+  {
+    // The views stay valid: the arguments are held by the caller, the results by this frame.
+    const py::gil_scoped_release release;
+    if (needs[0]) conv3d_backward_input(gradient, filters, options, to[0]);
+    if (needs[1] || needs[2]) {
+      conv3d_backward_weight(gradient, inputs, filters.shape, options,
+                             needs[1] ? &to[1] : nullptr, needs[2] ? &to[2] : nullptr);
+    }
+  }
+  return py::make_tuple(grad_x, grad_weight, grad_bias);
+}
+
 }  // namespace
 
 void register_conv(py::module_& module) {
@@ -133,6 +182,9 @@ void register_conv(py::module_& module) {
       .def("workspace", &PyConv3d::workspace, py::arg("shape"))
       .def("algorithm", &PyConv3d::algorithm, py::arg("shape"))
       .def("packed_bytes", &PyConv3d::packed_bytes);
+  module.def("conv3d_backward", &py_conv3d_backward, py::arg("grad"), py::arg("x"),
+             py::arg("weight"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
+             py::arg("groups"), py::arg("channels_last"), py::arg("algorithm"), py::arg("needs"));
 }
 
 }  // namespace marey::python

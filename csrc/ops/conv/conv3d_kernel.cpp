@@ -234,7 +234,7 @@ class Direct {
       for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
         for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
           const int64_t taps = place_.list_taps(b_, t, h, pitch, pitch * lanes, merged_, taps_);
-          conv_row(tiles, positions_, lanes, window_, place_.width.step * pitch, taps_, taps, run,
+          conv_row(tiles, positions_, lanes, window_, place_.width.step * pitch, 1, taps_, taps, run,
                    weights, sums, !first);
           if (last) {
             finish_sums<C>(sums, positions_, lanes, b_.bias != nullptr ? bias_ + lane : nullptr,

@@ -27,10 +27,11 @@ struct TapAt {
   int64_t weight;
 };
 
+// Rows of the inputs lie `stride` items apart, their depth `step`.
 template <int kRows, int NV, class T>
-[[gnu::noinline, gnu::flatten]] void conv_tile(const T* input, int64_t stride, const TapAt* taps,
-                                               int64_t count, int64_t depth, const T* weight,
-                                               SumOf<T>* out, bool accumulate) {
+[[gnu::noinline, gnu::flatten]] void conv_tile(const T* input, int64_t stride, int64_t step,
+                                               const TapAt* taps, int64_t count, int64_t depth,
+                                               const T* weight, SumOf<T>* out, bool accumulate) {
   using V = Vec<SumOf<T>>;
   constexpr int W = kLanesOf<T>;
   constexpr int64_t kPitch = NV * W;
@@ -45,8 +46,7 @@ template <int kRows, int NV, class T>
   for (int64_t tap = 0; tap < count; ++tap) {
     const T* a = input + taps[tap].input;
     const T* b = weight + taps[tap].weight;
-    const T* const end = a + depth;
-    for (; a != end; ++a, b += kPitch) {
+    for (int64_t k = depth; k > 0; --k, a += step, b += kPitch) {
       decltype(Step<T>::row(b)) row[NV];
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + j * W);
@@ -66,8 +66,8 @@ template <int kRows, int NV, class T>
 }
 
 template <class T>
-using ConvTile = void (*)(const T*, int64_t, const TapAt*, int64_t, int64_t, const T*, SumOf<T>*,
-                          bool);
+using ConvTile = void (*)(const T*, int64_t, int64_t, const TapAt*, int64_t, int64_t, const T*,
+                          SumOf<T>*, bool);
 
 template <class T, int NV, int... kRows>
 constexpr void fill_tiles(ConvTile<T> (&table)[kConvRows + 1],
@@ -85,15 +85,15 @@ struct ConvTiles {
   }
 };
 
-// A row of positions: inputs `stride` items apart, the sums of one after the other.
+// Any number of rows, their sums one after the other.
 template <class T>
 inline void conv_row(const ConvTile<T>* tiles, int64_t positions, int64_t pitch, const T* input,
-                     int64_t stride, const TapAt* taps, int64_t count, int64_t depth,
-                     const T* weight, SumOf<T>* out, bool accumulate) {
+                     int64_t stride, int64_t step, const TapAt* taps, int64_t count,
+                     int64_t depth, const T* weight, SumOf<T>* out, bool accumulate) {
   int64_t parts = (positions + kConvRows - 1) / kConvRows;
   for (int64_t left = positions; left > 0; --parts) {
     const int64_t rows = (left + parts - 1) / parts;
-    tiles[rows](input, stride, taps, count, depth, weight, out, accumulate);
+    tiles[rows](input, stride, step, taps, count, depth, weight, out, accumulate);
     input += rows * stride;
     out += rows * pitch;
     left -= rows;

@@ -242,7 +242,7 @@ class Winograd {
           if (frame < 0 || frame >= p_.in[0]) continue;
           taps_[count++] = {(frame - first_frame_) * tiles_ * pitch_, i * p_.channels * lanes};
         }
-        conv_row(kTiles.of[lanes / W - 1], tiles_, lanes, inputs_ + q * input_plane_, pitch_, taps_,
+        conv_row(kTiles.of[lanes / W - 1], tiles_, lanes, inputs_ + q * input_plane_, pitch_, 1, taps_,
                  count, p_.channels, weights, sums_ + q * sums_plane_ + t * tiles_ * lanes, false);
       }
     }
