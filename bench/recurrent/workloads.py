@@ -92,7 +92,7 @@ def _forward(kind: str, size: tuple[int, ...], dtype: str) -> Workload:
 
 def _ragged() -> Workload:
     inputs = layer("LSTM", RAGGED, "float32", ragged=True)
-    N, _, I, H = RAGGED
+    _N, _, I, H = RAGGED
     assert inputs[0].lengths is not None
     return Workload(
         name=f"LSTM {'x'.join(map(str, RAGGED))} ragged",

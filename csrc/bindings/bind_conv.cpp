@@ -162,8 +162,8 @@ py::tuple py_conv3d_backward(const py::object& grad, const py::object& x, const 
     const py::gil_scoped_release release;
     if (needs[0]) conv3d_backward_input(gradient, filters, options, to[0]);
     if (needs[1] || needs[2]) {
-      conv3d_backward_weight(gradient, inputs, filters.shape, options,
-                             needs[1] ? &to[1] : nullptr, needs[2] ? &to[2] : nullptr);
+      conv3d_backward_weight(gradient, inputs, filters.shape, options, needs[1] ? &to[1] : nullptr,
+                             needs[2] ? &to[2] : nullptr);
     }
   }
   return py::make_tuple(grad_x, grad_weight, grad_bias);

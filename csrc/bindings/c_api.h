@@ -6,9 +6,10 @@
 
 namespace marey::python {
 
-#define MAREY_C_API(F)                                                                           \
-  F(last_error)                                                                                  \
-  F(down) F(up) F(down_adjoint) F(up_adjoint) F(laplacian) F(collapse) F(sosfilt) F(sosfiltfilt) \
+#define MAREY_C_API(F)                                                                   \
+  F(last_error)                                                                          \
+  F(down)                                                                                \
+  F(up) F(down_adjoint) F(up_adjoint) F(laplacian) F(collapse) F(sosfilt) F(sosfiltfilt) \
       F(convolve) F(median_filter) F(median) F(ideal_bandpass) F(attention_defaults) F(attention)
 
 struct CApi {

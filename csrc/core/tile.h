@@ -247,8 +247,8 @@ inline void store_pairs(Pair* p, const Vec<float>& even, const Vec<float>& odd) 
       0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512bh both = _mm512_cvtne2ps_pbh(static_cast<__m512>(odd), static_cast<__m512>(even));
-  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved),
-                                                  std::bit_cast<__m512i>(both)));
+  _mm512_storeu_si512(
+      p, _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved), std::bit_cast<__m512i>(both)));
 #else
   store(reinterpret_cast<uint32_t*>(p), narrow_bits(even) | (narrow_bits(odd) << 16));
 #endif

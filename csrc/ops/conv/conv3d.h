@@ -70,8 +70,9 @@ struct ConvProblem {
   int64_t channels = 0;
   int64_t filters = 0;
   int64_t chunk = 0;  // channels that are summed before the next: a rounding order
-  bool depthwise = false;  // a filter for each channel: `channels` of them, one product for each tap
-  int64_t tile = 1;        // blocks start at multiples of it along H and W
+  bool depthwise =
+      false;         // a filter for each channel: `channels` of them, one product for each tap
+  int64_t tile = 1;  // blocks start at multiples of it along H and W
 
   int64_t tap_count() const { return taps[0].count * taps[1].count * taps[2].count; }
 };

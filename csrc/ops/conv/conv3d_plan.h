@@ -1,7 +1,7 @@
 #pragma once
 // A convolution between arrays whose geometry somebody else has worked out: the forward one, and
-// each phase of the gradient of the input. Chooses the algorithm, packs the weights, cuts the output
-// into blocks, and hands them to threads.
+// each phase of the gradient of the input. Chooses the algorithm, packs the weights, cuts the
+// output into blocks, and hands them to threads.
 #include <vector>
 
 #include "core/buffer.h"

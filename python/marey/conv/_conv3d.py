@@ -35,8 +35,8 @@ def conv3d(
         y_{nkthw} = f\Bigl(b_k + \sum_{cijl} w_{kcijl}\;
         x_{n,\,c,\,t s_T + i d_T - p_T,\,h s_H + j d_H - p_H,\,w s_W + l d_W - p_W}\Bigr)
 
-    with stride s, dilation d and padding p; x is 0 outside. The result does not depend on the number
-    of threads.
+    with stride s, dilation d and padding p; x is 0 outside. The result does not depend on the
+    number of threads.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def conv3d(
         Of T, H and W.
     padding : int, (int, int, int), three pairs, "same" or "valid"
         Zeros before and after T, H and W; a pair says both. ``"same"``, with stride 1, makes the
-        result as large as `x`: of an odd number of zeros the larger half comes after. ``"valid"`` is
-        0.
+        result as large as `x`: of an odd number of zeros the larger half comes after. ``"valid"``
+        is 0.
     groups : int
         Filters of each group see the channels of that group only; C filters in C groups are a
         depthwise convolution.

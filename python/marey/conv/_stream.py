@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from marey.conv._options import Activation, Layout, Numbers, Padding
+if TYPE_CHECKING:
+    from marey.conv._options import Activation, Layout, Numbers, Padding
 
 
 def causal_conv3d(
