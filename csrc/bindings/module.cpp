@@ -47,6 +47,7 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   marey::python::register_steerable(module);
   marey::python::register_temporal(module);
   marey::python::register_attention(module);
+  marey::python::register_linear(module);
   marey::python::register_magnification(module);
   marey::python::register_pulse(module);
   marey::python::register_background(module);

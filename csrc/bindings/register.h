@@ -8,6 +8,7 @@ void register_pyramid(pybind11::module_& module);
 void register_steerable(pybind11::module_& module);
 void register_temporal(pybind11::module_& module);
 void register_attention(pybind11::module_& module);
+void register_linear(pybind11::module_& module);
 void register_magnification(pybind11::module_& module);
 void register_pulse(pybind11::module_& module);
 void register_background(pybind11::module_& module);
