@@ -7,6 +7,7 @@ DATA is the folder with the clips (baby.mp4, crane_crop.mp4, face.mp4, guitar.mp
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -149,7 +150,63 @@ def guitar(data: Path) -> None:
     )
 
 
+# Runs in its own interpreter, whose peak it prints. torch is imported for both: what that takes
+# is no part of the difference.
+ATTENTION = """
+import sys
+import numpy as np, torch
+from marey.attention import attention
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+L = int(sys.argv[2])
+q, k, v = np.random.default_rng(0).standard_normal((3, 1, 1, L, 64), np.float32)
+sdpa = torch.nn.functional.scaled_dot_product_attention
+def run(q, k, v):
+    if sys.argv[1] == "marey":
+        return attention(q, k, v)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad():
+        return sdpa(*map(torch.from_numpy, (q, k, v)))
+run(q[:, :, :64], k[:, :, :64], v[:, :, :64])
+before = peak()
+run(q, k, v)
+print((peak() - before) / 1024)
+"""
+
+
+def attention_memory(_: Path) -> None:
+    """Draw the memory that attention takes beside its operands, against the length."""
+    lengths = [1024, 2048, 4096, 8192, 16384, 32768, 65536]
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    for name, label, most in (("torch", "torch, math", 16384), ("marey", "marey", 65536)):
+        shown = [n for n in lengths if n <= most]
+        peaks = []
+        for length in shown:
+            run = subprocess.run(
+                [sys.executable, "-c", ATTENTION, name, str(length)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            peaks.append(max(float(run.stdout), 0.1))
+            print(f"{label}, L = {length}: {peaks[-1]:.1f} MiB")
+        axis.loglog(shown, peaks, "o-", label=label)
+    axis.loglog(
+        lengths, [n * 64 * 4 / 2**20 for n in lengths], ":", color="gray", label="the result"
+    )
+    axis.set_xticks(lengths, [f"{n:,}" for n in lengths], fontsize=8)
+    axis.minorticks_off()
+    axis.set_xlabel("queries and keys")
+    axis.set_ylabel("MiB beside q, k and v")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(IMAGES / "attention_memory.png", dpi=80)
+    plt.close(figure)
+
+
 PICTURES = {
+    "attention_memory": attention_memory,
     "baby": baby,
     "pulse": pulse,
     "background": background,

@@ -383,6 +383,30 @@ class TestSpaceTime:
         assert space_time_attention(*cropped[:3], axis, out=cropped[3]) is cropped[3]
         np.testing.assert_allclose(cropped[3], out, atol=1e-6)
 
+    @pytest.mark.parametrize("axis", ["time", "space", "joint"])
+    def test_class_token(self, axis: Any, rng: np.random.Generator) -> None:
+        B, T, H, W, h, D = 2, 5, 3, 4, 2, 8
+        q, k, v = rng.standard_normal((3, B, T, H, W, h, D)).astype(np.float32)
+        token = rng.standard_normal((3, B, h, D)).astype(np.float32)
+        out, of_class = space_time_attention(q, k, v, axis, class_token=tuple(token))
+        order = {"time": "bhwntd", "space": "btnhwd", "joint": "bnthwd"}[axis]
+
+        def sequences(x: NDArray[Any], one: NDArray[Any], order: str) -> NDArray[Any]:
+            y = np.einsum(f"bthwnd->{order}", x)
+            head = order.index("n")
+            y = y.reshape(*y.shape[: head + 1], -1, D)
+            more = one.reshape(B, *[1] * (head - 1), h, 1, D)
+            return np.concatenate([y, np.broadcast_to(more, (*y.shape[:-2], 1, D))], axis=-2)
+
+        arrays = [sequences(x, one, order) for x, one in zip((q, k, v), token, strict=True)]
+        expected = reference.attention(*arrays)[..., :-1, :]
+        found = np.einsum(f"bthwnd->{order}", out).reshape(expected.shape)
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+        arrays = [sequences(x, one, "bnthwd") for x, one in zip((q, k, v), token, strict=True)]
+        np.testing.assert_allclose(of_class, reference.attention(*arrays)[:, :, -1], atol=2e-6)
+        with pytest.raises(ValueError, match="class_token: expected shape"):
+            space_time_attention(q, k, v, axis, class_token=tuple(token[:, :, :1]))
+
     def test_causal_in_time(self, rng: np.random.Generator) -> None:
         q, k, v = rng.standard_normal((3, 1, 9, 2, 2, 1, 8)).astype(np.float32)
         whole = space_time_attention(q, k, v, "time", causal=True)

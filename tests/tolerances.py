@@ -76,6 +76,13 @@ FLOAT = {
         "sums in another order, and tanh and sigmoid within 6 units of the last place, which the "
         "recursion hands on; the scale is that of the states, 1",
     ),
+    "linear": Bound(
+        4, "products in another order than the reference's; the scale is the sum of their sizes"
+    ),
+    "layer_norm": Bound(4, "sums in another order; a value of the result is at most some units"),
+    "layer_norm_backward": Bound(
+        8, "three sums along each row, and of the weight's along all rows, in another order"
+    ),
     "magnification": Bound(
         8,
         "the whole chain, whose linear steps are taken in another order; it amplifies its own "

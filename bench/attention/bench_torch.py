@@ -6,6 +6,7 @@ Along time and space its layout demands permuted copies; a ragged batch is padde
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -16,22 +17,54 @@ torch = pytest.importorskip("torch")
 sdpa = torch.nn.functional.scaled_dot_product_attention
 
 
+def _tensor(array: Any) -> Any:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _array(tensor: Any) -> Any:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
 def _program(call: Callable[[], Any]) -> Program:
     def without_gradients() -> Any:
         with torch.no_grad():
-            return call().numpy()
+            return _array(call())
 
     return Program(without_gradients)
 
 
 def full(*qkv: Any) -> Program:
-    q, k, v = map(torch.from_numpy, qkv)
+    q, k, v = map(_tensor, qkv)
     return _program(lambda: sdpa(q, k, v))
 
 
 def causal(*qkv: Any) -> Program:
-    q, k, v = map(torch.from_numpy, qkv)
+    q, k, v = map(_tensor, qkv)
     return _program(lambda: sdpa(q, k, v, is_causal=True))
+
+
+def gradients(*arrays: Any, is_causal: bool = False) -> Program:
+    *qkv, grad = map(_tensor, arrays)
+
+    def call() -> Any:
+        leaves = [x.detach().requires_grad_() for x in qkv]
+        sdpa(*leaves, is_causal=is_causal).backward(grad)
+        return [_array(x.grad) for x in leaves]
+
+    return Program(call)
+
+
+def causal_gradients(*arrays: Any) -> Program:
+    return gradients(*arrays, is_causal=True)
+
+
+def linear(*arrays: Any) -> Program:
+    x, weight, bias = map(_tensor, arrays)
+    return _program(lambda: torch.nn.functional.linear(x, weight, bias))
 
 
 def divided(*qkv: Any) -> Program:
@@ -74,7 +107,19 @@ def ragged(*qkv: Any) -> Program:
 TORCH = Peer(
     name="torch",
     version=torch.__version__,
-    programs={"full": full, "causal": causal, "divided": divided, "ragged": ragged},
+    programs={
+        "full": full,
+        "causal": causal,
+        "divided": divided,
+        "ragged": ragged,
+        "gradients": gradients,
+        "causal gradients": causal_gradients,
+        "linear": linear,
+        "full bfloat16": full,
+        "causal bfloat16": causal,
+        "gradients bfloat16": gradients,
+        "linear bfloat16": linear,
+    },
     set_threads=torch.set_num_threads,
 )
 

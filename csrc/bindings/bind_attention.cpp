@@ -37,13 +37,15 @@ py::object py_attention(const py::object& q, const py::object& k, const py::obje
                         const py::object& mask, const py::object& bias, double scale,
                         double softcap, const std::optional<int64_t>& left,
                         const std::optional<int64_t>& right, int alignment, bool return_lse,
-                        const py::object& out) {
+                        const py::object& out, const py::object& more_k, const py::object& more_v) {
   constexpr std::string_view kName = "marey.attention";
   const View queries = view_of(kName, "q", q, {.bfloat16 = true});
   const View keys = view_of(kName, "k", k, {.bfloat16 = true});
   const View values = view_of(kName, "v", v, {.bfloat16 = true});
   const std::optional<View> allowed = optional_view(kName, "mask", mask);
   const std::optional<View> added = optional_view(kName, "bias", bias);
+  const std::optional<View> more_keys = optional_view(kName, "more_k", more_k);
+  const std::optional<View> more_values = optional_view(kName, "more_v", more_v);
   if (queries.ndim() < 3) {
     throw ValueError(kName, "q", "shape (..., h, L, D)", to_string(queries.shape));
   }
@@ -71,7 +73,7 @@ py::object py_attention(const py::object& q, const py::object& k, const py::obje
     // The views stay valid: the arguments are held by the caller, the results by this frame.
     const py::gil_scoped_release release;
     attention(queries, keys, values, pointer(allowed), pointer(added), options, target,
-              pointer(lse));
+              pointer(lse), pointer(more_keys), pointer(more_values));
   }
   if (!return_lse) return result;
   return py::make_tuple(result, normaliser);
@@ -271,7 +273,8 @@ py::array py_vector_math(const std::string& function, const py::object& x) {
 void register_attention(py::module_& module) {
   module.def("attention", &py_attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("mask"),
              py::arg("bias"), py::arg("scale"), py::arg("softcap"), py::arg("left"),
-             py::arg("right"), py::arg("alignment"), py::arg("return_lse"), py::arg("out"));
+             py::arg("right"), py::arg("alignment"), py::arg("return_lse"), py::arg("out"),
+             py::arg("more_k") = py::none(), py::arg("more_v") = py::none());
   module.def("attention_varlen", &py_attention_varlen, py::arg("q"), py::arg("k"), py::arg("v"),
              py::arg("cu_seqlens_q"), py::arg("cu_seqlens_k"), py::arg("scale"), py::arg("softcap"),
              py::arg("left"), py::arg("right"), py::arg("alignment"), py::arg("return_lse"),

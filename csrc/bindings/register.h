@@ -11,6 +11,7 @@ void register_attention(pybind11::module_& module);
 void register_conv(pybind11::module_& module);
 void register_pool(pybind11::module_& module);
 void register_recurrent(pybind11::module_& module);
+void register_linear(pybind11::module_& module);
 void register_magnification(pybind11::module_& module);
 void register_pulse(pybind11::module_& module);
 void register_background(pybind11::module_& module);

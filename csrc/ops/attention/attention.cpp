@@ -46,6 +46,8 @@ struct Call {
   const View* bias;
   const View& out;
   const View* lse;
+  const View* more_k;
+  const View* more_v;
   AttentionRows common{};
   int axis = 0;  // of the heads
   int64_t group = 1;
@@ -62,6 +64,8 @@ struct Call {
     part.bias = operand_of(bias, axis, batch, head * group);
     part.out = operand_of(&out, axis, batch, head * group);
     part.lse = operand_of(lse, axis, batch, head * group);
+    part.more_k = operand_of(more_k, axis, batch, head);
+    part.more_v = operand_of(more_v, axis, batch, head);
   }
 };
 
@@ -135,10 +139,11 @@ std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t 
 }
 
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
-               const AttentionOptions& options, const View& out, const View* lse) {
+               const AttentionOptions& options, const View& out, const View* lse,
+               const View* more_k, const View* more_v) {
   check_attention("marey.attention", q, k, v, mask, bias, options, out, lse);
   const int axis = q.ndim() - 3;
-  Call call{q, k, v, mask, bias, out, lse};
+  Call call{q, k, v, mask, bias, out, lse, more_k, more_v};
   call.axis = axis;
   call.key_heads = k.shape[axis];
   AttentionRows& all = call.common;
@@ -152,6 +157,12 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   all.right = options.right;
   all.offset = options.alignment == Alignment::bottom_right ? all.keys - all.queries : 0;
 
+  if (more_k != nullptr) {
+    const int64_t heads = call.key_heads;
+    check_shape("marey.attention", "more_k", *more_k, q, {heads, 1, all.depth}, "h_kv, 1, D");
+    check_shape("marey.attention", "more_v", *more_v, q, {heads, 1, all.value_depth},
+                "h_kv, 1, Dv");
+  }
   int64_t problems = call.key_heads;
   for (int a = 0; a < axis; ++a) problems *= q.shape[a];
   if (problems == 0 || q.shape[axis] == 0 || all.queries == 0) return;
@@ -160,7 +171,8 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   const auto adjacent = [&](const View& x) {
     return x.shape[axis + 2] <= 1 || x.stride(axis + 2) == item_size(x.dtype);
   };
-  if (rows <= kDecodeRows && adjacent(k) && adjacent(v)) return attend_few(call, problems, rows);
+  if (rows <= kDecodeRows && more_k == nullptr && adjacent(k) && adjacent(v))
+    return attend_few(call, problems, rows);
 
   const int64_t block = rows_of_call(problems, rows);
   const int64_t blocks = (rows + block - 1) / block;

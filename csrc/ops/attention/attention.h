@@ -40,7 +40,8 @@ struct AttentionOptions {
 // overlap no input. Each thread's scratch is at most 256 rows of q and out, and 128 keys and
 // values, in the type of the computation.
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
-               const AttentionOptions& options, const View& out, const View* lse);
+               const AttentionOptions& options, const View& out, const View* lse,
+               const View* more_k = nullptr, const View* more_v = nullptr);
 
 // Sequences of different lengths, packed one after the other: q (total_q, h, D), k (total_k, h_kv,
 // D), v (total_k, h_kv, Dv), out (total_q, h, Dv), lse null or (total_q, h). Queries
@@ -62,6 +63,8 @@ struct AttentionOperand {
 // head, one head after the other.
 struct AttentionRows {
   AttentionOperand q, k, v, mask, bias, out, lse;
+  // One more key that every query sees, whatever the mask and the limits: null or a row each.
+  AttentionOperand more_k, more_v;
   int64_t queries, keys, depth, value_depth;
   int64_t begin, end;
   double scale, softcap;

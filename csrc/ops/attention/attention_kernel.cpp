@@ -35,7 +35,7 @@ class Block {
   static constexpr int kStep = kPairs ? 2 : 1;  // items of the depth in a unit
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
 
-  explicit Block(const AttentionRows& p) : p_(p), queries_(p) {
+  explicit Block(const AttentionRows& p) : p_(p), queries_(p_) {
     const int64_t lanes = up_to_multiple<int64_t>(p.end - p.begin, W);
     units_ = (p.depth + kStep - 1) / kStep;
     std::byte* memory = p.scratch;
@@ -81,6 +81,7 @@ class Block {
       queries_.template for_each_panel<W>(
           [&]<int NV>(const Panel& panel) { attend<NV>(panel, block); });
     }
+    if (p_.more_k.data != nullptr) attend_one_more();
     queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) { finish(panel, NV); });
   }
 
@@ -129,6 +130,21 @@ class Block {
       copy_rows<T, S>(values(block.first), p_.v.row, p_.v.item, block.count(), p_.value_depth,
                       values_);
     }
+  }
+
+  // A key that every query sees, as a block of its own.
+  void attend_one_more() {
+    p_.k = p_.more_k;
+    p_.v = p_.more_v;
+    p_.mask = p_.bias = {};
+    p_.keys = 1;
+    p_.left = p_.right = AttentionOptions::kUnlimited;
+    queries_ = Queries(p_);
+    keys_in_place_ = values_in_place_ = false;
+    const Range block{0, 1};
+    pack(block);
+    queries_.template for_each_panel<W>(
+        [&]<int NV>(const Panel& panel) { attend<NV>(panel, block); });
   }
 
   template <int NV>
@@ -259,8 +275,8 @@ class Block {
     }
   }
 
-  const AttentionRows& p_;
-  const Queries queries_;
+  AttentionRows p_;
+  Queries queries_;
   int64_t units_;
   T factor_;
   bool late_factor_;  // the factor comes with the exponential

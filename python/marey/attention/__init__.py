@@ -7,15 +7,40 @@ bfloat16 (`ml_dtypes.bfloat16`), which is computed in float32.
 """
 
 from marey.attention._cache import KVCache
+from marey.attention._linear import (
+    Linear,
+    layer_norm,
+    layer_norm_backward,
+    linear,
+    linear_backward,
+)
+from marey.attention._positions import rotary, sinusoidal_positions
 from marey.attention._softmax import attention, attention_backward
 from marey.attention._space_time import space_time_attention
+from marey.attention._transformer import (
+    MultiHeadAttention,
+    TransformerBlock,
+    multi_head_attention,
+    transformer_block,
+)
 from marey.attention._varlen import attention_varlen, attention_varlen_backward
 
 __all__ = [
     "KVCache",
+    "Linear",
+    "MultiHeadAttention",
+    "TransformerBlock",
     "attention",
     "attention_backward",
     "attention_varlen",
     "attention_varlen_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear",
+    "linear_backward",
+    "multi_head_attention",
+    "rotary",
+    "sinusoidal_positions",
     "space_time_attention",
+    "transformer_block",
 ]

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from marey import _cpu
 from marey._arrays import from_numpy_like, to_numpy
-from marey.attention._softmax import attention
+from marey.attention._options import limits, scale_or_default, softcap_or_zero
 
 # The axes that become the sequence, by name: (B, T, H, W, h, D) -> (batch..., h, sequence..., D).
 _SPACE_TIME = {"time": (0, 2, 3, 4, 1, 5), "space": (0, 1, 4, 2, 3, 5), "joint": (0, 4, 1, 2, 3, 5)}
@@ -32,6 +33,7 @@ def space_time_attention(
     causal: bool = False,
     scale: float | None = None,
     softcap: float | None = None,
+    class_token: tuple[Any, Any, Any] | None = None,
     out: Any = None,
 ) -> Any:
     """Compute attention within a video, along time, space, or both.
@@ -53,12 +55,17 @@ def space_time_attention(
         Whether no frame sees a later one: only with ``"time"``.
     scale, softcap
         As for `attention`.
+    class_token : tuple of three arrays, (B, h, D), optional
+        Query, key and value of one token that belongs to no place: every query sees its key beside
+        those along `axis`, and its query attends to all of the video and itself.
     out : array, (B, T, H, W, h, Dv), optional
         Where to write the result.
 
     Returns
     -------
     array, (B, T, H, W, h, Dv)
+    class_out : array, (B, h, Dv)
+        Only with `class_token`.
 
     Raises
     ------
@@ -95,9 +102,45 @@ def space_time_attention(
     target = np.empty(shape, arrays[0].dtype) if given is None else given
     sequences = [_as_sequences(x, axis) for x in arrays]
     view = _as_sequences(target, axis)
-    attention(*sequences, causal=causal, scale=scale, softcap=softcap, out=view)
-    if given is None:
-        return from_numpy_like(q)(target)
-    if not np.may_share_memory(view, given):
-        given[...] = view.swapaxes(-2, -3).reshape(shape)
-    return out
+    token = None if class_token is None else _class_token(name, class_token, arrays)
+    more = [None, None] if token is None else [_for_all(x, view.shape[:-3]) for x in token[1:]]
+    left, right, alignment = limits(name, causal, None)
+    factor, cap = scale_or_default(name, arrays[0], scale), softcap_or_zero(name, softcap)
+    _cpu.attention(*sequences, None, None, factor, cap, left, right, alignment, False, view, *more)
+    if not np.may_share_memory(view, target):
+        target[...] = view.swapaxes(-2, -3).reshape(shape)
+    convert = from_numpy_like(q)
+    result = convert(target) if given is None else out
+    if token is None:
+        return result
+    of_class = np.empty((*token[0].shape[:2], 1, shape[5]), arrays[0].dtype)
+    whole = [_as_sequences(x, "joint") for x in arrays[1:]]
+    more = [x[:, :, None] for x in token[1:]]
+    _cpu.attention(
+        token[0][:, :, None], *whole, None, None, factor, cap, None, None, 0, False, of_class, *more
+    )
+    return result, convert(of_class[:, :, 0])
+
+
+def _class_token(
+    name: str, class_token: tuple[Any, Any, Any], arrays: list[np.ndarray[Any, Any]]
+) -> list[np.ndarray[Any, Any]]:
+    """Return query (B, h, D), key and value."""
+    if len(class_token) != 3:
+        raise ValueError(
+            f"[{name}] class_token: expected a query, a key and a value; found {len(class_token)}"
+        )
+    token = [to_numpy(name, "class_token", x) for x in class_token]
+    for one, x in zip(token, arrays, strict=True):
+        expected = (x.shape[0], *x.shape[4:])
+        if one.shape != expected:
+            raise ValueError(f"[{name}] class_token: expected shape {expected}; found {one.shape}")
+        if one.dtype != x.dtype:
+            raise TypeError(f"[{name}] class_token: expected {x.dtype}; found {one.dtype}")
+    return token
+
+
+def _for_all(x: np.ndarray[Any, Any], batch: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Return (B, h, D) as the one key of each sequence, (batch..., h, 1, D): a view."""
+    B, h, D = x.shape
+    return np.broadcast_to(x.reshape(B, *[1] * (len(batch) - 1), h, 1, D), (*batch, h, 1, D))

@@ -1,0 +1,167 @@
+#pragma once
+// Around the register tiles of core/tile.h, for kernel files: products of panels in two widths and
+// three heights of a tile, which keeps the number of compiled tiles small, and what moves rows of
+// arrays into the lanes of panels and back.
+#include "core/tile.h"
+
+namespace marey::MAREY_ISA_NS {
+
+// Vectors in a wide panel; the other is one wide.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kWide = 2;
+#else
+inline constexpr int kWide = 3;
+#endif
+
+template <class X>
+constexpr X at_least(X a, X b) {
+  return a > b ? a : b;
+}
+template <class X>
+constexpr X at_most(X a, X b) {
+  return a < b ? a : b;
+}
+template <class X>
+constexpr X up_to_multiple(X x, X of) {
+  return (x + of - 1) / of * of;
+}
+
+// As panel_product, but rows that are left over go in fours and alone; their results are the same.
+template <int NV, class Unit, class A>
+[[gnu::noinline]] void product(int64_t rows, const A& a, const Unit* b, int64_t depth,
+                               SumOf<Unit>* c, bool accumulate) {
+  constexpr int kTile = kTileRows[NV];
+  constexpr int64_t kPitch = NV * kLanesOf<Unit>;
+  A at = a;
+  for (; rows >= kTile; rows -= kTile, at = at.below(kTile), c += kTile * kPitch) {
+    tile_product<kTile, NV, Unit>(at, b, depth, c, accumulate);
+  }
+  if constexpr (kTile > 4) {
+    for (; rows >= 4; rows -= 4, at = at.below(4), c += 4 * kPitch) {
+      tile_product<4, NV, Unit>(at, b, depth, c, accumulate);
+    }
+  }
+  for (; rows > 0; --rows, at = at.below(1), c += kPitch) {
+    tile_product<1, NV, Unit>(at, b, depth, c, accumulate);
+  }
+}
+
+// One vector of lanes: to[k * pitch + j] = items[j][k * stride] * factor.
+template <class T, class S>
+[[gnu::noinline, gnu::flatten]] void gather_lanes(const S* const (&items)[kLanesOf<T>],
+                                                  int64_t stride, int64_t depth, T factor, T* to,
+                                                  int64_t pitch) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  int64_t k = 0;
+  if (stride == 1) {
+    for (; k + W <= depth; k += W) {
+      V square[W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) square[j] = load_as<V>(items[j] + k) * V(factor);
+      transpose<T>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) store(to + (k + i) * pitch, square[i]);
+    }
+  }
+  for (; k < depth; ++k) {
+    for (int j = 0; j < W; ++j) to[k * pitch + j] = convert<T>(items[j][k * stride]) * factor;
+  }
+}
+
+// The same for pairs: `depth` counts items of bfloat16, and an odd one is padded with a zero.
+[[gnu::noinline, gnu::flatten]] inline void gather_lanes(
+    const bfloat16* const (&items)[kLanesOf<Pair>], int64_t stride, int64_t depth, Pair* to,
+    int64_t pitch) {
+  using V = Vec<float>;
+  constexpr int W = kLanesOf<Pair>;
+  int64_t k = 0;
+  if (stride == 1) {
+    for (; k + 2 * W <= depth; k += 2 * W) {
+      V square[W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) {
+        float pairs[W];
+        std::memcpy(pairs, items[j] + k, sizeof pairs);
+        square[j] = load<V>(pairs);
+      }
+      transpose<float>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) store(to_floats(to + (k / 2 + i) * pitch), square[i]);
+    }
+  }
+  for (; k < depth; k += 2) {
+    for (int j = 0; j < W; ++j) {
+      const bfloat16* at = items[j] + k * stride;
+      to[k / 2 * pitch + j] = {at[0], k + 1 < depth ? at[stride] : bfloat16{0}};
+    }
+  }
+}
+
+// The reverse, for the first `count` lanes: items[j][k * stride] = from[k * pitch + j] * factor[j].
+template <class T, class S>
+[[gnu::noinline, gnu::flatten]] void scatter_lanes(const T* from, int64_t pitch, const T* factor,
+                                                   S* const (&items)[kLanesOf<T>], int count,
+                                                   int64_t stride, int64_t depth) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  const V scale = load<V>(factor);
+  int64_t k = 0;
+  if (stride == 1) {
+    for (; k + W <= depth; k += W) {
+      V square[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) square[i] = load<V>(from + (k + i) * pitch) * scale;
+      transpose<T>(square);
+      if (count == W) {
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) store_as(items[j] + k, square[j]);
+      } else {
+        for (int j = 0; j < count; ++j) store_as(items[j] + k, square[j]);
+      }
+    }
+  }
+  for (; k < depth; ++k) {
+    for (int j = 0; j < count; ++j) assign(items[j][k * stride], from[k * pitch + j] * factor[j]);
+  }
+}
+
+// Rows of S, `stride` apart with items `step` apart, as adjacent ones of T.
+template <class T, class S>
+[[gnu::noinline, gnu::flatten]] void copy_rows(const S* from, int64_t stride, int64_t step,
+                                               int64_t rows, int64_t depth, T* to) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  for (int64_t i = 0; i < rows; ++i, from += stride, to += depth) {
+    int64_t d = 0;
+    if (step == 1) {
+      for (; d + W <= depth; d += W) store(to + d, load_as<V>(from + d));
+    }
+    for (; d < depth; ++d) to[d] = convert<T>(from[d * step]);
+  }
+}
+
+// Each two rows of bfloat16 as one of pairs; a last odd one is paired with zeros.
+[[gnu::noinline, gnu::flatten]] inline void pair_rows(const bfloat16* from, int64_t stride,
+                                                      int64_t step, int64_t rows, int64_t depth,
+                                                      Pair* to, int64_t pitch) {
+  using Bits = stdx::rebind_simd_t<uint32_t, Vec<float>>;
+  constexpr int W = kLanesOf<Pair>;
+  for (int64_t i = 0; i < rows; i += 2, from += 2 * stride, to += pitch) {
+    const bool both = i + 1 < rows;
+    int64_t d = 0;
+    if (step == 1) {
+      const auto* low = reinterpret_cast<const uint16_t*>(from);
+      const auto* high = reinterpret_cast<const uint16_t*>(from + (both ? stride : 0));
+      for (; d + W <= depth; d += W) {
+        const Bits upper = load<Bits>(high + d) << 16;
+        store(reinterpret_cast<uint32_t*>(to + d), load<Bits>(low + d) | (both ? upper : Bits(0U)));
+      }
+    }
+    for (; d < depth; ++d) {
+      to[d] = {from[d * step], both ? from[stride + d * step] : bfloat16{0}};
+    }
+  }
+}
+
+}  // namespace marey::MAREY_ISA_NS

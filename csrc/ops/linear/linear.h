@@ -1,0 +1,94 @@
+#pragma once
+// Matrix products with what surrounds them in a layer:
+//
+//   C[m, n] = activation(sum_k A[m, k] B[k, n] + bias[n]) + residual[m, n]
+//
+// A and B are read with any strides, so that one kernel does a layer (B is the transposed weight)
+// and both of its gradients (grad W, and grad^T x). All of float32, float64 or bfloat16; bfloat16
+// is summed in float32. Sums over k are taken in one order, whatever the number of threads.
+#include "core/buffer.h"
+#include "core/dispatch.h"
+#include "core/view.h"
+
+namespace marey {
+
+enum class Activation : int { none, relu, gelu };  // gelu: x / 2 (1 + erf(x / sqrt(2)))
+
+// Strides in items.
+struct Matrix {
+  void* data = nullptr;
+  int64_t row = 0;
+  int64_t item = 0;
+};
+
+// B, packed once: panels of so many columns as the instruction set multiplies at a time. Valid for
+// the instruction set that was active when it was packed.
+class PackedMatrix {
+ public:
+  PackedMatrix() = default;
+  PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t columns);
+
+  const std::byte* panel(int64_t i) const { return memory_.data() + i * panel_bytes_; }
+  DType dtype() const { return dtype_; }
+  int64_t depth() const { return depth_; }
+  int64_t columns() const { return columns_; }
+  int64_t panels() const { return panels_; }
+  int64_t panel_bytes() const { return panel_bytes_; }
+  Isa isa() const { return isa_; }
+
+ private:
+  Buffer memory_;
+  DType dtype_ = DType::f32;
+  Isa isa_ = Isa::baseline;
+  int64_t depth_ = 0, columns_ = 0, panels_ = 0, panel_bytes_ = 0;
+};
+
+// bias: null or as many items of the same type as there are columns, adjacent. residual: as C,
+// which it may be, or without data. C overlaps neither operand. Each thread's scratch is at most 96
+// rows of A, 384 (768 of bfloat16) of the depth, and as many of C, 256 columns.
+void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* bias,
+              Activation activation, const Matrix& residual, const Matrix& c);
+
+// y (..., K) = activation(x (..., C) weight^T + bias) + residual, weight (K, C), bias (K) or null,
+// residual as y or null.
+void linear(const View& x, const PackedMatrix& weight, const View* bias, Activation activation,
+            const View* residual, const View& y);
+// The packed transpose of a weight (K, C).
+PackedMatrix pack_weight(const View& weight);
+
+// Gradients of a layer without activation: grad_x = grad weight, grad_weight = grad^T x, grad_bias
+// = the sum over rows; null where they are not wanted.
+void linear_backward(const View& grad, const View& x, const View& weight, const View* grad_x,
+                     const View* grad_weight, const View* grad_bias);
+
+struct LinearRows {
+  Matrix a;
+  int64_t rows, depth;
+  const std::byte* b;  // panels, `panel_bytes` apart
+  int64_t panel_bytes, panels;
+  int64_t columns;  // of C: the last panel may have fewer than its lanes
+  const void* bias;
+  Activation activation;
+  Matrix residual, c;
+  std::byte* scratch;
+};
+
+inline constexpr int64_t kLinearRows = 96;    // in a call, at most
+inline constexpr int64_t kLinearDepth = 384;  // units of the depth in a block
+inline constexpr int64_t kLinearPanels = 8;   // in a call, at most
+
+struct LinearKernel {
+  int64_t lanes = 0;       // of a panel
+  int64_t unit_items = 0;  // items of the depth in a unit
+  int64_t unit_bytes = 0;
+  int64_t scratch_bytes = 0;
+  // Columns [first, first + lanes) of B, zeros beyond the last.
+  void (*pack)(const Matrix& b, int64_t depth, int64_t columns, int64_t first, void* to) = nullptr;
+  void (*rows)(const LinearRows&) = nullptr;
+  // to[n] = sum_m A[m, n], of the type of the computation
+  void (*sum_rows)(const Matrix& a, int64_t rows, int64_t columns, void* to) = nullptr;
+};
+using SelectLinear = LinearKernel(DType);
+MAREY_DECLARE_KERNEL(select_linear, SelectLinear)
+
+}  // namespace marey

@@ -1,0 +1,204 @@
+// Lanes are columns of C. B is packed in panels of kWide vectors, once for all rows; a block of
+// rows of A is copied for each group of panels, so that tiles read it at one near stride (rows a
+// multiple of 4096 bytes apart would meet in one set of the first-level cache).
+//
+// In registers stands a tile of C; the depth runs in blocks of 384: 48 KiB of a panel, which every
+// tile of the block of rows reads from the second-level cache, beside the block of A (144 KiB) and
+// the sums of the group (96 KiB).
+#include "core/erf.h"
+#include "core/lanes.h"
+#include "ops/linear/linear.h"
+
+namespace marey::MAREY_ISA_NS {
+namespace {
+
+// S: the type in memory; Unit: what the products are of.
+template <class S, class Unit>
+struct Kernel {
+  using T = SumOf<Unit>;
+  using V = Vec<T>;
+  static constexpr int W = kLanesOf<T>;
+  static constexpr int64_t kLanes = kWide * W;
+  static constexpr bool kPairs = std::is_same_v<Unit, Pair>;
+  static constexpr int64_t kStep = kPairs ? 2 : 1;
+  using Item = std::conditional_t<kPairs, bfloat16, T>;
+  using ItemRows = std::conditional_t<kPairs, PairRows, Rows<T>>;
+  // A cache line more than a block, so that rows fall in different sets.
+  static constexpr int64_t kPitch = kLinearDepth * kStep + 64 / static_cast<int64_t>(sizeof(Item));
+
+  static const S* at(const Matrix& m, int64_t row, int64_t item) {
+    return static_cast<const S*>(m.data) + row * m.row + item * m.item;
+  }
+
+  static void pack(const Matrix& b, int64_t depth, int64_t columns, int64_t first, void* to) {
+    Unit* panel = static_cast<Unit*>(to);
+    const int64_t lanes = at_most(kLanes, columns - first);
+    if (b.row == 1) {  // the depth is contiguous: columns are gathered
+      for (int j = 0; j < kWide; ++j) {
+        const S* items[W];
+        for (int i = 0; i < W; ++i) {
+          items[i] = at(b, 0, first + at_most<int64_t>(j * W + i, lanes - 1));
+        }
+        if constexpr (kPairs) {
+          gather_lanes(items, 1, depth, panel + j * W, kLanes);
+        } else {
+          gather_lanes<T, S>(items, 1, depth, T(1), panel + j * W, kLanes);
+        }
+      }
+      return;
+    }
+    for (int64_t k = 0; k < depth; k += kStep, panel += kLanes) {
+      if (lanes < kLanes) {
+        for (int64_t j = 0; j < kLanes; ++j) panel[j] = Unit{};
+      }
+      if constexpr (kPairs) {
+        pair_rows(at(b, k, first), b.row, b.item, at_most<int64_t>(2, depth - k), lanes, panel,
+                  kLanes);
+      } else {
+        copy_rows<T, S>(at(b, k, first), 0, b.item, 1, lanes, panel);
+      }
+    }
+  }
+
+  // Rows of A, one block of the depth: by rows if those are contiguous or nothing is, else by
+  // columns.
+  static void pack_rows(const Matrix& a, int64_t rows, int64_t first, int64_t depth, Item* to) {
+    for (int64_t i = 0; i < rows; ++i, to += kPitch) {
+      const S* from = at(a, i, first);
+      if constexpr (kPairs) {
+        if (a.item == 1) {
+          std::memcpy(to, from, static_cast<std::size_t>(depth) * sizeof(S));
+        } else {
+          for (int64_t k = 0; k < depth; ++k) to[k] = from[k * a.item];
+        }
+        if (depth % 2 != 0) to[depth] = bfloat16{0};
+      } else {
+        copy_rows<T, S>(from, 0, a.item, 1, depth, to);
+      }
+    }
+  }
+  static void pack_columns(const Matrix& a, int64_t rows, int64_t first, int64_t depth, Unit* to) {
+    if constexpr (kPairs) {
+      pair_rows(at(a, 0, first), a.item, a.row, depth, rows, to, kLinearRows);
+    } else {
+      for (int64_t k = 0; k < depth; ++k) {
+        copy_rows<T, S>(at(a, 0, first + k), 0, a.row, 1, rows, to + k * kLinearRows);
+      }
+    }
+  }
+
+  static constexpr int64_t kBlockBytes = kLinearRows * kPitch * static_cast<int64_t>(sizeof(Item));
+  static constexpr int64_t kScratchBytes =
+      kBlockBytes + kLinearRows * kLinearPanels * kLanes * static_cast<int64_t>(sizeof(T));
+
+  static void rows(const LinearRows& p) {
+    T* const sums = reinterpret_cast<T*>(p.scratch + kBlockBytes);
+    const bool columns = p.a.item != 1 && p.a.row == 1;
+    int64_t first = 0;
+    do {
+      const int64_t depth = at_most(kLinearDepth * kStep, p.depth - first);
+      const int64_t units = (depth + kStep - 1) / kStep;
+      if (columns) {
+        pack_columns(p.a, p.rows, first, depth, reinterpret_cast<Unit*>(p.scratch));
+      } else {
+        pack_rows(p.a, p.rows, first, depth, reinterpret_cast<Item*>(p.scratch));
+      }
+      for (int64_t panel = 0; panel < p.panels; ++panel) {
+        const Unit* b =
+            reinterpret_cast<const Unit*>(p.b + panel * p.panel_bytes) + first / kStep * kLanes;
+        T* to = sums + panel * kLinearRows * kLanes;
+        if (columns) {
+          const Columns<Unit> a{reinterpret_cast<const Unit*>(p.scratch), kLinearRows};
+          product<kWide, Unit>(p.rows, a, b, units, to, first > 0);
+        } else {
+          const ItemRows a{reinterpret_cast<const Item*>(p.scratch), kPitch};
+          product<kWide, Unit>(p.rows, a, b, units, to, first > 0);
+        }
+      }
+      first += depth;
+    } while (first < p.depth);
+    for (int64_t panel = 0; panel < p.panels; ++panel) finish(p, panel, sums);
+  }
+
+  [[gnu::noinline, gnu::flatten]] static void finish(const LinearRows& p, int64_t panel,
+                                                     const T* sums) {
+    const int64_t column = panel * kLanes;
+    for (int j = 0; j < kWide && column + j * W < p.columns; ++j) {
+      const int64_t lanes = at_most<int64_t>(W, p.columns - column - j * W);
+      V bias(T(0));
+      if (p.bias != nullptr) {
+        alignas(64) T values[W] = {};
+        const S* from = static_cast<const S*>(p.bias) + column + j * W;
+        for (int64_t i = 0; i < lanes; ++i) values[i] = convert<T>(from[i]);
+        bias = load<V>(values);
+      }
+      const T* from = sums + panel * kLinearRows * kLanes + j * W;
+      for (int64_t i = 0; i < p.rows; ++i) {
+        V x = load<V>(from + i * kLanes) + bias;
+        if (p.activation == Activation::relu) {
+          stdx::where(x < V(T(0)), x) = V(T(0));
+        } else if (p.activation == Activation::gelu) {
+          x = x * V(T(0.5)) * (V(T(1)) + math::erf<T>(x * V(T(0.70710678118654752440))));
+        }
+        if (p.residual.data != nullptr) {
+          const S* more = at(p.residual, i, column + j * W);
+          if (lanes == W && p.residual.item == 1) {
+            x += load_as<V>(more);
+          } else {
+            alignas(64) T values[W] = {};
+            for (int64_t k = 0; k < lanes; ++k) values[k] = convert<T>(more[k * p.residual.item]);
+            x += load<V>(values);
+          }
+        }
+        S* to = const_cast<S*>(at(p.c, i, column + j * W));
+        if (lanes == W && p.c.item == 1) {
+          store_as(to, x);
+        } else {
+          alignas(64) T values[W];
+          store(values, x);
+          for (int64_t k = 0; k < lanes; ++k) assign(to[k * p.c.item], values[k]);
+        }
+      }
+    }
+  }
+
+  [[gnu::flatten]] static void sum_rows(const Matrix& a, int64_t rows, int64_t columns, void* to) {
+    T* sums = static_cast<T*>(to);
+    for (int64_t n = 0; n < columns; ++n) sums[n] = T(0);
+    for (int64_t m = 0; m < rows; ++m) {
+      const S* from = at(a, m, 0);
+      int64_t n = 0;
+      if (a.item == 1) {
+        for (; n + W <= columns; n += W) store(sums + n, load<V>(sums + n) + load_as<V>(from + n));
+      }
+      for (; n < columns; ++n) sums[n] += convert<T>(from[n * a.item]);
+    }
+  }
+
+  static LinearKernel make() {
+    return {kLanes, kStep, static_cast<int64_t>(sizeof(Unit)), kScratchBytes, pack, rows, sum_rows};
+  }
+};
+
+#if defined(__AVX512BF16__)
+using Bfloat16Unit = Pair;
+#else
+using Bfloat16Unit = float;
+#endif
+
+}  // namespace
+
+LinearKernel select_linear(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return Kernel<float, float>::make();
+    case DType::f64:
+      return Kernel<double, double>::make();
+    case DType::bf16:
+      return Kernel<bfloat16, Bfloat16Unit>::make();
+    default:
+      return {};
+  }
+}
+
+}  // namespace marey::MAREY_ISA_NS
