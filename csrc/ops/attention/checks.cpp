@@ -15,6 +15,8 @@ std::string with_batch(const View& q, std::string_view rest) {
   return text + std::string(rest) + ")";
 }
 
+}  // namespace
+
 void check_shape(std::string_view function, const char* argument, const View& x, const View& q,
                  std::initializer_list<int64_t> last, std::string_view letters) {
   bool fits = x.ndim() == q.ndim() - 3 + static_cast<int>(last.size());
@@ -32,8 +34,6 @@ void check_shape(std::string_view function, const char* argument, const View& x,
                      to_string(x.shape));
   }
 }
-
-}  // namespace
 
 void check_attention(std::string_view function, const View& q, const View& k, const View& v,
                      const View* mask, const View* bias, const AttentionOptions& options,

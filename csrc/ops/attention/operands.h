@@ -1,5 +1,6 @@
 #pragma once
 // What the forward and the backward entry share: checks, and the operands of one batch entry.
+#include <initializer_list>
 #include <string_view>
 
 #include "ops/attention/attention.h"
@@ -7,6 +8,10 @@
 namespace marey {
 
 inline DType compute_type(DType dtype) { return dtype == DType::bf16 ? DType::f32 : dtype; }
+
+// x has the leading axes of q, then those of `last`, where -1 is any extent; `letters` names them.
+void check_shape(std::string_view function, const char* argument, const View& x, const View& q,
+                 std::initializer_list<int64_t> last, std::string_view letters);
 
 // Throws unless shapes, types and options are those of attention(); `lse` and others may be null.
 void check_attention(std::string_view function, const View& q, const View& k, const View& v,

@@ -1,6 +1,9 @@
 #include "ops/temporal/convolve.h"
 
+#include <string>
 #include <vector>
+
+#include "core/error.h"
 
 namespace marey {
 

@@ -65,7 +65,7 @@ def pairs(function: str, padding: Any, kernel: Triple, dilation: Triple, stride:
         for one in each:
             two = (one, one)
             if hasattr(one, "__len__") or hasattr(one, "__iter__"):
-                two = _arguments.items(function, "padding", one, "a pair of integers")  # type: ignore[assignment]
+                two = _arguments.items(function, "padding", one, "a pair of integers")
                 if len(two) != 2:
                     raise ValueError(
                         f"[{function}] padding: expected pairs of integers; found {padding!r}"

@@ -167,7 +167,7 @@ def attention_backward(
     grad_s = grad_x * slope * factor
 
     def of_key_heads(y: NDArray[Any]) -> NDArray[Any]:
-        return y.reshape(*y.shape[:-3], heads, group, *y.shape[-2:]).sum(axis=-3)
+        return np.asarray(y.reshape(*y.shape[:-3], heads, group, *y.shape[-2:]).sum(axis=-3))
 
     grads = (
         grad_s @ kk,
@@ -183,7 +183,7 @@ def _sum_to(x: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Sum over the axes that broadcasting `shape` to that of `x` adds or repeats."""
     x = x.sum(axis=tuple(range(x.ndim - len(shape))))
     repeated = tuple(i for i, n in enumerate(shape) if n == 1)
-    return x.sum(axis=repeated, keepdims=True)
+    return np.asarray(x.sum(axis=repeated, keepdims=True))
 
 
 def linear(
@@ -203,7 +203,7 @@ def linear(
         y = np.maximum(y, 0)
     if activation == "gelu":
         y = y / 2 * (1 + erf((y / np.sqrt(2)).astype(np.float64)).astype(dtype))
-    return y if residual is None else y + np.asarray(residual).astype(dtype)
+    return np.asarray(y if residual is None else y + np.asarray(residual).astype(dtype))
 
 
 def layer_norm(
@@ -220,7 +220,7 @@ def layer_norm(
     y = d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + x.dtype.type(eps))
     if weight is not None:
         y = y * np.asarray(weight).astype(dtype)
-    return y if bias is None else y + np.asarray(bias).astype(dtype)
+    return np.asarray(y if bias is None else y + np.asarray(bias).astype(dtype))
 
 
 def layer_norm_backward(

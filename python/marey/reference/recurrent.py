@@ -10,7 +10,7 @@ __all__ = ["gru", "gru_step", "lstm", "lstm_step", "rnn", "rnn_step"]
 
 def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
     one = x.dtype.type(1)
-    return one / (one + np.exp(-x))
+    return np.asarray(one / (one + np.exp(-x)))
 
 
 def lstm_step(
@@ -65,7 +65,7 @@ def gru_step(
         n = np.tanh(from_x[..., 2 * H :] + r * from_h[..., 2 * H :])
     else:
         n = np.tanh(((r * h) @ weight_hh.T + bias_hh + from_x)[..., 2 * H :])
-    return (1 - z) * n + z * h
+    return np.asarray((1 - z) * n + z * h)
 
 
 def rnn_step(
@@ -79,7 +79,7 @@ def rnn_step(
 ) -> NDArray[Any]:
     """Take one step of a vanilla network, in the type of its arrays: tanh(W x + U h + b)."""
     sums = x @ weight_ih.T + h @ weight_hh.T + (bias_ih + bias_hh)
-    return np.tanh(sums) if nonlinearity == "tanh" else np.maximum(sums, 0)
+    return np.asarray(np.tanh(sums) if nonlinearity == "tanh" else np.maximum(sums, 0))
 
 
 def _run(
