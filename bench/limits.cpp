@@ -37,7 +37,8 @@ double multiply_add(std::int64_t rounds, int threads, float* sink) {
   {
     const vec a = vec{} + 0.999f, b = vec{} + 0.001f;
     vec sum[accumulators];
-    for (int i = 0; i < accumulators; ++i) sum[i] = vec{} + static_cast<float>(i);
+    // Not from 1: a sum of 1 stays 1, which the compiler sees, and one multiply-add would be missing.
+    for (int i = 0; i < accumulators; ++i) sum[i] = vec{} + static_cast<float>(i + 2);
     for (std::int64_t r = 0; r < rounds; ++r) {
 #pragma GCC unroll 12
       for (int i = 0; i < accumulators; ++i) sum[i] = sum[i] * a + b;

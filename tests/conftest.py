@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import cuda_devices
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,10 +40,16 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
 
 
-@pytest.fixture(params=["cpu"])
-def device(request: pytest.FixtureRequest) -> str:
-    """The devices that kernels run on."""
-    return str(request.param)
+@pytest.fixture(
+    params=[
+        name if name.startswith("on_cpu") else pytest.param(name, marks=pytest.mark.cuda)
+        for name in cuda_devices.DEVICES
+    ]
+)
+def cuda(request: pytest.FixtureRequest) -> Iterator[cuda_devices.Device]:
+    """The devices of the CUDA kernels: the CPU in their place, and a real one by each library."""
+    with cuda_devices.opened(request.param) as device:
+        yield device
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,20 @@ FLOAT = {
         "scores are summed in another order and carried in units of log2, whose rounding the "
         "exponential turns into a relative error of its size times eps",
     ),
+    "conv": Bound(
+        4,
+        "as many products as the plain sum, in another order and fused; Winograd's transforms of "
+        "3x3 taps round sums of a few inputs and weights once more",
+    ),
+    "conv_backward": Bound(
+        4, "the plain sums in another order; the weights' run over all positions, in blocks"
+    ),
+    "pool": Bound(2, "a sum along time, height and width in turn; the scale is the input's"),
+    "attention_backward": Bound(
+        32,
+        "as attention, whose weights here carry the rounding of the lse too; the scale is the "
+        "largest gradient's, because those that cancel are sums of such",
+    ),
     "magnification": Bound(
         8,
         "the whole chain, whose linear steps are taken in another order; it amplifies its own "
@@ -102,6 +116,35 @@ def assert_close(
     assert error[worst] <= limit, (
         f"{kind}: off by {error[worst]:.3g} at {tuple(map(int, worst))}, allowed {limit:.3g} "
         f"({actual[worst]} for {exact[worst]})"
+    )
+
+
+def assert_rounded_once(
+    actual: NDArray[Any],
+    compute: Callable[[type], NDArray[Any]],
+    kind: str,
+    *,
+    scale: float | None = None,
+) -> None:
+    """Check a bfloat16 result that is computed in float32 and rounded at the end.
+
+    It is within half a unit in the last place of a float32 result that `assert_close` would take.
+    """
+    exact, plain = compute(np.float64), compute(np.float32)
+    assert actual.shape == exact.shape
+    if exact.size == 0:
+        return
+    bound = FLOAT[kind]
+    if scale is None:
+        scale = float(np.abs(exact).max())
+    eps = float(np.finfo(np.float32).eps)
+    limit = bound.factor * float(np.abs(plain - exact).max()) + bound.ulps * eps * scale
+    half_ulp = np.spacing((np.abs(exact) + limit).astype(actual.dtype)).astype(np.float64) / 2
+    excess = np.abs(actual.astype(np.float64) - exact) - half_ulp
+    worst = np.unravel_index(excess.argmax(), excess.shape)
+    assert excess[worst] <= limit, (
+        f"{kind}: off by half a unit in the last place and {excess[worst]:.3g} at "
+        f"{tuple(map(int, worst))}, allowed {limit:.3g} ({actual[worst]} for {exact[worst]})"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.conv.pooling import POOLINGS, Pool
 from bench.conv.workloads import LAYOUTS, WORKLOADS, Layer
 from bench.harness import Peer, Program, Workload
 
@@ -72,14 +73,34 @@ def convolution(layer: Layer, x: Any, weight: Any) -> Program:
     return bound(session([node], {"x": x}, {"weight": weight}), {"x": np.ascontiguousarray(x)})
 
 
+def pooling(pool: Pool, x: Any) -> Program:
+    if pool.kernel is None:
+        node = onnx.helper.make_node("GlobalAveragePool", ["x"], ["mean"])
+        flat = onnx.helper.make_node("Flatten", ["mean"], ["y"])
+        return bound(session([node, flat], {"x": x}, {}), {"x": x})
+    node = onnx.helper.make_node(
+        "MaxPool" if pool.kind == "max" else "AveragePool",
+        ["x"],
+        ["y"],
+        kernel_shape=pool.kernel,
+        strides=pool.stride,
+        pads=pool.padding * 2,
+        **({} if pool.kind == "max" else {"count_include_pad": 1}),
+    )
+    return bound(session([node], {"x": x}, {}), {"x": x})
+
+
 ONNXRUNTIME = Peer(
     name="onnxruntime",
     version=onnxruntime.__version__,
-    programs={f"forward {layout} float32": convolution for layout in LAYOUTS},
+    programs={
+        **{f"forward {layout} float32": convolution for layout in LAYOUTS},
+        **{f"pool {layout} float32": pooling for layout in LAYOUTS},
+    },
     set_threads=_set_threads,
 )
 
 
-@pytest.mark.parametrize("workload", ONNXRUNTIME.among(WORKLOADS), ids=str)
+@pytest.mark.parametrize("workload", ONNXRUNTIME.among([*WORKLOADS, *POOLINGS]), ids=str)
 def bench_onnxruntime(race: Callable[..., None], workload: Workload) -> None:
     race(workload, ONNXRUNTIME)

@@ -11,11 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from bench.conv.pooling import POOLINGS, Pool
 from bench.conv.workloads import LAYOUTS, WORKLOADS, Layer, size_one
 from bench.harness import Peer, Program, Workload
 
 torch = pytest.importorskip("torch")
 conv3d = torch.nn.functional.conv3d
+WORK = [*WORKLOADS, *POOLINGS]
 
 
 def to_torch(x: Any) -> Any:
@@ -91,6 +93,14 @@ class Programs:
         with_results = without_gradients(lambda: torch.cat(outputs(), 2))
         return Program(without_gradients(outputs).call, result=with_results.result)
 
+    def pool(self, pool: Pool, *arrays: Any) -> Program:
+        (x,) = self.tensors(*arrays)
+        if pool.kernel is None:
+            return without_gradients(lambda: x.mean((2, 3, 4)))
+        functions = torch.nn.functional
+        function = functions.max_pool3d if pool.kind == "max" else functions.avg_pool3d
+        return without_gradients(lambda: function(x, pool.kernel, pool.stride, pool.padding))
+
 
 def _peer(name: str, memory_format: Any, layouts: tuple[str, ...]) -> Peer:
     does = Programs(memory_format)
@@ -100,6 +110,8 @@ def _peer(name: str, memory_format: Any, layouts: tuple[str, ...]) -> Peer:
             programs[f"{operation} {layout} float32"] = does.forward
         programs |= {
             f"forward {layout} bfloat16": does.forward,
+            f"pool {layout} float32": does.pool,
+            f"pool {layout} bfloat16": does.pool,
             f"training {layout}": does.training,
             f"causal whole clip {layout}": does.causal,
             f"causal frame by frame {layout}": does.stream,
@@ -113,11 +125,11 @@ TORCH = _peer("torch NCTHW", torch.contiguous_format, LAYOUTS)
 CHANNELS_LAST = _peer("torch channels_last", torch.channels_last_3d, ("NTHWC",))
 
 
-@pytest.mark.parametrize("workload", TORCH.among(WORKLOADS), ids=str)
+@pytest.mark.parametrize("workload", TORCH.among(WORK), ids=str)
 def bench_torch(race: Callable[..., None], workload: Workload) -> None:
     race(workload, TORCH)
 
 
-@pytest.mark.parametrize("workload", CHANNELS_LAST.among(WORKLOADS), ids=str)
+@pytest.mark.parametrize("workload", CHANNELS_LAST.among(WORK), ids=str)
 def bench_torch_channels_last(race: Callable[..., None], workload: Workload) -> None:
     race(workload, CHANNELS_LAST)

@@ -121,7 +121,8 @@ def to_channels_last(x: Array) -> Array:
     return np.ascontiguousarray(np.moveaxis(x, 1, -1))
 
 
-def _laid_out(layout: str, x: Array) -> Array:
+def laid_out(layout: str, x: Array) -> Array:
+    """An array in NCTHW in this layout."""
     return to_channels_last(x) if layout == "NTHWC" else x
 
 
@@ -133,7 +134,7 @@ def forward(layout: str) -> Callable[..., Program]:
     """Into an array that is given."""
 
     def program(layer: Layer, x: Array, weight: Array) -> Program:
-        x = _laid_out(layout, x)
+        x = laid_out(layout, x)
         out = np.zeros_like(conv.conv3d(x, weight, layout=layout, **layer.options))
         call = lambda: conv.conv3d(x, weight, layout=layout, out=out, **layer.options)  # noqa: E731
         return Program(call, result=lambda: _in_ncthw(layout, call()))
@@ -145,7 +146,7 @@ def training(layout: str) -> Callable[..., Program]:
     """Forward, then both gradients."""
 
     def program(layer: Layer, x: Array, weight: Array, grad: Array) -> Program:
-        x, grad = _laid_out(layout, x), _laid_out(layout, grad)
+        x, grad = laid_out(layout, x), laid_out(layout, grad)
         options = {"layout": layout, **layer.options}
 
         def call() -> Any:
@@ -166,7 +167,7 @@ def causal(layout: str, frame_by_frame: bool) -> Callable[..., Program]:
     axis = 1 if layout == "NTHWC" else 2
 
     def program(layer: Layer, x: Array, weight: Array) -> Program:
-        x = _laid_out(layout, x)
+        x = laid_out(layout, x)
         T = x.shape[axis]
         _, h, w = layer.padding
         options = {"padding": (0, h, w), "groups": layer.groups, "layout": layout}

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "bindings/arrays.h"
+#include "bindings/c_api.h"
 #include "bindings/register.h"
 #include "core/buffer.h"
 #include "core/dispatch.h"
@@ -27,6 +29,10 @@ std::vector<std::string> names(const std::vector<Isa>& isas) {
 }  // namespace
 
 void register_config(py::module_& module) {
+#define MAREY_POINTER(name) marey_##name,
+  static const CApi c_api = {MAREY_C_API(MAREY_POINTER)};
+#undef MAREY_POINTER
+  module.attr("c_api") = py::capsule(&c_api, kCApiName);
   module.def("build_info", [] {
     return std::map<std::string, std::string>{
         {"version", MAREY_VERSION}, {"compiler", MAREY_COMPILER}, {"build_type", MAREY_BUILD_TYPE}};
@@ -48,6 +54,13 @@ void register_config(py::module_& module) {
     result["fused_multiply_add"] = found.fused != 0.0;
     return result;
   });
+  module.def(
+      "empty_like",
+      [](const py::object& x) {
+        const View view = view_of("marey", "x", x, {.bfloat16 = true});
+        return new_array(view.shape, view.dtype);
+      },
+      py::arg("x"));
   module.def("num_threads", &num_threads);
   module.def("set_num_threads", &set_num_threads, py::arg("count"));
   module.def("set_cache_limit", &set_cache_limit, py::arg("bytes"));

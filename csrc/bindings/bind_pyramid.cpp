@@ -8,7 +8,9 @@
 #include "bindings/arrays.h"
 #include "bindings/register.h"
 #include "core/error.h"
+#include "ops/pyramid/adjoint.h"
 #include "ops/pyramid/down.h"
+#include "ops/pyramid/image.h"
 #include "ops/pyramid/laplacian.h"
 #include "ops/pyramid/up.h"
 
@@ -134,6 +136,37 @@ py::array py_collapse(const py::typing::List<py::object>& bands, ChannelAxis cha
   return result;
 }
 
+using Adjoint = void(std::string_view, const View&, std::optional<int>, const View*, double,
+                     const View&);
+
+// add + weight * adjoint(grad), for an image of this height and width.
+py::array py_adjoint(Adjoint* adjoint, std::string_view function, const py::object& grad,
+                     int64_t height, int64_t width, ChannelAxis channel_axis, const py::object& add,
+                     double weight) {
+  const View source = view_of(function, "grad", grad);
+  const ImageAxes axes = image_axes(function, "grad", source.shape, channel_axis);
+  View added;
+  if (!add.is_none()) added = view_of(function, "add", add);
+  py::array result = new_array(with_size(source.shape, axes, height, width), source.dtype);
+  const View target = view_of(function, "out", result);
+  {
+    const py::gil_scoped_release release;
+    adjoint(function, source, channel_axis, add.is_none() ? nullptr : &added, weight, target);
+  }
+  return result;
+}
+
+py::array py_down_adjoint(const py::object& grad, int64_t height, int64_t width,
+                          ChannelAxis channel_axis, const py::object& add, double weight) {
+  return py_adjoint(down_adjoint, "marey.down_adjoint", grad, height, width, channel_axis, add,
+                    weight);
+}
+
+py::array py_up_adjoint(const py::object& grad, int64_t height, int64_t width,
+                        ChannelAxis channel_axis, const py::object& add, double weight) {
+  return py_adjoint(up_adjoint, "marey.up_adjoint", grad, height, width, channel_axis, add, weight);
+}
+
 }  // namespace
 
 void register_pyramid(py::module_& module) {
@@ -145,6 +178,10 @@ void register_pyramid(py::module_& module) {
   module.def("laplacian", &py_laplacian, py::arg("image"), py::arg("levels"),
              py::arg("channel_axis"), py::arg("out"));
   module.def("collapse", &py_collapse, py::arg("bands"), py::arg("channel_axis"), py::arg("out"));
+  module.def("down_adjoint", &py_down_adjoint, py::arg("grad"), py::arg("height"), py::arg("width"),
+             py::arg("channel_axis"), py::arg("add") = py::none(), py::arg("weight") = 1.0);
+  module.def("up_adjoint", &py_up_adjoint, py::arg("grad"), py::arg("height"), py::arg("width"),
+             py::arg("channel_axis"), py::arg("add") = py::none(), py::arg("weight") = 1.0);
 }
 
 }  // namespace marey::python

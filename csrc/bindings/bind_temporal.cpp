@@ -8,6 +8,7 @@
 #include "ops/temporal/ideal_bandpass.h"
 #include "ops/temporal/sosfilt.h"
 #include "ops/temporal/sosfiltfilt.h"
+#include "ops/temporal/window.h"
 
 namespace marey::python {
 namespace {
@@ -45,13 +46,6 @@ py::object py_sosfilt(const py::object& sos, const py::object& x, int axis, cons
   }
   if (!with_state) return result;
   return py::make_tuple(result, final_state);
-}
-
-Extension extension_of(const std::string& padtype) {
-  if (padtype == "odd") return Extension::odd;
-  if (padtype == "even") return Extension::even;
-  if (padtype == "constant") return Extension::constant;
-  throw ValueError("marey.sosfiltfilt", "padtype", "'odd', 'even', 'constant' or None", padtype);
 }
 
 py::array py_sosfiltfilt(const py::object& sos, const py::object& x, int axis,
@@ -92,15 +86,6 @@ py::array py_ideal_bandpass(const py::object& x, int axis, int64_t first, int64_
 }
 
 }  // namespace
-
-int checked_axis(std::string_view function, const View& x, int axis) {
-  const int positive = axis < 0 ? axis + x.ndim() : axis;
-  if (positive < 0 || positive >= x.ndim()) {
-    throw ValueError(function, "axis", "an axis of shape " + to_string(x.shape),
-                     std::to_string(axis));
-  }
-  return positive;
-}
 
 DType float_type(const View& x) { return x.dtype == DType::u8 ? DType::f32 : x.dtype; }
 

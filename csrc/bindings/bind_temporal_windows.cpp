@@ -1,8 +1,6 @@
 #include <pybind11/stl.h>
 
-#include <array>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -15,22 +13,6 @@
 
 namespace marey::python {
 namespace {
-
-Boundary boundary_of(std::string_view function, const std::string& mode) {
-  constexpr std::array<std::pair<std::string_view, Boundary>, 8> kModes = {
-      {{"reflect", Boundary::reflect},
-       {"grid-mirror", Boundary::reflect},
-       {"nearest", Boundary::nearest},
-       {"mirror", Boundary::mirror},
-       {"wrap", Boundary::wrap},
-       {"grid-wrap", Boundary::wrap},
-       {"constant", Boundary::constant},
-       {"grid-constant", Boundary::constant}}};
-  for (const auto& [known, boundary] : kModes) {
-    if (mode == known) return boundary;
-  }
-  throw ValueError(function, "mode", "'reflect', 'nearest', 'mirror', 'wrap' or 'constant'", mode);
-}
 
 // A window with the history's view, which must live as long.
 Window window_of(std::string_view function, int64_t size, int64_t before, const std::string& mode,

@@ -48,6 +48,8 @@ PYBIND11_MODULE(_cpu, module, py::mod_gil_not_used()) {
   marey::python::register_temporal(module);
   marey::python::register_attention(module);
   marey::python::register_conv(module);
+  marey::python::register_pool(module);
+  marey::python::register_recurrent(module);
   marey::python::register_magnification(module);
   marey::python::register_pulse(module);
   marey::python::register_background(module);

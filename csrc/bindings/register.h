@@ -9,6 +9,8 @@ void register_steerable(pybind11::module_& module);
 void register_temporal(pybind11::module_& module);
 void register_attention(pybind11::module_& module);
 void register_conv(pybind11::module_& module);
+void register_pool(pybind11::module_& module);
+void register_recurrent(pybind11::module_& module);
 void register_magnification(pybind11::module_& module);
 void register_pulse(pybind11::module_& module);
 void register_background(pybind11::module_& module);

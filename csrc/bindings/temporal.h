@@ -6,9 +6,6 @@
 
 namespace marey::python {
 
-// `axis` counted from the front; a ValueError unless x has it.
-int checked_axis(std::string_view function, const View& x, int axis);
-
 // float32 for uint8, else the type of x.
 DType float_type(const View& x);
 

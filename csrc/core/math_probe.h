@@ -5,7 +5,7 @@
 
 namespace marey {
 
-enum class MathFunction : int { exp2, exp2_nonpositive, tanh };
+enum class MathFunction : int { exp2, exp2_nonpositive, tanh, sigmoid };
 
 // x and y: `count` items of float32 or float64.
 using MathProbe = void(MathFunction function, DType dtype, const void* x, void* y, int64_t count);

@@ -13,6 +13,8 @@ Vec<T> evaluate(MathFunction function, const Vec<T>& x) {
       return math::exp2_nonpositive<T>(x);
     case MathFunction::tanh:
       return math::tanh<T>(x);
+    case MathFunction::sigmoid:
+      return math::sigmoid<T>(x);
   }
   return x;
 }

@@ -14,6 +14,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kCheckEvery = std::chrono::milliseconds(50);
 constexpr std::size_t kCacheLine = 64;
+// Rounds of waiting at a barrier before a thread goes to sleep: some 40 us. To yield the core instead
+// was a mistake: two threads of a team that start on one core yield it to each other, which looks to
+// the scheduler as if both used it well, and it moves neither. One that is woken goes where a core
+// is idle.
+constexpr int kSpins = 1000;
 
 std::atomic<int> g_num_threads{0};
 thread_local int t_num_threads = 0;
@@ -49,6 +54,19 @@ class RangeQueue {
   std::atomic<bool> stopped_{false};
 };
 
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+      .count();
+}
+
 }  // namespace
 
 int num_threads() {
@@ -78,6 +96,59 @@ void check_interrupted() {
 }
 
 void set_interrupt_check(InterruptCheck check) { g_interrupt_check.store(check); }
+
+bool Team::barrier(int thread) {
+  // Passes are counted and never reset, so that no thread can mistake one barrier for another.
+  const uint32_t pass = passed_.load(std::memory_order_relaxed) + 1;
+  if (thread == 0) {
+    const InterruptCheck check = g_interrupt_check.load(std::memory_order_relaxed);
+    constexpr int64_t kCheckEveryNs = 50'000'000;
+    if (check != nullptr) {
+      if (const int64_t now = now_ns(); now - checked_ns_ > kCheckEveryNs) {
+        checked_ns_ = now;
+        if (check()) stop_.store(pass, std::memory_order_relaxed);
+      }
+    }
+  }
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
+    arrived_.store(0, std::memory_order_relaxed);
+    passed_.store(pass, std::memory_order_release);
+    passed_.notify_all();
+  } else {
+    int spins = 0;
+    while (passed_.load(std::memory_order_acquire) != pass) {
+      if (++spins < kSpins) {
+        pause_briefly();
+      } else {
+        passed_.wait(pass - 1, std::memory_order_acquire);
+      }
+    }
+  }
+  // A slower thread may see here already that the work stops at the next barrier: it goes on to it.
+  return stop_.load(std::memory_order_relaxed) != pass;
+}
+
+void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
+  threads = std::min(threads, num_threads());
+  bool stopped = false;
+  if (threads <= 1) {
+    Team team(1);
+    team.checked_ns_ = now_ns();
+    fn(body, team, 0);
+    stopped = team.stop_.load() >= 0;
+  } else {
+    Team team(threads);
+    team.checked_ns_ = now_ns();
+#pragma omp parallel num_threads(threads)
+    {
+      // OpenMP may give fewer threads than asked for: each says the same.
+      team.size_.store(omp_get_num_threads(), std::memory_order_relaxed);
+      fn(body, team, omp_get_thread_num());
+    }
+    stopped = team.stop_.load() >= 0;
+  }
+  if (stopped) throw Interrupted();
+}
 
 namespace detail {
 

@@ -4,6 +4,7 @@
 // Work is handed out in chunks as threads become free, because a video program's other threads
 // (decoder, encoder) keep some cores busy. After a fork the child runs serially: libgomp's threads
 // do not survive a fork, and waiting for them would hang.
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -49,6 +50,41 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Body&
       [](void* b, int64_t begin, int64_t end, std::byte* scratch) {
         (*static_cast<B*>(b))(begin, end, scratch);
       },
+      const_cast<void*>(static_cast<const void*>(std::addressof(body))));
+}
+
+// A team of threads that goes through many short steps together. A region of OpenMP for each step
+// would cost more than a step of a recurrent network on one sequence does (0.6 us against 0.03 us
+// for a barrier, two threads); here there is one region, and a barrier after each step.
+class Team {
+ public:
+  int size() const { return size_.load(std::memory_order_relaxed); }
+
+  // Returns when all threads of the team have called it: what any of them wrote before is then seen
+  // by all. Waits actively for a short while, then asleep. False if the work is to stop: for all
+  // threads at the same barrier.
+  bool barrier(int thread);
+
+ private:
+  friend void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body);
+  explicit Team(int size) : size_(size) {}
+
+  std::atomic<int> size_;
+  int64_t checked_ns_ = 0;  // when the interrupt check was last called
+  alignas(64) std::atomic<int32_t> arrived_{0};
+  alignas(64) std::atomic<uint32_t> passed_{0};  // so many barriers; wraps around
+  std::atomic<int64_t> stop_{-1};                // the pass that is the last one
+};
+void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body);
+
+// Calls body(team, thread) on up to `threads` threads at once, thread 0 being the caller's, which
+// looks for an interruption at the barriers. Throws Interrupted if there was one. The body must not
+// throw, and all threads must pass the same barriers.
+template <class Body>
+void run_team(int threads, Body&& body) {
+  using B = std::remove_reference_t<Body>;
+  run_team_of(
+      threads, [](void* b, Team& team, int thread) { (*static_cast<B*>(b))(team, thread); },
       const_cast<void*>(static_cast<const void*>(std::addressof(body))));
 }
 

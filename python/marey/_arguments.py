@@ -180,7 +180,7 @@ def whole_video(function: str, video: Any) -> NDArray[Any]:
 
 
 def reals(function: str, argument: str, value: Any) -> NDArray[np.float64]:
-    """Return real numbers, which are few, as a float64 array (a copy unless they are one)."""
+    """Return real numbers, which are few, as an aligned float64 array (a copy unless they are)."""
     try:
         array = np.asarray(value)
     except ValueError:  # lists of several lengths
@@ -189,7 +189,7 @@ def reals(function: str, argument: str, value: Any) -> NDArray[np.float64]:
         ) from None
     if array.dtype.kind not in "fiu":
         raise TypeError(f"[{function}] {argument}: expected real numbers; found {array.dtype}")
-    return array.astype(np.float64, copy=False)
+    return np.require(array, np.float64, "A")
 
 
 def _wrong_type(function: str, argument: str, expected: str, value: Any) -> TypeError:

@@ -9,6 +9,7 @@ import numpy.typing
 import typing
 
 __all__: list[str] = [
+    "Conv3d",
     "LinearMagnifier",
     "Mixture",
     "PhaseMagnifier",
@@ -28,6 +29,7 @@ __all__: list[str] = [
     "convolve",
     "down",
     "gaussian",
+    "global_avg_pool3d",
     "ideal_bandpass",
     "ideal_bandpass_cost",
     "ideal_bandpass_result",
@@ -37,6 +39,7 @@ __all__: list[str] = [
     "median_filter",
     "num_threads",
     "patch_means",
+    "pool3d",
     "probe",
     "riesz_transform",
     "set_cache_limit",
@@ -75,6 +78,27 @@ class SteerablePyramidF64:
     ) -> None: ...
     @property
     def extents(self) -> list[tuple[int, int]]: ...
+
+class Conv3d:
+    def __call__(
+        self, x: typing.Any, past: typing.Any, out: typing.Any
+    ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+    def __init__(
+        self,
+        function: str,
+        weight: typing.Any,
+        bias: typing.Any,
+        stride: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+        padding: typing.Annotated[collections.abc.Sequence[int], "FixedSize(6)"],
+        dilation: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+        groups: int,
+        channels_last: bool,
+        activation: int,
+        algorithm: int,
+    ) -> None: ...
+    def algorithm(self, shape: collections.abc.Sequence[int]) -> str: ...
+    def packed_bytes(self) -> int: ...
+    def workspace(self, shape: collections.abc.Sequence[int]) -> int: ...
 
 class LinearMagnifier:
     state: typing.Any
@@ -240,6 +264,9 @@ def down(
 def gaussian(
     image: typing.Any, levels: int, channel_axis: int | None, out: typing.Any
 ) -> list[numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]: ...
+def global_avg_pool3d(
+    x: typing.Any, channels_last: bool, out: typing.Any
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def ideal_bandpass(
     x: typing.Any, axis: int, first: int, last: int, out: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
@@ -271,6 +298,20 @@ def patch_means(
     row_edges: collections.abc.Sequence[int],
     column_edges: collections.abc.Sequence[int],
     mask: typing.Any,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def pool3d(
+    function: str,
+    x: typing.Any,
+    average: bool,
+    kernel: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    stride: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    dilation: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    before: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    after: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    channels_last: bool,
+    out: typing.Any,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def probe() -> dict[str, typing.Any]: ...
 def riesz_transform(band: typing.Any, x: typing.Any, y: typing.Any) -> None: ...

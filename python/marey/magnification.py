@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import scipy.signal
 
-from marey import _arguments, _cpu, _phase
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _arguments, _cpu, _device, _phase
+from marey._arrays import from_numpy_like, to_array, to_array_like, to_numpy
 from marey.temporal import butter_bandpass
 
 __all__ = ["Magnifier", "magnify"]
@@ -75,6 +75,9 @@ class Magnifier:
     magnification can only lighten or darken: larger factors, and noise is moved instead of
     amplified. ``method="riesz"`` does the same with a Riesz pyramid [3]_, several times faster.
     Both keep I and Q.
+
+    Frames on a CUDA device (CuPy, torch) are magnified there, by ``method="linear"``; NaN and
+    infinity are then not looked for, which would mean to wait for the device.
 
     Not for several threads at once.
 
@@ -190,6 +193,7 @@ class Magnifier:
                 raise ValueError(
                     f"[{_NAME}] cutoff: expected None for method {method!r}; found {cutoff}"
                 )
+            self._options = None
             self._magnifier, self.levels = _phase.make(
                 _NAME,
                 method,
@@ -218,18 +222,31 @@ class Magnifier:
         else:
             self.levels = self._checked_levels(levels, 1, 4)
             base, alphas = self.levels, [alpha]
-        self._magnifier = _cpu.LinearMagnifier(
-            height=self.shape[0],
-            width=self.shape[1],
-            channels=1 if len(self.shape) == 2 else 3,
-            dtype=self.dtype.name,
-            base_level=base,
-            alphas=alphas,
-            gaussian=mode == "color",
-            chroma=chroma,
-            sos=sos.ravel().tolist(),
-            steady_zi=scipy.signal.sosfilt_zi(sos).ravel().tolist(),
-        )
+        self._options = {
+            "height": self.shape[0],
+            "width": self.shape[1],
+            "channels": 1 if len(self.shape) == 2 else 3,
+            "dtype": self.dtype.name,
+            "base_level": base,
+            "alphas": alphas,
+            "gaussian": mode == "color",
+            "chroma": chroma,
+            "sos": sos.ravel().tolist(),
+            "steady_zi": scipy.signal.sosfilt_zi(sos).ravel().tolist(),
+        }
+        self._magnifier = _cpu.LinearMagnifier(**self._options)
+
+    def _on_device(self, frames: _device.DeviceArray) -> None:
+        """Go on where the frames are: on a CUDA device, from the first of them."""
+        if self._options is None:
+            raise TypeError(
+                f"[{_NAME}] frames: expected an array in CPU memory for this method; found one on "
+                "a CUDA device"
+            )
+        _device.kernels(_NAME)
+        state = self._magnifier.state
+        self._magnifier = _device.LinearMagnifier(frames, **self._options)
+        self._magnifier.state = state
 
     def _default_levels(self) -> int:
         return max(2, min(self.shape[:2]).bit_length() - 3)
@@ -260,8 +277,16 @@ class Magnifier:
             If `frames` is of another type or shape, or holds NaN or infinity. The state is then
             what it was before the call, as it is after a KeyboardInterrupt.
         """
-        source = to_numpy(_NAME, "frames", frames)
-        target = None if out is None else to_numpy(_NAME, "out", out)
+        source = to_array(_NAME, "frames", frames)
+        on_device = isinstance(source, _device.DeviceArray)
+        if on_device and not isinstance(self._magnifier, _device.LinearMagnifier):
+            self._on_device(source)
+        elif isinstance(self._magnifier, _device.LinearMagnifier) and not on_device:
+            raise TypeError(
+                f"[{_NAME}] frames: expected an array on the CUDA device, as the stream so far; "
+                "found one in CPU memory"
+            )
+        target = None if out is None else to_array_like(_NAME, "out", out, source)
         if source.ndim == len(self.shape):
             one = None if target is None else target[np.newaxis]
             result = self._magnifier.feed(source[np.newaxis], one)[0]
@@ -270,15 +295,15 @@ class Magnifier:
         return from_numpy_like(frames)(result) if out is None else out
 
     @property
-    def state(self) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    def state(self) -> Any:
         """The filter's state (a copy), or None before the first frame; assign it to continue."""
-        return self._magnifier.state  # type: ignore[no-any-return]
+        return self._magnifier.state
 
     @state.setter
     def state(self, value: Any) -> None:
-        self._magnifier.state = (
-            None if value is None else np.ascontiguousarray(to_numpy(_NAME, "state", value))
-        )
+        if value is not None and _device.library_of(value) is None:
+            value = np.ascontiguousarray(to_numpy(_NAME, "state", value))
+        self._magnifier.state = value
 
     def reset(self) -> None:
         """Forget all frames: the next one is the first."""

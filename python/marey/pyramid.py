@@ -1,8 +1,9 @@
 """Gaussian, Laplacian, complex steerable and Riesz pyramids of images.
 
 Images are uint8, float32 or float64 arrays ``(..., H, W)`` or ``(..., H, W, C)`` of any size from
-one pixel up; leading axes are batch. Every function takes NumPy arrays, or any CPU array with
-``__dlpack__`` and returns the same kind. Inputs are read where they lie, whatever their strides.
+one pixel up; leading axes are batch. Every function takes NumPy arrays, any CPU array with
+``__dlpack__``, CuPy arrays or CUDA tensors of torch, and returns the same kind. Inputs are read
+where they lie, whatever their strides.
 Borders are reflected about the edge pixel (``d c b | a b c d | c b a``).
 
 References
@@ -15,8 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _arguments
+from marey._arrays import from_numpy_like, kernels, to_array, to_array_like
 from marey._steerable import (
     RieszCoefficients,
     RieszPyramid,
@@ -26,8 +27,6 @@ from marey._steerable import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import numpy as np
 
 __all__ = [
     "RieszCoefficients",
@@ -82,11 +81,11 @@ def down(image: Any, *, channel_axis: int | None = -1, out: Any = None) -> Any:
     >>> marey.pyramid.down(np.ones((5, 4, 3), np.float32)).shape
     (3, 2, 3)
     """
-    source = to_numpy("marey.down", "image", image)
-    result = _cpu.down(
+    source = to_array("marey.down", "image", image)
+    result = kernels("marey.down", source).down(
         source,
         _channel_axis("marey.down", source, channel_axis),
-        None if out is None else to_numpy("marey.down", "out", out),
+        None if out is None else to_array_like("marey.down", "out", out, source),
     )
     return from_numpy_like(image)(result) if out is None else out
 
@@ -139,13 +138,13 @@ def up(
     (5, 4)
     """
     height, width = (None, None) if shape is None else _size(shape)
-    source = to_numpy("marey.up", "image", image)
-    result = _cpu.up(
+    source = to_array("marey.up", "image", image)
+    result = kernels("marey.up", source).up(
         source,
         height,
         width,
         _channel_axis("marey.up", source, channel_axis),
-        None if out is None else to_numpy("marey.up", "out", out),
+        None if out is None else to_array_like("marey.up", "out", out, source),
     )
     return from_numpy_like(image)(result) if out is None else out
 
@@ -157,7 +156,7 @@ def _size(shape: Any) -> tuple[int, ...]:
     return sizes
 
 
-def _channel_axis(function: str, image: np.ndarray[Any, Any], axis: Any) -> int | None:
+def _channel_axis(function: str, image: Any, axis: Any) -> int | None:
     return None if axis is None else _arguments.axis(function, "channel_axis", axis, image.shape)
 
 
@@ -165,8 +164,10 @@ def _levels(function: str, levels: Any) -> int:
     return _arguments.integer(function, "levels", levels, 0, _MOST_LEVELS)
 
 
-def _arrays(function: str, out: Sequence[Any] | None) -> list[Any] | None:
-    return None if out is None else [to_numpy(function, "out", level) for level in out]
+def _arrays(function: str, out: Sequence[Any] | None, like: Any) -> list[Any] | None:
+    if out is None:
+        return None
+    return [to_array_like(function, "out", level, like) for level in out]
 
 
 def gaussian(
@@ -198,12 +199,12 @@ def gaussian(
         If there are too few axes, `channel_axis` is none of them, `levels` is not 0 to 63, or
         `out` does not fit.
     """
-    source = to_numpy("marey.gaussian", "image", image)
-    result = _cpu.gaussian(
+    source = to_array("marey.gaussian", "image", image)
+    result = kernels("marey.gaussian", source).gaussian(
         source,
         _levels("marey.gaussian", levels),
         _channel_axis("marey.gaussian", source, channel_axis),
-        _arrays("marey.gaussian", out),
+        _arrays("marey.gaussian", out, source),
     )
     return list(map(from_numpy_like(image), result)) if out is None else list(out)
 
@@ -257,12 +258,12 @@ def laplacian(
     >>> bool(np.allclose(marey.pyramid.collapse(bands), image, atol=1e-6))
     True
     """
-    source = to_numpy("marey.laplacian", "image", image)
-    result = _cpu.laplacian(
+    source = to_array("marey.laplacian", "image", image)
+    result = kernels("marey.laplacian", source).laplacian(
         source,
         _levels("marey.laplacian", levels),
         _channel_axis("marey.laplacian", source, channel_axis),
-        _arrays("marey.laplacian", out),
+        _arrays("marey.laplacian", out, source),
     )
     return list(map(from_numpy_like(image), result)) if out is None else list(out)
 
@@ -290,12 +291,14 @@ def collapse(bands: Sequence[Any], *, channel_axis: int | None = -1, out: Any = 
     ValueError
         If the sizes are not those of a pyramid, or `out` does not fit.
     """
-    arrays = [to_numpy("marey.collapse", f"bands[{k}]", band) for k, band in enumerate(bands)]
+    arrays = [to_array("marey.collapse", f"bands[{k}]", band) for k, band in enumerate(bands)]
     if not arrays:
         raise ValueError("[marey.collapse] bands: expected at least one array; found none")
-    result = _cpu.collapse(
+    for k, band in enumerate(bands):
+        to_array_like("marey.collapse", f"bands[{k}]", band, arrays[0])
+    result = kernels("marey.collapse", arrays[0]).collapse(
         arrays,
         _channel_axis("marey.collapse", arrays[0], channel_axis),
-        None if out is None else to_numpy("marey.collapse", "out", out),
+        None if out is None else to_array_like("marey.collapse", "out", out, arrays[0]),
     )
     return from_numpy_like(bands[0])(result) if out is None else out

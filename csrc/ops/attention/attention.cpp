@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "ops/attention/decode.h"
+#include "ops/attention/operands.h"
 
 namespace marey {
 
@@ -17,14 +18,24 @@ MAREY_STUB(select_decode, SelectDecode)
 
 namespace {
 
-constexpr std::string_view kName = "marey.attention";
 // Work in a range, in multiply-adds: long enough that handing it out costs nothing.
 constexpr int64_t kGrain = int64_t{1} << 20;
-// With fewer ranges than this, calls take fewer rows, so that every thread has some.
-constexpr int64_t kFewRanges = 32;
-constexpr int64_t kFewestRows = 48;
+// With fewer ranges than this a thread, calls take fewer rows, so that all threads end together.
+constexpr int64_t kRangesPerThread = 8;
+// Rows of a call are a multiple of this, which panels of every width divide, if there are as many.
+constexpr int64_t kRowsTogether = 96;
 
-DType compute_type(DType dtype) { return dtype == DType::bf16 ? DType::f32 : dtype; }
+int64_t up_to_multiple(int64_t x, int64_t of) { return (x + of - 1) / of * of; }
+
+// Rows of a call, for so many problems of so many rows. Results do not depend on it.
+int64_t rows_of_call(int64_t problems, int64_t rows) {
+  const int64_t wanted = kRangesPerThread * num_threads();
+  int64_t blocks = (rows + kAttentionRows - 1) / kAttentionRows;
+  if (problems * blocks < wanted) blocks = (wanted + problems - 1) / problems;
+  const int64_t block = (rows + blocks - 1) / blocks;
+  return std::min(
+      {up_to_multiple(block, block > kRowsTogether ? 32 : kRowsTogether), rows, kAttentionRows});
+}
 
 std::string with_batch(const View& q, std::string_view rest) {
   std::string text = "(";
@@ -32,7 +43,7 @@ std::string with_batch(const View& q, std::string_view rest) {
   return text + std::string(rest) + ")";
 }
 
-void check_shape(const char* argument, const View& x, const View& q,
+void check_shape(std::string_view function, const char* argument, const View& x, const View& q,
                  std::initializer_list<int64_t> last, std::string_view letters) {
   bool fits = x.ndim() == q.ndim() - 3 + static_cast<int>(last.size());
   for (int axis = 0; fits && axis < q.ndim() - 3; ++axis) fits = x.shape[axis] == q.shape[axis];
@@ -44,83 +55,10 @@ void check_shape(const char* argument, const View& x, const View& q,
     }
   }
   if (!fits) {
-    throw ValueError(kName, argument,
+    throw ValueError(function, argument,
                      with_batch(q, letters) + " for q of shape " + to_string(q.shape),
                      to_string(x.shape));
   }
-}
-
-void check(const View& q, const View& k, const View& v, const View* mask, const View* bias,
-           const AttentionOptions& options, const View& out, const View* lse) {
-  if (q.ndim() < 3) {
-    throw ValueError(kName, "q", "shape (..., h, L, D)", to_string(q.shape));
-  }
-  if (q.dtype == DType::u8) {
-    throw TypeError(kName, "q", "float32, float64 or bfloat16", name(q.dtype));
-  }
-  const int axis = q.ndim() - 3;
-  const int64_t heads = q.shape[axis];
-  const int64_t queries = q.shape[axis + 1];
-  const int64_t depth = q.shape[axis + 2];
-  check_shape("k", k, q, {-1, -1, depth}, "h_kv, S, " + std::to_string(depth));
-  const int64_t key_heads = k.shape[axis];
-  const int64_t keys = k.shape[axis + 1];
-  check_shape("v", v, q, {key_heads, keys, -1},
-              std::to_string(key_heads) + ", " + std::to_string(keys) + ", Dv");
-  if (key_heads == 0 ? heads != 0 : heads % key_heads != 0) {
-    throw ValueError(kName, "k",
-                     "a number of heads that divides the " + std::to_string(heads) + " of q",
-                     std::to_string(key_heads));
-  }
-  for (const auto& [argument, view] : {std::pair{"k", &k}, {"v", &v}, {"out", &out}}) {
-    if (view->dtype != q.dtype) throw TypeError(kName, argument, name(q.dtype), name(view->dtype));
-  }
-  const DType computed = compute_type(q.dtype);
-  const std::string scores = std::to_string(heads) + ", " + std::to_string(queries);
-  if (mask != nullptr) {
-    if (mask->dtype != DType::u8) throw TypeError(kName, "mask", "bool", name(mask->dtype));
-    check_shape("mask", *mask, q, {heads, queries, keys}, scores + ", " + std::to_string(keys));
-  }
-  if (bias != nullptr) {
-    if (bias->dtype != computed) throw TypeError(kName, "bias", name(computed), name(bias->dtype));
-    check_shape("bias", *bias, q, {heads, queries, keys}, scores + ", " + std::to_string(keys));
-  }
-  check_shape("out", out, q, {heads, queries, v.shape[axis + 2]},
-              scores + ", " + std::to_string(v.shape[axis + 2]));
-  if (lse != nullptr) {
-    if (lse->dtype != computed) throw TypeError(kName, "lse", name(computed), name(lse->dtype));
-    check_shape("lse", *lse, q, {heads, queries}, scores);
-  }
-  if (!std::isfinite(options.scale)) {
-    throw ValueError(kName, "scale", "a finite number", std::to_string(options.scale));
-  }
-  if (!std::isfinite(options.softcap) || options.softcap < 0) {
-    throw ValueError(kName, "softcap", "a positive number", std::to_string(options.softcap));
-  }
-  if (options.left < 0 || options.right < 0) {
-    throw ValueError(
-        kName, "window", "numbers of keys, 0 or more",
-        "(" + std::to_string(options.left) + ", " + std::to_string(options.right) + ")");
-  }
-  if (options.limited() && options.alignment == Alignment::square && queries != keys) {
-    throw ValueError(kName, "causal",
-                     "'top_left' or 'bottom_right' to say how " + std::to_string(queries) +
-                         " queries stand to " + std::to_string(keys) + " keys",
-                     "neither");
-  }
-}
-
-// The operand of one batch entry. Axes: those of the batch, then head, row, item (fewer for lse).
-AttentionOperand operand(const View* view, int batch_axes, int64_t batch, int64_t first_head) {
-  if (view == nullptr) return {};
-  const int64_t item = item_size(view->dtype);
-  AttentionOperand result;
-  result.head = view->stride(batch_axes) / item;
-  result.row = view->stride(batch_axes + 1) / item;
-  result.item = view->ndim() > batch_axes + 2 ? view->stride(batch_axes + 2) / item : 1;
-  result.data = view->as<std::byte>() + offset_at(*view, 0, batch_axes, batch) +
-                first_head * view->stride(batch_axes);
-  return result;
 }
 
 // The arrays of a call, and the part of AttentionRows that all its rows have in common.
@@ -141,13 +79,13 @@ struct Call {
   void set_problem(AttentionRows& part, int64_t problem) const {
     const int64_t batch = problem / key_heads;
     const int64_t head = problem % key_heads;
-    part.q = operand(&q, axis, batch, head * group);
-    part.k = operand(&k, axis, batch, head);
-    part.v = operand(&v, axis, batch, head);
-    part.mask = operand(mask, axis, batch, head * group);
-    part.bias = operand(bias, axis, batch, head * group);
-    part.out = operand(&out, axis, batch, head * group);
-    part.lse = operand(lse, axis, batch, head * group);
+    part.q = operand_of(&q, axis, batch, head * group);
+    part.k = operand_of(&k, axis, batch, head);
+    part.v = operand_of(&v, axis, batch, head);
+    part.mask = operand_of(mask, axis, batch, head * group);
+    part.bias = operand_of(bias, axis, batch, head * group);
+    part.out = operand_of(&out, axis, batch, head * group);
+    part.lse = operand_of(lse, axis, batch, head * group);
   }
 };
 
@@ -194,19 +132,100 @@ void attend_few(const Call& call, int64_t problems, int64_t rows) {
 
 }  // namespace
 
+void check_attention(std::string_view function, const View& q, const View& k, const View& v,
+                     const View* mask, const View* bias, const AttentionOptions& options,
+                     const View& out, const View* lse) {
+  if (q.ndim() < 3) {
+    throw ValueError(function, "q", "shape (..., h, L, D)", to_string(q.shape));
+  }
+  if (q.dtype == DType::u8) {
+    throw TypeError(function, "q", "float32, float64 or bfloat16", name(q.dtype));
+  }
+  const int axis = q.ndim() - 3;
+  const int64_t heads = q.shape[axis];
+  const int64_t queries = q.shape[axis + 1];
+  const int64_t depth = q.shape[axis + 2];
+  check_shape(function, "k", k, q, {-1, -1, depth}, "h_kv, S, " + std::to_string(depth));
+  const int64_t key_heads = k.shape[axis];
+  const int64_t keys = k.shape[axis + 1];
+  check_shape(function, "v", v, q, {key_heads, keys, -1},
+              std::to_string(key_heads) + ", " + std::to_string(keys) + ", Dv");
+  if (key_heads == 0 ? heads != 0 : heads % key_heads != 0) {
+    throw ValueError(function, "k",
+                     "a number of heads that divides the " + std::to_string(heads) + " of q",
+                     std::to_string(key_heads));
+  }
+  for (const auto& [argument, view] : {std::pair{"k", &k}, {"v", &v}, {"out", &out}}) {
+    if (view->dtype != q.dtype)
+      throw TypeError(function, argument, name(q.dtype), name(view->dtype));
+  }
+  const DType computed = compute_type(q.dtype);
+  const std::string scores = std::to_string(heads) + ", " + std::to_string(queries);
+  if (mask != nullptr) {
+    if (mask->dtype != DType::u8) throw TypeError(function, "mask", "bool", name(mask->dtype));
+    check_shape(function, "mask", *mask, q, {heads, queries, keys},
+                scores + ", " + std::to_string(keys));
+  }
+  if (bias != nullptr) {
+    if (bias->dtype != computed)
+      throw TypeError(function, "bias", name(computed), name(bias->dtype));
+    check_shape(function, "bias", *bias, q, {heads, queries, keys},
+                scores + ", " + std::to_string(keys));
+  }
+  check_shape(function, "out", out, q, {heads, queries, v.shape[axis + 2]},
+              scores + ", " + std::to_string(v.shape[axis + 2]));
+  if (lse != nullptr) {
+    if (lse->dtype != computed) throw TypeError(function, "lse", name(computed), name(lse->dtype));
+    check_shape(function, "lse", *lse, q, {heads, queries}, scores);
+  }
+  if (!std::isfinite(options.scale)) {
+    throw ValueError(function, "scale", "a finite number", std::to_string(options.scale));
+  }
+  if (!std::isfinite(options.softcap) || options.softcap < 0) {
+    throw ValueError(function, "softcap", "a positive number", std::to_string(options.softcap));
+  }
+  if (options.left < 0 || options.right < 0) {
+    throw ValueError(
+        function, "window", "numbers of keys, 0 or more",
+        "(" + std::to_string(options.left) + ", " + std::to_string(options.right) + ")");
+  }
+  if (options.limited() && options.alignment == Alignment::square && queries != keys) {
+    throw ValueError(function, "causal",
+                     "'top_left' or 'bottom_right' to say how " + std::to_string(queries) +
+                         " queries stand to " + std::to_string(keys) + " keys",
+                     "neither");
+  }
+}
+
+AttentionOperand operand_of(const View* view, int batch_axes, int64_t batch, int64_t first_head) {
+  if (view == nullptr) return {};
+  const int64_t item = item_size(view->dtype);
+  AttentionOperand result;
+  result.head = view->stride(batch_axes) / item;
+  result.row = view->stride(batch_axes + 1) / item;
+  result.item = view->ndim() > batch_axes + 2 ? view->stride(batch_axes + 2) / item : 1;
+  result.data = view->as<std::byte>() + offset_at(*view, 0, batch_axes, batch) +
+                first_head * view->stride(batch_axes);
+  return result;
+}
+
+AttentionOperand packed_operand(const View& x, int64_t row, int64_t head) {
+  const int64_t size = item_size(x.dtype);
+  return {x.as<std::byte>() + row * x.stride(0) + head * x.stride(1), x.stride(1) / size,
+          x.stride(0) / size, x.ndim() > 2 ? x.stride(2) / size : 1};
+}
+
 std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item) {
-  const auto up = [](int64_t x, int64_t to) { return (x + to - 1) / to * to; };
   constexpr int64_t kWidestPanel = 48;
-  const int64_t lanes = up(count, 16);
-  const int64_t items = lanes * (2 + rows.depth + up(rows.value_depth, 4)) +
-                        kAttentionKeys * (2 * kWidestPanel + rows.depth + up(rows.value_depth, 4)) +
-                        8 * 16;
-  return static_cast<std::size_t>(items * item);
+  const int64_t lanes = up_to_multiple(count, 16);
+  const int64_t items = kAttentionKeys * (2 * kWidestPanel + rows.depth + 1 + rows.value_depth) +
+                        lanes * (2 + rows.depth + 1 + rows.value_depth);
+  return static_cast<std::size_t>(items * item + 8 * 64);
 }
 
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
                const AttentionOptions& options, const View& out, const View* lse) {
-  check(q, k, v, mask, bias, options, out, lse);
+  check_attention("marey.attention", q, k, v, mask, bias, options, out, lse);
   const int axis = q.ndim() - 3;
   Call call{q, k, v, mask, bias, out, lse};
   call.axis = axis;
@@ -232,12 +251,7 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   };
   if (rows <= kDecodeRows && adjacent(k) && adjacent(v)) return attend_few(call, problems, rows);
 
-  // By the shape alone, so that results do not depend on the number of threads.
-  int64_t block = std::min(rows, kAttentionRows);
-  if (problems * ((rows + block - 1) / block) < kFewRanges) {
-    const int64_t wanted = (kFewRanges + problems - 1) / problems;
-    block = std::clamp((rows / wanted + 47) / 48 * 48, std::min(kFewestRows, block), block);
-  }
+  const int64_t block = rows_of_call(problems, rows);
   const int64_t blocks = (rows + block - 1) / block;
   const int64_t task_work = block * std::max<int64_t>(all.keys, 1) * (all.depth + all.value_depth);
   const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(task_work, 1), 1, 1024);
@@ -260,31 +274,35 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
                });
 }
 
-void attention_varlen(const View& q, const View& k, const View& v, const int64_t* cu_seqlens_q,
-                      const int64_t* cu_seqlens_k, int64_t sequences,
-                      const AttentionOptions& options, const View& out, const View* lse) {
-  constexpr std::string_view kVarlen = "marey.attention_varlen";
-  const int64_t heads = q.shape[1];
-  const int64_t key_heads = k.shape[1];
+void check_offsets(std::string_view function, const View& q, const View& k,
+                   const int64_t* cu_seqlens_q, const int64_t* cu_seqlens_k, int64_t sequences,
+                   const AttentionOptions& options) {
   for (const auto& [argument, cu, total] : {std::tuple{"cu_seqlens_q", cu_seqlens_q, q.shape[0]},
                                             std::tuple{"cu_seqlens_k", cu_seqlens_k, k.shape[0]}}) {
     bool fits = cu[0] == 0 && cu[sequences] == total;
     for (int64_t i = 0; i < sequences; ++i) fits = fits && cu[i] <= cu[i + 1];
     if (!fits) {
-      throw ValueError(kVarlen, argument, "offsets that rise from 0 to " + std::to_string(total),
+      throw ValueError(function, argument, "offsets that rise from 0 to " + std::to_string(total),
                        "others");
     }
   }
-  if (options.limited() && options.alignment == Alignment::square) {
-    for (int64_t i = 0; i < sequences; ++i) {
-      if (cu_seqlens_q[i + 1] - cu_seqlens_q[i] != cu_seqlens_k[i + 1] - cu_seqlens_k[i]) {
-        throw ValueError(kVarlen, "causal",
-                         "'top_left' or 'bottom_right', since not every sequence has as many "
-                         "queries as keys",
-                         "neither");
-      }
+  if (!options.limited() || options.alignment != Alignment::square) return;
+  for (int64_t i = 0; i < sequences; ++i) {
+    if (cu_seqlens_q[i + 1] - cu_seqlens_q[i] != cu_seqlens_k[i + 1] - cu_seqlens_k[i]) {
+      throw ValueError(function, "causal",
+                       "'top_left' or 'bottom_right', since not every sequence has as many "
+                       "queries as keys",
+                       "neither");
     }
   }
+}
+
+void attention_varlen(const View& q, const View& k, const View& v, const int64_t* cu_seqlens_q,
+                      const int64_t* cu_seqlens_k, int64_t sequences,
+                      const AttentionOptions& options, const View& out, const View* lse) {
+  check_offsets("marey.attention_varlen", q, k, cu_seqlens_q, cu_seqlens_k, sequences, options);
+  const int64_t heads = q.shape[1];
+  const int64_t key_heads = k.shape[1];
   if (sequences == 0 || heads == 0 || key_heads == 0) return;
   const int64_t group = heads / key_heads;
 
@@ -316,12 +334,6 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   AttentionRowsFn* const run = select_attention_rows_stub.get()(q.dtype);
   const std::size_t scratch =
       attention_scratch(all, std::min(longest, kAttentionRows), item_size(compute_type(q.dtype)));
-  const auto at = [](const View& x, int64_t row, int64_t head) {
-    const int64_t size = item_size(x.dtype);
-    return AttentionOperand{x.as<std::byte>() + row * x.stride(0) + head * x.stride(1),
-                            x.stride(1) / size, x.stride(0) / size,
-                            x.ndim() > 2 ? x.stride(2) / size : 1};
-  };
   parallel_for(tasks, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
     AttentionRows part = all;
     part.scratch = memory;
@@ -333,11 +345,11 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
       part.queries = cu_seqlens_q[i + 1] - cu_seqlens_q[i];
       part.keys = cu_seqlens_k[i + 1] - cu_seqlens_k[i];
       part.offset = options.alignment == Alignment::bottom_right ? part.keys - part.queries : 0;
-      part.q = at(q, cu_seqlens_q[i], head * group);
-      part.k = at(k, cu_seqlens_k[i], head);
-      part.v = at(v, cu_seqlens_k[i], head);
-      part.out = at(out, cu_seqlens_q[i], head * group);
-      if (lse != nullptr) part.lse = at(*lse, cu_seqlens_q[i], head * group);
+      part.q = packed_operand(q, cu_seqlens_q[i], head * group);
+      part.k = packed_operand(k, cu_seqlens_k[i], head);
+      part.v = packed_operand(v, cu_seqlens_k[i], head);
+      part.out = packed_operand(out, cu_seqlens_q[i], head * group);
+      if (lse != nullptr) part.lse = packed_operand(*lse, cu_seqlens_q[i], head * group);
       part.begin = (task - *sequence) / key_heads * kAttentionRows;
       part.end = std::min(part.begin + kAttentionRows, group * part.queries);
       run(part);

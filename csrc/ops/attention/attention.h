@@ -37,7 +37,7 @@ struct AttentionOptions {
 // h_kv). mask: null or uint8 (..., h, L, S), nonzero where attention is allowed. bias: null or
 // (..., h, L, S) of the type of the computation, which is float32 for bfloat16. lse: null or (...,
 // h, L) of the type of the computation. Any strides, zero ones too (broadcasting). out and lse
-// overlap no input. Each thread's scratch is at most 240 rows of q and out, and 128 keys and
+// overlap no input. Each thread's scratch is at most 256 rows of q and out, and 128 keys and
 // values, in the type of the computation.
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
                const AttentionOptions& options, const View& out, const View* lse);
@@ -69,8 +69,7 @@ struct AttentionRows {
   std::byte* scratch;
 };
 
-inline constexpr int64_t kAttentionRows =
-    240;  // at most in a call; a multiple of every panel's lanes
+inline constexpr int64_t kAttentionRows = 256;  // at most in a call
 inline constexpr int64_t kAttentionKeys = 128;  // in a block
 // Bytes of scratch for rows of a call.
 std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item);

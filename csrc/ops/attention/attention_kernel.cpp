@@ -2,372 +2,290 @@
 // rescaling are vertical, and the result of one product is, in place, the operand of the next.
 //
 //   scores (keys, lanes) = K (keys, D) Q^T (D, lanes)        keys broadcast, read where they lie
-//   O^T (Dv, lanes)     += V^T (Dv, keys) P (keys, lanes)    values broadcast, packed in strips
+//   O^T (Dv, lanes)     += V^T (Dv, keys) P (keys, lanes)    values broadcast, read where they lie
 //
-// A call takes up to 240 queries: their Q^T and O^T stay in the second-level cache (120 KiB at
-// D = 64) while blocks of 128 keys pass, each packed once for all of them. In the first level stand
-// the scores of one panel (12 KiB for 24 lanes), its Q^T and its O^T; keys and values stream
-// through. Scores are in units of log2, with the scale folded into Q^T once.
-#include <cmath>
-#include <limits>
-
-#include "core/math.h"
-#include "core/tile.h"
-#include "ops/attention/attention.h"
+// A call takes up to 256 queries: their Q^T and O^T stay in the second-level cache (128 KiB at
+// D = 64) while blocks of 128 keys pass. In the first level stand the scores of one panel (16 KiB
+// for 32 lanes), its Q^T and its O^T; keys and values stream through. Scores are in units of log2.
+//
+// The products are of float or double, with the scale folded into Q^T, or of pairs of bfloat16
+// where the instruction set multiplies those: then Q and K stay as they are, the scale comes with
+// the exponential, and P is rounded to bfloat16 in place. bfloat16 elsewhere is widened as it is
+// packed: a product that widens as it goes takes twice as long.
+//
+// Tried without gain: values packed in strips of four rows (4% of the time, for products no
+// faster); panels of three vectors with AVX-512 (the scores of a panel then fill the first level).
+#include "ops/attention/lanes.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
 
-constexpr double kLog2E = 1.4426950408889634074;
-constexpr double kLn2 = 0.6931471805599453094;
+// Values whose rows lie further apart than this meet in few sets of the first-level cache, once a
+// block of them is read for each panel.
+constexpr int64_t kNearBytes = 1024;
 
-template <class X>
-constexpr X at_least(X a, X b) {
-  return a > b ? a : b;
-}
-template <class X>
-constexpr X at_most(X a, X b) {
-  return a < b ? a : b;
-}
-
-// S: the type in memory; T: of the computation.
-template <class S, class T>
+// S: the type in memory; Unit: what the products are of.
+template <class S, class Unit>
 class Block {
  public:
+  using T = SumOf<Unit>;
   using V = Vec<T>;
   static constexpr int W = kLanesOf<T>;
+  static constexpr bool kPairs = std::is_same_v<Unit, Pair>;
+  static constexpr int kStep = kPairs ? 2 : 1;  // items of the depth in a unit
+  static constexpr T kLowest = -std::numeric_limits<T>::infinity();
 
-  explicit Block(const AttentionRows& p) : p_(p) {
-    rows_ = p.end - p.begin;
-    vectors_ = (rows_ + W - 1) / W;
-    limited_ = p.left < p.keys + p.queries || p.right < p.keys + p.queries;
-    padded_depth_ = (p.value_depth + kStrip - 1) / kStrip * kStrip;
-    const int64_t lanes = vectors_ * W;
-    T* memory = reinterpret_cast<T*>(p.scratch);
-    const auto take = [&](int64_t count) {
-      T* part = memory;
-      memory += (count + 15) / 16 * 16;
-      return part;
+  explicit Block(const AttentionRows& p) : p_(p), queries_(p) {
+    const int64_t lanes = up_to_multiple<int64_t>(p.end - p.begin, W);
+    units_ = (p.depth + kStep - 1) / kStep;
+    std::byte* memory = p.scratch;
+    const auto take = [&]<class X>(X*& part, int64_t count) {
+      part = reinterpret_cast<X*>(memory);
+      memory += up_to_multiple<int64_t>(count * static_cast<int64_t>(sizeof(X)), 64);
     };
-    scores_ = take(kMaxVectors * W * kAttentionKeys);
-    top_ = take(lanes);
-    sum_ = take(lanes);
-    q_ = take(lanes * p.depth);
-    out_ = take(lanes * padded_depth_);
-    values_ = take(kAttentionKeys * padded_depth_);
-    keys_ = take(kAttentionKeys * p.depth);
-    added_ = take(kMaxVectors * W * kAttentionKeys);
+    take(scores_, kWide * W * kAttentionKeys);
+    take(added_, kWide * W * kAttentionKeys);
+    take(top_, lanes);
+    take(sum_, lanes);
+    take(q_, lanes * units_);
+    take(out_, lanes * p.value_depth);
+    take(keys_, kAttentionKeys * units_ * kStep);
+    take(values_, kAttentionKeys * p.value_depth);
+    // In units of log2, or of the cap. Pairs are not scaled before they are multiplied.
+    factor_ = static_cast<T>(p.softcap > 0 ? p.scale / p.softcap : p.scale * kLog2E);
+    late_factor_ = kPairs && p.softcap <= 0 && p.bias.data == nullptr && factor_ > 0;
   }
 
   void run() {
-    keys_in_place_ = std::is_same_v<S, T> && p_.k.item == 1;
-    // Packing pays when several panels read the block.
-    values_in_place_ = std::is_same_v<S, T> && p_.v.item == 1 && vectors_ <= kMaxVectors;
-    for_each_panel([&]<int NV>(Panel panel) { begin<NV>(panel); });
-    int64_t low = 0;
-    int64_t high = p_.keys;
-    if (limited_) {
-      low = p_.keys;
-      high = 0;
-      for_each_panel([&]<int NV>(Panel panel) {
-        const Range any = reach_[panel.vector].any;
-        low = at_most(low, any.first);
-        high = at_least(high, any.last);
-      });
+    if constexpr (std::is_same_v<S, Unit>) {
+      keys_in_place_ = p_.k.item == 1;
+      const bool near = p_.v.row * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
+      values_in_place_ = p_.v.item == 1 && (near || p_.end - p_.begin <= kWide * W);
+    } else if constexpr (kPairs) {
+      keys_in_place_ = p_.k.item == 1 && p_.depth % 2 == 0;
     }
+    int64_t low = queries_.limited() ? p_.keys : 0;
+    int64_t high = queries_.limited() ? 0 : p_.keys;
+    queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) {
+      begin(panel, NV);
+      if (!queries_.limited()) return;
+      const Range any = queries_.reach_of(panel).any;
+      low = at_most(low, any.first);
+      high = at_least(high, any.last);
+    });
     // Blocks start at multiples of their size, so that sums do not depend on the rows of a call.
     for (int64_t first = low / kAttentionKeys * kAttentionKeys; first < high;
          first += kAttentionKeys) {
       const Range block{first, at_most(first + kAttentionKeys, p_.keys)};
-      if (!keys_in_place_) pack_keys(block);
-      if (!values_in_place_) {
-        pack_strips<T>(values() + block.first * p_.v.row, p_.v.row, p_.v.item, block.count(),
-                       p_.value_depth, values_);
-      }
-      for_each_panel([&]<int NV>(Panel panel) { attend<NV>(panel, block); });
+      pack(block);
+      queries_.template for_each_panel<W>(
+          [&]<int NV>(const Panel& panel) { attend<NV>(panel, block); });
     }
-    for_each_panel([&]<int NV>(Panel panel) { finish<NV>(panel); });
+    queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) { finish(panel, NV); });
   }
 
  private:
-  struct Panel {
-    int64_t vector;  // the first
-    int64_t row;     // the first
-    int lanes;
-  };
-  struct Range {
-    int64_t first, last;
-    int64_t count() const { return last - first; }
-  };
-  // The keys that any lane of a panel may attend to, and those that every lane may.
-  struct Reach {
-    Range any, every;
-  };
-  struct Query {
-    int64_t head, l;
-  };
+  const S* keys(int64_t s) const { return static_cast<const S*>(p_.k.data) + s * p_.k.row; }
+  const S* values(int64_t s) const { return static_cast<const S*>(p_.v.data) + s * p_.v.row; }
 
-  const S* values() const { return static_cast<const S*>(p_.v.data); }
-  const S* keys() const { return static_cast<const S*>(p_.k.data); }
-  Query query(int64_t row) const {
-    if (row < p_.queries) return {0, row};  // spares the division where heads share no keys
-    return {row / p_.queries, row % p_.queries};
-  }
-  template <class X>
-  X* address(const AttentionOperand& operand, int64_t row) const {
-    const Query at = query(row);
-    return static_cast<X*>(operand.data) + at.head * operand.head + at.l * operand.row;
-  }
-
-  // Panels as wide as there are rows; four vectors left are two and two, not three and a lone one.
-  template <class Body>
-  void for_each_panel(const Body& body) const {
-    int64_t vector = 0;
-    while (vector < vectors_) {
-      const int64_t left = vectors_ - vector;
-      const int64_t width = left == 4 ? 2 : at_most<int64_t>(left, kMaxVectors);
-      const int64_t lanes = at_most(width * W, rows_ - vector * W);
-      const Panel panel{vector, p_.begin + vector * W, static_cast<int>(lanes)};
-      if (width == 3) {
-        body.template operator()<3>(panel);
-      } else if (width == 2) {
-        body.template operator()<2>(panel);
+  void begin(const Panel& panel, int vectors) {
+    const int64_t pitch = vectors * W;
+    for (int j = 0; j < vectors; ++j) {
+      const S* items[W];
+      queries_.rows_of(p_.q, panel, j, items);
+      Unit* to = q_ + panel.vector * W * units_ + j * W;
+      if constexpr (kPairs) {
+        gather_lanes(items, p_.q.item, p_.depth, to, pitch);
       } else {
-        body.template operator()<1>(panel);
-      }
-      vector += width;
-    }
-  }
-
-  // Keys that a query may attend to by the causal order and the window.
-  Range reach_of(int64_t row) const {
-    const int64_t p = query(row).l + p_.offset;
-    return {at_most(at_least<int64_t>(p - p_.left, 0), p_.keys),
-            at_least<int64_t>(at_most(p + p_.right + 1, p_.keys), 0)};
-  }
-  Reach reach_of(const Panel& panel) const {
-    if (!limited_) return {{0, p_.keys}, {0, p_.keys}};
-    Reach reach{{p_.keys, 0}, {0, p_.keys}};
-    for (int j = 0; j < panel.lanes; ++j) {
-      const Range one = reach_of(panel.row + j);
-      reach.every = {at_least(reach.every.first, one.first), at_most(reach.every.last, one.last)};
-      if (one.count() <= 0) continue;
-      reach.any = {at_most(reach.any.first, one.first), at_least(reach.any.last, one.last)};
-    }
-    return reach;
-  }
-
-  template <int NV>
-  [[gnu::flatten]] void begin(const Panel& panel) {
-    reach_[panel.vector] = reach_of(panel);
-    T* q = q_ + panel.vector * W * p_.depth;
-    const double factor = p_.softcap > 0 ? p_.scale / p_.softcap : p_.scale * kLog2E;
-    pack_lanes<T, NV>([&](int j) { return address<const S>(p_.q, panel.row + j); }, p_.q.item,
-                      panel.lanes, p_.depth, static_cast<T>(factor), q);
-    const V lowest(-std::numeric_limits<T>::infinity());
-    for (int j = 0; j < NV; ++j) {
-      store(top_ + (panel.vector + j) * W, lowest);
-      store(sum_ + (panel.vector + j) * W, V(T(0)));
-    }
-    T* out = out_ + panel.vector * W * padded_depth_;
-    for (int64_t i = 0; i < padded_depth_ * NV; ++i) store(out + i * W, V(T(0)));
-  }
-
-  [[gnu::flatten]] void pack_keys(const Range& block) {
-    for (int64_t s = block.first; s < block.last; ++s) {
-      const S* from = keys() + s * p_.k.row;
-      T* to = keys_ + (s - block.first) * p_.depth;
-      int64_t d = 0;
-      if (p_.k.item == 1) {
-        for (; d + W <= p_.depth; d += W) store(to + d, load_as<V>(from + d));
-      }
-      for (; d < p_.depth; ++d) to[d] = convert<T>(from[d * p_.k.item]);
-    }
-  }
-
-  template <int NV>
-  [[gnu::flatten]] void attend(const Panel& panel, const Range& block) {
-    const Reach& reach = reach_[panel.vector];
-    const Range range{at_least(block.first, reach.any.first), at_most(block.last, reach.any.last)};
-    if (range.count() <= 0) return;
-    constexpr int64_t kPitch = NV * W;
-    const T* q = q_ + panel.vector * W * p_.depth;
-    if constexpr (std::is_same_v<S, T>) {
-      if (keys_in_place_) {
-        const Rows<T> rows{keys() + range.first * p_.k.row, p_.k.row};
-        panel_product<NV, T>(range.count(), rows, q, p_.depth, scores_, false);
+        gather_lanes<T, S>(items, p_.q.item, p_.depth, factor_, to, pitch);
       }
     }
+    for (int64_t i = 0; i < pitch; i += W) {
+      store(top_ + panel.vector * W + i, V(kLowest));
+      store(sum_ + panel.vector * W + i, V(T(0)));
+    }
+    T* out = out_ + panel.vector * W * p_.value_depth;
+    for (int64_t i = 0; i < p_.value_depth * pitch; i += W) store(out + i, V(T(0)));
+  }
+
+  void pack(const Range& block) {
     if (!keys_in_place_) {
-      const Rows<T> rows{keys_ + (range.first - block.first) * p_.depth, p_.depth};
-      panel_product<NV, T>(range.count(), rows, q, p_.depth, scores_, false);
+      if constexpr (kPairs) {
+        for (int64_t s = 0; s < block.count(); ++s) {
+          const bfloat16* from = keys(block.first + s);
+          bfloat16* to = keys_ + s * units_ * 2;
+          for (int64_t d = 0; d < p_.depth; ++d) to[d] = from[d * p_.k.item];
+          if (p_.depth % 2 != 0) to[p_.depth] = bfloat16{0};
+        }
+      } else {
+        copy_rows<T, S>(keys(block.first), p_.k.row, p_.k.item, block.count(), p_.depth, keys_);
+      }
     }
-    if (p_.softcap > 0) cap<NV>(range.count());
-    if (p_.bias.data != nullptr) add_bias<NV>(panel, range);
-    if (p_.mask.data != nullptr) apply_mask<NV>(panel, range);
-    if (range.first < reach.every.first || range.last > reach.every.last) {
-      apply_limits<NV>(panel, range);
+    if (values_in_place_) return;
+    if constexpr (kPairs) {
+      pair_rows(values(block.first), p_.v.row, p_.v.item, block.count(), p_.value_depth, values_,
+                p_.value_depth);
+    } else {
+      copy_rows<T, S>(values(block.first), p_.v.row, p_.v.item, block.count(), p_.value_depth,
+                      values_);
     }
+  }
 
-    // The running softmax.
-    T* const top = top_ + panel.vector * W;
-    T* const sum = sum_ + panel.vector * W;
-    T* const out = out_ + panel.vector * W * padded_depth_;
+  template <int NV>
+  [[gnu::noinline]] void attend(const Panel& panel, const Range& block) {
+    const Reach reach = queries_.reach_of(panel);
+    Range range{at_least(block.first, reach.any.first), at_most(block.last, reach.any.last)};
+    if (range.count() <= 0) return;
+    // Whole pairs of keys: the one before the first is forbidden below.
+    if constexpr (kPairs) range.first -= (range.first - block.first) % 2;
+    const Unit* q = q_ + panel.vector * W * units_;
+    const KeyRows rows =
+        keys_in_place_
+            ? key_rows(keys(range.first), p_.k.row)
+            : key_rows(keys_ + (range.first - block.first) * units_ * kStep, units_ * kStep);
+    product<NV, Unit>(range.count(), rows, q, units_, scores_, false);
+    if (kPairs && !late_factor_) scale_scores(scores_, range.count() * NV * W, factor_);
+    if (p_.softcap > 0) {
+      cap_scores<T>(scores_, range.count() * NV * W, static_cast<T>(p_.softcap * kLog2E), nullptr);
+    }
+    if (p_.bias.data != nullptr) add_bias<T>(queries_, panel, range, NV, scores_, added_);
+    if (p_.mask.data != nullptr) apply_mask<T>(queries_, panel, range, NV, scores_, added_);
+    if (range.first < reach.every.first || range.last > reach.every.last) {
+      apply_limits<T>(queries_, panel, range, NV, scores_);
+    }
+    T* const out = out_ + panel.vector * W * p_.value_depth;
+    softmax<NV>(range.count(), top_ + panel.vector * W, sum_ + panel.vector * W, out);
+
+    const int64_t depth = (range.count() + kStep - 1) / kStep;
+    Columns<Unit> columns{values_ + (range.first - block.first) / kStep * p_.value_depth,
+                          p_.value_depth};
+    if constexpr (std::is_same_v<S, Unit>) {
+      if (values_in_place_) columns = {values(range.first), p_.v.row};
+    }
+    product<NV, Unit>(p_.value_depth, columns, reinterpret_cast<const Unit*>(scores_), depth, out,
+                      true);
+  }
+
+  using KeyItem = std::conditional_t<kPairs, bfloat16, T>;
+  using KeyRows = std::conditional_t<kPairs, PairRows, Rows<T>>;
+  static KeyRows key_rows(const KeyItem* data, int64_t stride) { return {data, stride}; }
+  template <class X>
+  static KeyRows key_rows(const X*, int64_t) {  // never in place
+    return {};
+  }
+
+  // Scores become exponentials; the running maximum and sum go on, and with them the output.
+  template <int NV>
+  [[gnu::noinline, gnu::flatten]] void softmax(int64_t count, T* top, T* sum, T* out) {
+    constexpr int64_t kPitch = NV * W;
+    if constexpr (kPairs) {
+      if (count % 2 != 0) {
+        for (int j = 0; j < NV; ++j) store(scores_ + count * kPitch + j * W, V(kLowest));
+        ++count;
+      }
+    }
     V highest[NV];
-    for (int j = 0; j < NV; ++j) highest[j] = load<V>(top + j * W);
-    for (int64_t s = 0; s < range.count(); ++s) {
+    for (int j = 0; j < NV; ++j) highest[j] = load<V>(scores_ + j * W);
+    for (int64_t s = 1; s < count; ++s) {
       for (int j = 0; j < NV; ++j) {
         highest[j] = stdx::max(highest[j], load<V>(scores_ + s * kPitch + j * W));
       }
     }
+    const V factor(late_factor_ ? factor_ : T(1));
     V total[NV];
     V subtract[NV];
     V decay[NV];
     bool rescale = false;
     for (int j = 0; j < NV; ++j) {
       const V before = load<V>(top + j * W);
+      if constexpr (kPairs) highest[j] *= factor;
+      highest[j] = stdx::max(before, highest[j]);
       store(top + j * W, highest[j]);
       subtract[j] = highest[j];
-      stdx::where(highest[j] == V(-std::numeric_limits<T>::infinity()), subtract[j]) = V(T(0));
+      stdx::where(highest[j] == V(kLowest), subtract[j]) = V(T(0));
       decay[j] = math::exp2_nonpositive<T>(before - subtract[j]);
       total[j] = load<V>(sum + j * W) * decay[j];
       rescale = rescale || stdx::any_of(before != highest[j]);
     }
-    for (int64_t s = 0; s < range.count(); ++s) {
-      for (int j = 0; j < NV; ++j) {
-        T* at = scores_ + s * kPitch + j * W;
-        const V p = math::exp2_nonpositive<T>(load<V>(at) - subtract[j]);
-        store(at, p);
-        total[j] += p;
-      }
-    }
-    for (int j = 0; j < NV; ++j) store(sum + j * W, total[j]);
-    if (rescale) {
-      for (int64_t d = 0; d < padded_depth_; ++d) {
+    if constexpr (kPairs) {
+      for (int64_t s = 0; s < count; s += 2) {
         for (int j = 0; j < NV; ++j) {
-          T* at = out + d * kPitch + j * W;
-          store(at, load<V>(at) * decay[j]);
+          const T* at = scores_ + s * kPitch + j * W;
+          const V even = math::exp2_nonpositive<T>(load<V>(at) * factor - subtract[j]);
+          const V odd = math::exp2_nonpositive<T>(load<V>(at + kPitch) * factor - subtract[j]);
+          total[j] += even;
+          total[j] += odd;
+          store_pairs(reinterpret_cast<Pair*>(scores_ + s / 2 * kPitch + j * W), even, odd);
+        }
+      }
+    } else {
+      for (int64_t s = 0; s < count; ++s) {
+        for (int j = 0; j < NV; ++j) {
+          T* at = scores_ + s * kPitch + j * W;
+          const V p = math::exp2_nonpositive<T>(load<V>(at) - subtract[j]);
+          store(at, p);
+          total[j] += p;
         }
       }
     }
-
-    if constexpr (std::is_same_v<S, T>) {
-      if (values_in_place_) {
-        const Columns<T> columns{values() + range.first * p_.v.row, p_.v.row};
-        panel_product<NV, T>(p_.value_depth, columns, scores_, range.count(), out, true);
-        return;
-      }
-    }
-    const Strips<T> strips{values_ + (range.first - block.first) * kStrip, kStrip * block.count()};
-    panel_product<NV, T>(padded_depth_, strips, scores_, range.count(), out, true);
-  }
-
-  template <int NV>
-  [[gnu::flatten]] void cap(int64_t count) {
-    const V factor(static_cast<T>(p_.softcap * kLog2E));
-    for (int64_t i = 0; i < count * NV; ++i) {
-      store(scores_ + i * W, math::tanh<T>(load<V>(scores_ + i * W)) * factor);
-    }
-  }
-
-  template <int NV>
-  [[gnu::flatten]] void add_bias(const Panel& panel, const Range& range) {
-    pack_lanes<T, NV>(
-        [&](int j) {
-          return address<const T>(p_.bias, panel.row + j) + range.first * p_.bias.item;
-        },
-        p_.bias.item, panel.lanes, range.count(), static_cast<T>(kLog2E), added_);
-    for (int64_t i = 0; i < range.count() * NV; ++i) {
-      store(scores_ + i * W, load<V>(scores_ + i * W) + load<V>(added_ + i * W));
-    }
-  }
-
-  template <int NV>
-  [[gnu::flatten]] void apply_mask(const Panel& panel, const Range& range) {
-    pack_lanes<T, NV>(
-        [&](int j) {
-          return address<const uint8_t>(p_.mask, panel.row + j) + range.first * p_.mask.item;
-        },
-        p_.mask.item, panel.lanes, range.count(), T(1), added_);
-    for (int64_t i = 0; i < range.count() * NV; ++i) {
-      V x = load<V>(scores_ + i * W);
-      stdx::where(load<V>(added_ + i * W) == V(T(0)), x) = V(-std::numeric_limits<T>::infinity());
-      store(scores_ + i * W, x);
-    }
-  }
-
-  template <int NV>
-  [[gnu::flatten]] void apply_limits(const Panel& panel, const Range& range) {
-    constexpr int64_t kPitch = NV * W;
-    alignas(64) T first[kPitch];
-    alignas(64) T last[kPitch];
-    for (int j = 0; j < kPitch; ++j) {
-      Range one = range;
-      if (j < panel.lanes) {
-        const Range mine = reach_of(panel.row + j);
-        one = {at_most(mine.first, range.last), at_most(mine.last, range.last)};
-      }
-      first[j] = static_cast<T>(one.first - range.first);
-      last[j] = static_cast<T>(one.last - range.first);
-    }
-    for (int j = 0; j < NV; ++j) {
-      const V low = load<V>(first + j * W);
-      const V high = load<V>(last + j * W);
-      for (int64_t s = 0; s < range.count(); ++s) {
-        T* at = scores_ + s * kPitch + j * W;
-        const V here(static_cast<T>(s));
-        V x = load<V>(at);
-        stdx::where(here < low || here >= high, x) = V(-std::numeric_limits<T>::infinity());
-        store(at, x);
+    for (int j = 0; j < NV; ++j) store(sum + j * W, total[j]);
+    if (!rescale) return;
+    for (int64_t d = 0; d < p_.value_depth; ++d) {
+      for (int j = 0; j < NV; ++j) {
+        T* at = out + d * kPitch + j * W;
+        store(at, load<V>(at) * decay[j]);
       }
     }
   }
 
-  template <int NV>
-  [[gnu::flatten]] void finish(const Panel& panel) {
-    alignas(64) T inverse[NV * W];
-    for (int j = 0; j < NV; ++j) {
-      const V sum = load<V>(sum_ + (panel.vector + j) * W);
-      V factor = V(T(1)) / sum;
-      stdx::where(sum == V(T(0)), factor) = V(T(0));
-      store(inverse + j * W, factor);
-    }
-    unpack_lanes<T, NV>(
-        out_ + panel.vector * W * padded_depth_, inverse, panel.lanes, p_.value_depth,
-        [&](int j) { return address<S>(p_.out, panel.row + j); }, p_.out.item);
-    if (p_.lse.data == nullptr) return;
-    for (int j = 0; j < panel.lanes; ++j) {
-      const T top = top_[panel.vector * W + j];
-      const T sum = sum_[panel.vector * W + j];
-      *address<T>(p_.lse, panel.row + j) =
-          sum == T(0)
-              ? -std::numeric_limits<T>::infinity()
-              : static_cast<T>(static_cast<double>(top) * kLn2 + ::log(static_cast<double>(sum)));
+  void finish(const Panel& panel, int vectors) {
+    for (int j = 0; j < vectors && j * W < panel.lanes; ++j) {
+      const int count = at_most(panel.lanes - j * W, W);
+      T* const top = top_ + (panel.vector + j) * W;
+      T* const sum = sum_ + (panel.vector + j) * W;
+      alignas(64) T inverse[W];
+      for (int i = 0; i < W; ++i) inverse[i] = sum[i] == T(0) ? T(0) : T(1) / sum[i];
+      S* items[W];
+      queries_.rows_of(p_.out, panel, j, items);
+      scatter_lanes<T, S>(out_ + panel.vector * W * p_.value_depth + j * W, vectors * W, inverse,
+                          items, count, p_.out.item, p_.value_depth);
+      if (p_.lse.data == nullptr) continue;
+      for (int i = 0; i < count; ++i) {
+        *queries_.address<T>(p_.lse, panel.row + j * W + i) =
+            sum[i] == T(0) ? kLowest
+                           : static_cast<T>(static_cast<double>(top[i]) * kLn2 +
+                                            ::log(static_cast<double>(sum[i])));
+      }
     }
   }
 
   const AttentionRows& p_;
-  int64_t rows_;
-  int64_t vectors_;
-  int64_t padded_depth_;
-  bool limited_;
-  Reach reach_[kAttentionRows / W + 1];  // by a panel's first vector
+  const Queries queries_;
+  int64_t units_;
+  T factor_;
+  bool late_factor_;  // the factor comes with the exponential
   bool keys_in_place_ = false;
   bool values_in_place_ = false;
-  T* scores_;  // (keys of a block, lanes of a panel)
-  T* top_;     // for each row, the running maximum
-  T* sum_;     // and the running sum
-  T* q_;       // panels (D, lanes)
-  T* out_;     // panels (Dv, lanes)
-  T* values_;  // Strips of a block
-  T* keys_;    // a block (keys, D)
-  T* added_;   // the bias or mask of a tile
+  T* scores_;                                      // (keys of a block, lanes of a panel)
+  T* added_;                                       // the bias or mask of a panel
+  T* top_;                                         // for each row, the running maximum
+  T* sum_;                                         // and the running sum
+  Unit* q_;                                        // panels (D, lanes)
+  T* out_;                                         // panels (Dv, lanes)
+  std::conditional_t<kPairs, bfloat16, T>* keys_;  // a block (keys, D)
+  Unit* values_;                                   // a block (keys, Dv)
 };
 
-template <class S, class T>
+template <class S, class Unit>
 void run(const AttentionRows& rows) {
-  Block<S, T>(rows).run();
+  Block<S, Unit>(rows).run();
 }
+
+#if defined(__AVX512BF16__)
+using Bfloat16Unit = Pair;
+#else
+using Bfloat16Unit = float;
+#endif
 
 }  // namespace
 
@@ -378,7 +296,7 @@ AttentionRowsFn* select_attention_rows(DType dtype) {
     case DType::f64:
       return run<double, double>;
     case DType::bf16:
-      return run<bfloat16, float>;
+      return run<bfloat16, Bfloat16Unit>;
     default:
       return nullptr;
   }

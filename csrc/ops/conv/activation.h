@@ -12,8 +12,8 @@ namespace marey::MAREY_ISA_NS {
 // minimax fit of erfcx(z) / t, its relative error 4.4e-8.
 inline Vec<float> gelu(const Vec<float>& x) {
   using V = Vec<float>;
-  constexpr float kQ[] = {0.28208447F, 0.28240949F, 0.24285454F, 0.20367457F, -0.028961971F,
-                            0.28145939F, -0.4901644F, 0.28600591F, -0.059362024F};
+  constexpr float kQ[] = {0.28208447F, 0.28240949F, 0.24285454F, 0.20367457F,  -0.028961971F,
+                          0.28145939F, -0.4901644F, 0.28600591F, -0.059362024F};
   const V z = stdx::abs(x) * V(0.70710678F);
   const V t = V(1.0F) / (V(1.0F) + V(0.5F) * z);
   const V tail = V(0.5F) * t * math::detail::polynomial(t, kQ) *

@@ -36,8 +36,8 @@ struct Conv3dOptions {
   ConvAlgorithm algorithm = ConvAlgorithm::automatic;
 };
 
-// (N, K, T', H', W') for x (N, C, T, H, W) and weight (K, C / groups, kT, kH, kW). Throws ValueError
-// in the name of `function` if they do not fit one another or the options.
+// (N, K, T', H', W') for x (N, C, T, H, W) and weight (K, C / groups, kT, kH, kW). Throws
+// ValueError in the name of `function` if they do not fit one another or the options.
 Shape conv3d_shape(std::string_view function, const Shape& x, const Shape& weight,
                    const Conv3dOptions& options);
 
@@ -66,8 +66,9 @@ struct ConvProblem {
   int64_t channels = 0;
   int64_t filters = 0;
   int64_t chunk = 0;  // channels that are summed before the next: a rounding order
-  bool depthwise = false;  // a filter for each channel: `channels` of them, one product for each tap
-  int64_t tile = 1;        // blocks start at multiples of it along H and W
+  bool depthwise =
+      false;         // a filter for each channel: `channels` of them, one product for each tap
+  int64_t tile = 1;  // blocks start at multiples of it along H and W
 
   int64_t tap_count() const { return taps[0].count * taps[1].count * taps[2].count; }
 };
@@ -123,8 +124,9 @@ MAREY_DECLARE_KERNEL(select_conv3d_winograd, SelectConv)
 MAREY_DECLARE_KERNEL(select_conv3d_depthwise, SelectConv)
 
 // A convolution whose weights are packed once: for the instruction set that was in use then.
-// weight: (K, C / groups, kT, kH, kW), any strides, float32, float64 or bfloat16; bias: null or (K,)
-// of that type, or float32 with bfloat16. Both are copied. Calls may come from several threads.
+// weight: (K, C / groups, kT, kH, kW), any strides, float32, float64 or bfloat16; bias: null or
+// (K,) of that type, or float32 with bfloat16. Both are copied. Calls may come from several
+// threads.
 class Conv3d {
  public:
   Conv3d(std::string_view function, const View& weight, const View* bias,
@@ -143,9 +145,22 @@ class Conv3d {
   // What runs for an input of this shape: "direct", "winograd" or "depthwise".
   const char* algorithm(const Shape& x) const;
 
- private:
   struct Plan;
+  const Plan& plan() const { return *plan_; }
+
+ private:
   std::unique_ptr<Plan> plan_;
 };
+
+// y = temporal(spatial(x)): a convolution in space, with its activation, then one along time, of
+// kernels (1, kH, kW) and (kT, 1, 1), groups 1 and dilation 1. What lies between exists in tiles of
+// at most kSeparableBytes, or one row of as many frames as the temporal kernel and kSeparableFrames
+// results see. out overlaps no input.
+inline constexpr int64_t kSeparableBytes = int64_t{4} << 20;
+inline constexpr int64_t kSeparableFrames = 16;
+void separable_conv3d(const Conv3d& spatial, const Conv3d& temporal, const View& x,
+                      const View& out);
+// The shape of its result.
+Shape separable_shape(const Conv3d& spatial, const Conv3d& temporal, const Shape& x);
 
 }  // namespace marey

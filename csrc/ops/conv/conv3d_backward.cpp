@@ -28,8 +28,8 @@ constexpr int64_t kDepthwisePositions = 1792;
 constexpr int64_t kSumBytes = int64_t{480} << 10;
 constexpr int64_t kMostChannels = 256;
 // Multiply-adds that are worth partial sums of their own, how many tasks there should be at least,
-// and how many bytes all partial sums may take. Not the number of threads: the order of the sums must
-// not depend on it.
+// and how many bytes all partial sums may take. Not the number of threads: the order of the sums
+// must not depend on it.
 constexpr int64_t kPartWork = int64_t{1} << 28;
 constexpr int64_t kFewestTasks = 16;
 constexpr int64_t kPartialBytes = int64_t{64} << 20;
@@ -113,17 +113,18 @@ void conv3d_backward_input(const View& grad, const View& weight, const Conv3dOpt
 
 namespace {
 
-// How the gradient of the weights is summed: tasks of some channels, filters and blocks of positions.
+// How the gradient of the weights is summed: tasks of some channels, filters and blocks of
+// positions.
 struct GradPlan {
   ConvProblem problem;
   std::array<ConvAxis, 3> axes;
   int64_t groups = 1;
   int64_t batch = 0;
-  Triple size{}, count{};  // of blocks of positions
+  Triple size{}, count{};                   // of blocks of positions
   int64_t channels = 1, channel_parts = 1;  // of a task
   int64_t filters = 1, filter_parts = 1;
-  int64_t parts = 1;         // of the blocks of positions
-  int64_t sums = 0;          // items of the sums of a task
+  int64_t parts = 1;  // of the blocks of positions
+  int64_t sums = 0;   // items of the sums of a task
   int64_t blocks() const { return batch * count[0] * count[1] * count[2]; }
 };
 
@@ -138,8 +139,8 @@ GradPlan plan_gradient(const ConvGradKernel& kernel, const View& grad, const Vie
   problem.filters = weight[0] / plan.groups;
   for (int axis = 0; axis < 3; ++axis) {
     const auto a = static_cast<std::size_t>(axis);
-    plan.axes[a] = forward_axis(weight[axis + 2], options.stride[a], options.dilation[a],
-                                options.before[a]);
+    plan.axes[a] =
+        forward_axis(weight[axis + 2], options.stride[a], options.dilation[a], options.before[a]);
     problem.in[a] = x.shape[axis + 2];
     problem.out[a] = grad.shape[axis + 2];
   }
@@ -302,9 +303,9 @@ void conv3d_backward_weight(const View& grad, const View& x, const Shape& weight
   check_gradient(grad, x.shape, weight, options);
   check_type("grad", grad, x.dtype);
   const bool depthwise = options.groups > 1 && weight[1] == 1 && weight[0] == options.groups;
-  const ConvGradKernel kernel = (depthwise ? select_conv3d_depthwise_weights_stub
-                                           : select_conv3d_weights_stub)
-                                    .get()(x.dtype);
+  const ConvGradKernel kernel =
+      (depthwise ? select_conv3d_depthwise_weights_stub : select_conv3d_weights_stub)
+          .get()(x.dtype);
   const GradPlan plan = plan_gradient(kernel, grad, x, weight, options, depthwise);
   const ConvArray inputs = conv_array(x);
   const ConvArray gradients = conv_array(grad);

@@ -6,9 +6,9 @@
 //   grad_weight[k, c, tap] = sum over n, q of grad[n, k, q] x[n, c, q s + tap d - p]
 //   grad_bias[k]       = sum over n, q of grad[n, k, q]
 //
-// The first is a convolution of grad for each phase of the stride: inputs i = q' s + phase are read by
-// the taps with phase + p - tap d divisible by s, at output q' + (phase + p - tap d) / s. The second is
-// a matrix product whose depth is positions.
+// The first is a convolution of grad for each phase of the stride: inputs i = q' s + phase are read
+// by the taps with phase + p - tap d divisible by s, at output q' + (phase + p - tap d) / s. The
+// second is a matrix product whose depth is positions.
 #include "ops/conv/conv3d.h"
 
 namespace marey {
@@ -18,14 +18,14 @@ namespace marey {
 void conv3d_backward_input(const View& grad, const View& weight, const Conv3dOptions& options,
                            const View& grad_x);
 
-// grad_weight: null, or C-ordered (K, C / groups, kT, kH, kW); grad_bias: null, or C-ordered (K,); of
-// the type of x. `weight` is the shape of the weights.
+// grad_weight: null, or C-ordered (K, C / groups, kT, kH, kW); grad_bias: null, or C-ordered (K,);
+// of the type of x. `weight` is the shape of the weights.
 void conv3d_backward_weight(const View& grad, const View& x, const Shape& weight,
                             const Conv3dOptions& options, const View* grad_weight,
                             const View* grad_bias);
 
-// Positions [begin, end) of the output of one batch entry and group: problem, x, x_strides, begin, end
-// and scratch of a ConvBlock, and the gradient.
+// Positions [begin, end) of the output of one batch entry and group: problem, x, x_strides, begin,
+// end and scratch of a ConvBlock, and the gradient.
 struct ConvGradBlock {
   ConvBlock block;
   const void* grad = nullptr;  // at filter 0 of the group
@@ -44,8 +44,8 @@ struct ConvGradKernel {
   int64_t (*scratch)(const ConvGradBlock&);
   // sums of these channels and filters += those of the positions.
   void (*run)(const ConvGradBlock&);
-  // The sum of `parts` partial sums, `stride` items apart, to grad_weight: (filters, channels, taps)
-  // with `filter_stride` items from one filter to the next.
+  // The sum of `parts` partial sums, `stride` items apart, to grad_weight: (filters, channels,
+  // taps) with `filter_stride` items from one filter to the next.
   void (*finish)(const ConvGradBlock&, int64_t parts, int64_t stride, void* to,
                  int64_t filter_stride);
   // total[0 .. filters) += the sums of the positions of these filters.

@@ -2,10 +2,10 @@
 // neighbouring positions along W of one vector of channels.
 //
 // Where channels are contiguous in memory the input is read in place. Loads straddle cache lines
-// there and cost two cycles, so that each serves the three taps of a row (`sliding_tile`): with seven
-// positions nine loads for 21 multiply-adds. Positions whose taps are not all inside go one by one.
-// A block walks along time with a few rows of all channels, whose frames stay in the second-level
-// cache.
+// there and cost two cycles, so that each serves the three taps of a row (`sliding_tile`): with
+// seven positions nine loads for 21 multiply-adds. Positions whose taps are not all inside go one
+// by one. A block walks along time with a few rows of all channels, whose frames stay in the
+// second-level cache.
 //
 // Where W is contiguous, one vector of channels of a window is copied into scratch as (T, H, W,
 // lanes), of the type of the sums, with zeros for the padding along W: pixels are then whole cache
@@ -224,8 +224,8 @@ class Depthwise {
       for (int64_t j = 0; j < height.count; ++j) {
         const int64_t row = h * height.step + height.offset[j];
         if (row < 0 || row >= p_.in[1]) continue;
-        const auto bytes = reinterpret_cast<intptr_t>(from + row * strides.s[1]) -
-                           reinterpret_cast<intptr_t>(x);
+        const auto bytes =
+            reinterpret_cast<intptr_t>(from + row * strides.s[1]) - reinterpret_cast<intptr_t>(x);
         taps_[count++] = {bytes / static_cast<intptr_t>(sizeof(S)),
                           (i * height.count + j) * p_.taps[2].count * W};
       }
@@ -237,8 +237,7 @@ class Depthwise {
     const ConvTaps& width = p_.taps[2];
     if (width.count != 3 || width.step != 1 || !contiguous(width)) return false;
     if (p_.filters < W || b_.x_strides.c != 1 || b_.out_strides.c != 1) return false;
-    return b_.history == 0 ||
-           (b_.past_strides.c == 1 && b_.past_strides.s[2] == b_.x_strides.s[2]);
+    return b_.history == 0 || (b_.past_strides.c == 1 && b_.past_strides.s[2] == b_.x_strides.s[2]);
   }
 
   void run_in_place() {
@@ -259,8 +258,7 @@ class Depthwise {
     const int64_t pixel = b_.x_strides.s[2];
     const int64_t left = w + width.offset[0];
     // Positions from w on all of whose taps are inside, in equal parts.
-    const int64_t inside =
-        left >= 0 ? at_most(p_.in[2] - width.offset[2], b_.end[2]) - w : 0;
+    const int64_t inside = left >= 0 ? at_most(p_.in[2] - width.offset[2], b_.end[2]) - w : 0;
     const int64_t parts = (inside + kSlide - 1) / kSlide;
     const int64_t count = inside > 0 ? (inside + parts - 1) / parts : 1;
     alignas(64) C sums[kSlide * W];

@@ -4,9 +4,9 @@
 // A block of the output is computed from a window of the input, copied once into scratch as
 // (T, H, W, channels) with the padding along W as zeros: whatever the layout in memory, the inputs
 // of neighbouring taps along W and of all channels are then one contiguous run, 21 long for the
-// three channels and seven columns of a stem. Taps that reach outside along T or H are left out. The
-// sums of a row of positions come back through a transpose in registers where W is the contiguous
-// axis of the output.
+// three channels and seven columns of a stem. Taps that reach outside along T or H are left out.
+// The sums of a row of positions come back through a transpose in registers where W is the
+// contiguous axis of the output.
 //
 // In the second-level cache stand the window and the weights of one panel of filters, which serve
 // all rows of the block; in the first the inputs of one row of tiles. Where channels times taps are
@@ -55,7 +55,8 @@ class Direct {
     for (int64_t c = 0; c < p.channels; c += p.chunk) {
       const int64_t channels = at_most(p.chunk, p.channels - c);
       for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-        auto* to = reinterpret_cast<S*>(static_cast<T*>(packed) + weights_at(p, c, channels, panel));
+        auto* to =
+            reinterpret_cast<S*>(static_cast<T*>(packed) + weights_at(p, c, channels, panel));
         const int64_t lanes = lanes_of(p, panel);
         for (int64_t lane = 0; lane < lanes; lane += W) {
           pack_lanes_of(p, w, c, channels, panel * kPanel + lane, lanes, to + lane * kPerItem);
@@ -66,9 +67,7 @@ class Direct {
 
   // ---- a block ----
 
-  static int64_t scratch(const ConvBlock& b) {
-    return Direct(b).scratch_bytes_;
-  }
+  static int64_t scratch(const ConvBlock& b) { return Direct(b).scratch_bytes_; }
   static void run(const ConvBlock& b) { Direct(b).run(); }
 
  private:
@@ -167,10 +166,7 @@ class Direct {
     }
   }
 
-  explicit Direct(const ConvBlock& b)
-      : b_(b),
-        p_(*b.problem),
-        place_(b) {
+  explicit Direct(const ConvBlock& b) : b_(b), p_(*b.problem), place_(b) {
     chunk_ = at_most(p_.chunk, p_.channels);
     positions_ = b.end[2] - b.begin[2];
     rows_ = (b.end[0] - b.begin[0]) * (b.end[1] - b.begin[1]);
@@ -189,8 +185,7 @@ class Direct {
     const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
     const int64_t bias = take(lanes_ * kSum);
     const int64_t sums = take((kept + W * kPanel) * kSum);
-    const int64_t window =
-        take(place_.pixels() * depth(chunk_) * static_cast<int64_t>(sizeof(T)));
+    const int64_t window = take(place_.pixels() * depth(chunk_) * static_cast<int64_t>(sizeof(T)));
     scratch_bytes_ = bytes;
     if (b.scratch == nullptr) return;
     taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
@@ -228,23 +223,22 @@ class Direct {
       const int64_t lanes = lanes_of(p_, panel);
       const int64_t lane = lanes_before(p_, panel) - first_lane_;
       const ConvTile<T>* tiles = kTiles.of[lanes / W - 1];
-      const T* weights = static_cast<const T*>(b_.packed) +
-                         weights_at(p_, first_channel_, channels_, panel);
+      const T* weights =
+          static_cast<const T*>(b_.packed) + weights_at(p_, first_channel_, channels_, panel);
       C* sums = several_ ? sums_ + rows_ * positions_ * lane : sums_;
       for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
         for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
           const int64_t taps = place_.list_taps(b_, t, h, pitch, pitch * lanes, merged_, taps_);
-          conv_row(tiles, positions_, lanes, window_, place_.width.step * pitch, 1, taps_, taps, run,
-                   weights, sums, !first);
+          conv_row(tiles, positions_, lanes, window_, place_.width.step * pitch, 1, taps_, taps,
+                   run, weights, sums, !first);
           if (last) {
             finish_sums<C>(sums, positions_, lanes, b_.bias != nullptr ? bias_ + lane : nullptr,
                            b_.activation);
             S* to = static_cast<S*>(b_.out) + (first_lane_ + lane) * b_.out_strides.c +
                     t * b_.out_strides.s[0] + h * b_.out_strides.s[1] +
                     b_.begin[2] * b_.out_strides.s[2];
-            unpack_pixels(sums, lanes, positions_,
-                          at_most(lanes, p_.filters - first_lane_ - lane), to, b_.out_strides.c,
-                          b_.out_strides.s[2]);
+            unpack_pixels(sums, lanes, positions_, at_most(lanes, p_.filters - first_lane_ - lane),
+                          to, b_.out_strides.c, b_.out_strides.s[2]);
           }
           if (several_) sums += positions_ * lanes;
         }

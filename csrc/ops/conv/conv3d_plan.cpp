@@ -14,7 +14,8 @@ MAREY_STUB(select_conv3d_depthwise, SelectConv)
 namespace {
 
 // Channels are summed in chunks of about so many products, in multiples of kChunkOf channels, where
-// there are more than kUnchunked: the weights of a chunk and a panel stay in the second-level cache.
+// there are more than kUnchunked: the weights of a chunk and a panel stay in the second-level
+// cache.
 constexpr int64_t kUnchunked = 2048;
 constexpr int64_t kChunkProducts = 1024;
 constexpr int64_t kChunkOf = 16;
@@ -136,9 +137,8 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
           const auto blocks = static_cast<double>(cut.blocks() * repeats);
           const double share = 1.0 / static_cast<double>(cut.panel_groups);
           if (problem.depthwise) window *= share;
-          const double block =
-              positions * weights * share * kernel.product_cost + window * kCopyCost + weights * share * kWeightCost +
-              kBlockCost;
+          const double block = positions * weights * share * kernel.product_cost +
+                               window * kCopyCost + weights * share * kWeightCost + kBlockCost;
           // The longest thread, if blocks are handed out as threads become free.
           const double rounds = static_cast<double>(divide_up(cut.blocks() * repeats, threads));
           cut.cost = std::max(rounds, blocks / static_cast<double>(threads)) * block;
@@ -277,13 +277,15 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
   problem.in = extents.in;
   problem.out = extents.out;
   work.problem = problem;
+  const bool whole_rows = extents.first[1] == 0 && extents.first[2] == 0;
+  const bool whole = whole_rows && extents.first[0] == 0;
   if (arrays != nullptr) {
     work.x = arrays->x.strides;
     work.past = arrays->history != 0 ? arrays->past.strides : work.x;
     work.out = arrays->out.strides;
     const std::array<ConvStrides*, 3> strides{&work.x, &work.past, &work.out};
-    merge(1, 2, work.problem, strides);
-    if (arrays->history == 0) {
+    if (whole_rows) merge(1, 2, work.problem, strides);
+    if (whole && arrays->history == 0) {
       merge(0, 1, work.problem, strides);
       merge(1, 2, work.problem, strides);
     }
@@ -306,38 +308,42 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
   all.history = arrays.history;
   all.out_strides = work.out;
   all.activation = arrays.activation;
-  parallel_for(
-      extents.batch * groups_ * blocks, 1, static_cast<std::size_t>(cut.scratch),
-      [&](int64_t begin, int64_t end, std::byte* scratch) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t n = i / blocks / groups_;
-          const int64_t g = i / blocks % groups_;
-          const auto place = [&](const ConvArray& array, int64_t channels) {
-            return static_cast<std::byte*>(array.data) +
-                   (n * array.batch + g * channels * array.strides.c) * item;
-          };
-          ConvBlock block = all;
-          block.x = place(arrays.x, channels_);
-          if (arrays.history != 0) block.past = place(arrays.past, channels_);
-          block.out = place(arrays.out, filters_);
-          block.packed = packed_.data() + g * packed_of_group_;
-          if (arrays.bias != nullptr) {
-            block.bias = static_cast<const std::byte*>(arrays.bias) + g * filters_ * sum_item;
-          }
-          int64_t rest = i % blocks;
-          block.first_panel = rest % cut.panel_groups * cut.panels;
-          block.last_panel = std::min(block.first_panel + cut.panels, panels);
-          rest /= cut.panel_groups;
-          for (int axis = 2; axis >= 0; --axis) {
-            const auto a = static_cast<std::size_t>(axis);
-            block.begin[a] = rest % cut.count[a] * cut.size[a];
-            block.end[a] = std::min(block.begin[a] + cut.size[a], work.problem.out[a]);
-            rest /= cut.count[a];
-          }
-          block.scratch = scratch;
-          kernel_.run(block);
-        }
-      });
+  int64_t before_first = 0;
+  for (std::size_t a = 0; a < 3; ++a) before_first += extents.first[a] * work.out.s[a];
+  parallel_for(extents.batch * groups_ * blocks, 1, static_cast<std::size_t>(cut.scratch),
+               [&](int64_t begin, int64_t end, std::byte* scratch) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t n = i / blocks / groups_;
+                   const int64_t g = i / blocks % groups_;
+                   const auto place = [&](const ConvArray& array, int64_t channels) {
+                     return static_cast<std::byte*>(array.data) +
+                            (n * array.batch + g * channels * array.strides.c) * item;
+                   };
+                   ConvBlock block = all;
+                   block.x = place(arrays.x, channels_);
+                   if (arrays.history != 0) block.past = place(arrays.past, channels_);
+                   block.out = place(arrays.out, filters_) - before_first * item;
+                   block.packed = packed_.data() + g * packed_of_group_;
+                   if (arrays.bias != nullptr) {
+                     block.bias =
+                         static_cast<const std::byte*>(arrays.bias) + g * filters_ * sum_item;
+                   }
+                   int64_t rest = i % blocks;
+                   block.first_panel = rest % cut.panel_groups * cut.panels;
+                   block.last_panel = std::min(block.first_panel + cut.panels, panels);
+                   rest /= cut.panel_groups;
+                   for (int axis = 2; axis >= 0; --axis) {
+                     const auto a = static_cast<std::size_t>(axis);
+                     const int64_t begin_here = rest % cut.count[a] * cut.size[a];
+                     block.begin[a] = extents.first[a] + begin_here;
+                     block.end[a] =
+                         extents.first[a] + std::min(begin_here + cut.size[a], work.problem.out[a]);
+                     rest /= cut.count[a];
+                   }
+                   block.scratch = scratch;
+                   kernel_.run(block);
+                 }
+               });
 }
 
 int64_t Convolution::workspace(const Extents& extents) const {

@@ -88,8 +88,8 @@ struct ConvTiles {
 // Any number of rows, their sums one after the other.
 template <class T>
 inline void conv_row(const ConvTile<T>* tiles, int64_t positions, int64_t pitch, const T* input,
-                     int64_t stride, int64_t step, const TapAt* taps, int64_t count,
-                     int64_t depth, const T* weight, SumOf<T>* out, bool accumulate) {
+                     int64_t stride, int64_t step, const TapAt* taps, int64_t count, int64_t depth,
+                     const T* weight, SumOf<T>* out, bool accumulate) {
   int64_t parts = (positions + kConvRows - 1) / kConvRows;
   for (int64_t left = positions; left > 0; --parts) {
     const int64_t rows = (left + parts - 1) / parts;
@@ -165,7 +165,8 @@ inline int64_t padded_channels(int64_t channels) {
 
 template <class S>
 inline void clear(S* to, int64_t count) {
-  if (count > 0) std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(count) * sizeof(S));
+  if (count > 0)
+    std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(count) * sizeof(S));
 }
 
 template <class S>
@@ -173,12 +174,12 @@ inline void clear_behind(S* to, int64_t pixels, int64_t channels, int64_t pitch)
   for (int64_t w = 0; w < pixels; ++w) clear(to + w * pitch + channels, pitch - channels);
 }
 
-// Pixels [first, last) of a row of an image as (pixel, pitch) in `to`, which may be of a wider type;
-// zeros outside of [0, extent) and behind the channels. `from` is channel 0 of pixel 0.
+// Pixels [first, last) of a row of an image as (pixel, pitch) in `to`, which may be of a wider
+// type; zeros outside of [0, extent) and behind the channels. `from` is channel 0 of pixel 0.
 template <class S, class T>
-[[gnu::flatten]] inline void pack_pixels(const S* from, int64_t channel_stride, int64_t pixel_stride,
-                                         int64_t first, int64_t last, int64_t extent,
-                                         int64_t channels, int64_t pitch, T* to) {
+[[gnu::flatten]] inline void pack_pixels(const S* from, int64_t channel_stride,
+                                         int64_t pixel_stride, int64_t first, int64_t last,
+                                         int64_t extent, int64_t channels, int64_t pitch, T* to) {
   using C = std::conditional_t<std::is_same_v<S, bfloat16>, float, S>;
   using V = Vec<C>;
   constexpr int W = static_cast<int>(V::size());

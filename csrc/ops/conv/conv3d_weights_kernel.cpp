@@ -1,14 +1,14 @@
 // Gradients of weights: a matrix product whose depth is positions of the output. Filters are lanes,
-// channels are rows of the register tile of conv3d_tile.h; a step of the depth broadcasts the inputs
-// of neighbouring channels at one position, and takes a vector of filters' gradients there.
+// channels are rows of the register tile of conv3d_tile.h; a step of the depth broadcasts the
+// inputs of neighbouring channels at one position, and takes a vector of filters' gradients there.
 //
-// A block of positions is copied as the forward kernels do: inputs as (T, H, W, channels), gradients
-// as (positions, lanes) for each panel of filters, both of the type of the sums. For each tap and
-// tile of channels, sums go through registers once for all positions of the block, a few hundred, so
-// that gradients stay in the first-level cache or near it.
+// A block of positions is copied as the forward kernels do: inputs as (T, H, W, channels),
+// gradients as (positions, lanes) for each panel of filters, both of the type of the sums. For each
+// tap and tile of channels, sums go through registers once for all positions of the block, a few
+// hundred, so that gradients stay in the first-level cache or near it.
 //
-// Depthwise: channels are lanes of both; three neighbouring taps share what they load, and eight sums
-// in flight hide the latency of the multiply-adds.
+// Depthwise: channels are lanes of both; three neighbouring taps share what they load, and eight
+// sums in flight hide the latency of the multiply-adds.
 #include "core/tile.h"
 #include "ops/conv/conv3d_backward.h"
 #include "ops/conv/conv3d_window.h"
@@ -49,8 +49,7 @@ bool find_row(const ConvBlock& b, const WindowPlace& place, int64_t t, int64_t h
   const int64_t frame = t * time.step + time.offset[i];
   const int64_t row = h * height.step + height.offset[j];
   if (frame < 0 || frame >= b.problem->in[0] || row < 0 || row >= b.problem->in[1]) return false;
-  const int64_t local_frame =
-      (t - b.begin[0]) * place.time.step + time.offset[i] - time.offset[0];
+  const int64_t local_frame = (t - b.begin[0]) * place.time.step + time.offset[i] - time.offset[0];
   const int64_t local_row =
       (h - b.begin[1]) * place.height.step + height.offset[j] - height.offset[0];
   input = (local_frame * place.height.extent + local_row) * place.width.extent * pitch;
@@ -171,8 +170,7 @@ class Weights {
         for (int64_t j = 0; j < p_.taps[1].count; ++j) {
           const int64_t rows = list_rows(i, j, lanes);
           for (int64_t l = 0; l < p_.taps[2].count; ++l, sums += b_.channels * lanes) {
-            const C* input =
-                window_ + (p_.taps[2].offset[l] - p_.taps[2].offset[0]) * pitch;
+            const C* input = window_ + (p_.taps[2].offset[l] - p_.taps[2].offset[0]) * pitch;
             conv_row(kTiles.of[lanes / W - 1], b_.channels, lanes, input, 1,
                      place_.width.step * pitch, list_, rows, positions_, grad_, sums, true);
           }
@@ -225,8 +223,7 @@ class DepthwiseWeights {
   }
 
  private:
-  explicit DepthwiseWeights(const ConvGradBlock& b)
-      : b_(b), p_(*b.block.problem), place_(b.block) {
+  explicit DepthwiseWeights(const ConvGradBlock& b) : b_(b), p_(*b.block.problem), place_(b.block) {
     positions_ = b.block.end[2] - b.block.begin[2];
     rows_ = (b.block.end[0] - b.block.begin[0]) * (b.block.end[1] - b.block.begin[1]);
     constexpr auto kItem = static_cast<int64_t>(sizeof(C));

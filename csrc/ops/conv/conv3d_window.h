@@ -1,7 +1,7 @@
 #pragma once
-// The window of the input that a block of the output reads, for kernel files: copied into scratch as
-// (T, H, W, channels). Padding along W becomes zeros; along T and H what is outside is not copied,
-// and its taps are left out.
+// The window of the input that a block of the output reads, for kernel files: copied into scratch
+// as (T, H, W, channels). Padding along W becomes zeros; along T and H what is outside is not
+// copied, and its taps are left out.
 #include "ops/conv/conv3d.h"
 #include "ops/conv/conv3d_tile.h"
 
@@ -86,13 +86,11 @@ struct WindowPlace {
     for (int64_t i = 0; i < taps[0].count; ++i) {
       const int64_t frame_in = t * taps[0].step + taps[0].offset[i];
       if (frame_in < 0 || frame_in >= b.problem->in[0]) continue;
-      const int64_t frame =
-          (t - b.begin[0]) * time.step + taps[0].offset[i] - taps[0].offset[0];
+      const int64_t frame = (t - b.begin[0]) * time.step + taps[0].offset[i] - taps[0].offset[0];
       for (int64_t j = 0; j < taps[1].count; ++j) {
         const int64_t row_in = h * taps[1].step + taps[1].offset[j];
         if (row_in < 0 || row_in >= b.problem->in[1]) continue;
-        const int64_t row =
-            (h - b.begin[1]) * height.step + taps[1].offset[j] - taps[1].offset[0];
+        const int64_t row = (h - b.begin[1]) * height.step + taps[1].offset[j] - taps[1].offset[0];
         const int64_t input = (frame * height.extent + row) * width.extent * pitch;
         const int64_t tap = (i * taps[1].count + j) * taps[2].count;
         if (merged) {

@@ -4,9 +4,9 @@
 //   Y = A' [ sum over c, i of (G w[k, c, i] G') * (B' x[c, t + i] B) ] A
 //
 // where * is by elements: 16 products for 2 x 2 outputs where the direct sum needs 36. The taps
-// along time are summed in the transformed domain, so that each frame is transformed once for all of
-// them. float32 only: the larger tiles F(4 x 4, 3 x 3), of four times fewer products, have 5 to 20
-// times the error of the direct sum, and F(2 x 2, 3 x 3) 1.3 to 1.5 times.
+// along time are summed in the transformed domain, so that each frame is transformed once for all
+// of them. float32 only: the larger tiles F(4 x 4, 3 x 3), of four times fewer products, have 5 to
+// 20 times the error of the direct sum, and F(2 x 2, 3 x 3) 1.3 to 1.5 times.
 //
 // A block has some frames and rows of tiles. Its inputs, transformed, are 16 matrices (tiles,
 // channels) a frame, in the second-level cache; channels are lanes of the transforms. The products
@@ -81,8 +81,8 @@ int64_t packed_bytes(const ConvProblem& p) {
       float* const to = static_cast<float*>(packed) +
                         p.taps[0].count * p.channels * lanes_before(p, panel) + lane;
       for (int64_t i = 0; i < p.taps[0].count; ++i) {
-        const float* const from = static_cast<const float*>(w.data) + filter * w.filter +
-                                  p.taps[0].source[i] * w.tap[0];
+        const float* const from =
+            static_cast<const float*>(w.data) + filter * w.filter + p.taps[0].source[i] * w.tap[0];
         for (int64_t c = 0; c < p.channels; ++c) {
           alignas(64) float items[9][W] = {};
           for (int64_t k = 0; k < count; ++k) {
@@ -130,7 +130,8 @@ class Winograd {
     const int64_t taps = take(time.count * static_cast<int64_t>(sizeof(TapAt)));
     const int64_t bias = take(lanes_ * kFloat);
     const int64_t rows = take((2 * 2 * tile_columns_ + W) * kPanel * kFloat);
-    const int64_t window = take(((2 * tile_rows_ + 2) * window_columns() * p_.channels + W) * kFloat);
+    const int64_t window =
+        take(((2 * tile_rows_ + 2) * window_columns() * p_.channels + W) * kFloat);
     const int64_t inputs = take(kPoints * input_plane_ * kFloat);
     const int64_t sums = take(kPoints * sums_plane_ * kFloat);
     scratch_bytes_ = bytes;
@@ -242,8 +243,9 @@ class Winograd {
           if (frame < 0 || frame >= p_.in[0]) continue;
           taps_[count++] = {(frame - first_frame_) * tiles_ * pitch_, i * p_.channels * lanes};
         }
-        conv_row(kTiles.of[lanes / W - 1], tiles_, lanes, inputs_ + q * input_plane_, pitch_, 1, taps_,
-                 count, p_.channels, weights, sums_ + q * sums_plane_ + t * tiles_ * lanes, false);
+        conv_row(kTiles.of[lanes / W - 1], tiles_, lanes, inputs_ + q * input_plane_, pitch_, 1,
+                 taps_, count, p_.channels, weights, sums_ + q * sums_plane_ + t * tiles_ * lanes,
+                 false);
       }
     }
   }

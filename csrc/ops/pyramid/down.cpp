@@ -8,11 +8,6 @@ namespace marey {
 
 MAREY_STUB(select_down, SelectDown)
 
-Shape down_shape(std::string_view function, const View& image, std::optional<int> channel_axis) {
-  const ImageAxes axes = image_axes(function, "image", image.shape, channel_axis);
-  return with_size(image.shape, axes, half(image.shape[axes.row]), half(image.shape[axes.column]));
-}
-
 void down(std::string_view function, const View& image, std::optional<int> channel_axis,
           const View& out) {
   const ImageAxes axes = image_axes(function, "image", image.shape, channel_axis);

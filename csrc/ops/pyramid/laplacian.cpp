@@ -65,22 +65,6 @@ std::vector<Shape> shapes_of(const std::vector<View>& views) {
 
 }  // namespace
 
-std::vector<Shape> pyramid_shapes(std::string_view function, const View& image, int levels,
-                                  std::optional<int> channel_axis) {
-  const ImageAxes axes = image_axes(function, "image", image.shape, channel_axis);
-  constexpr int kMaxLevels = 63;  // by then every size is one pixel
-  if (levels < 0 || levels > kMaxLevels) {
-    throw ValueError(function, "levels", "0 to " + std::to_string(kMaxLevels),
-                     std::to_string(levels));
-  }
-  std::vector<Shape> shapes{image.shape};
-  for (int level = 0; level < levels; ++level) {
-    const Shape& last = shapes.back();
-    shapes.push_back(with_size(last, axes, half(last[axes.row]), half(last[axes.column])));
-  }
-  return shapes;
-}
-
 void gaussian(std::string_view function, const View& image, std::optional<int> channel_axis,
               const std::vector<View>& out) {
   for (std::size_t level = 1; level < out.size(); ++level) {
@@ -105,15 +89,7 @@ void collapse(std::string_view function, const std::vector<View>& bands,
               std::optional<int> channel_axis, const View& out) {
   const ImageAxes axes = image_axes(function, "bands", bands[0].shape, channel_axis);
   const std::size_t levels = bands.size() - 1;
-  for (std::size_t level = 0; level < levels; ++level) {
-    const Shape& fine = bands[level].shape;
-    const Shape expected = with_size(fine, axes, half(fine[axes.row]), half(fine[axes.column]));
-    if (!(bands[level + 1].shape == expected)) {
-      throw ValueError(function, "bands[" + std::to_string(level + 1) + "]",
-                       "shape " + to_string(expected) + ", half of " + to_string(fine),
-                       to_string(bands[level + 1].shape));
-    }
-  }
+  check_collapse(function, bands, axes);
   const Workspace between(out.dtype, shapes_of(bands));
   View current = bands[levels];
   for (std::size_t level = levels; level-- > 0;) {

@@ -12,6 +12,7 @@
 
 #include "core/dispatch.h"
 #include "core/view.h"
+#include "ops/pyramid/image.h"
 #include "ops/pyramid/plane.h"
 
 namespace marey {
@@ -19,6 +20,10 @@ namespace marey {
 // The shapes of levels 0 (the image's own) to `levels`.
 std::vector<Shape> pyramid_shapes(std::string_view function, const View& image, int levels,
                                   std::optional<int> channel_axis);
+
+// Throws ValueError unless each band is half of the one before.
+void check_collapse(std::string_view function, const std::vector<View>& bands,
+                    const ImageAxes& axes);
 
 // `out`: levels + 1 arrays of pyramid_shapes; their rows are contiguous and overlap nothing.
 // gaussian: of the image's type; out[0] is written by the caller (it is a copy of the image).

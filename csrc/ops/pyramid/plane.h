@@ -31,6 +31,13 @@ constexpr int64_t reflect101(int64_t index, int64_t n) {
   return index < n ? index : period - index;
 }
 
+// The same for -2 <= index <= n + 1 where n > 2, -2 <= index <= n where not: no division.
+constexpr int64_t reflect101_near(int64_t index, int64_t n) {
+  if (n == 1) return 0;
+  const int64_t i = index < 0 ? -index : index;
+  return i < n ? i : 2 * (n - 1) - i;
+}
+
 // The neighbour rows of row `i` when an image of `n` rows is doubled: reflect-101 on the doubled
 // grid, on which sample i stands at 2 i, so that -1 is 1 and n is n - 1.
 constexpr int64_t before(int64_t i, int64_t n) { return i > 0 ? i - 1 : (n > 1 ? 1 : 0); }

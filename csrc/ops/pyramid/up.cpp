@@ -5,32 +5,7 @@
 #include "ops/pyramid/image.h"
 
 namespace marey {
-namespace {
-
-int64_t checked_extent(std::string_view function, const char* which, int64_t source,
-                       std::optional<int64_t> wanted) {
-  if (!wanted) return 2 * source;
-  const int64_t difference = *wanted < 2 * source ? 2 * source - *wanted : *wanted - 2 * source;
-  if (*wanted < 0 || difference != *wanted % 2 || (source == 0 && *wanted != 0)) {
-    throw ValueError(function, "shape",
-                     std::string(which) + " of " + std::to_string(2 * source) + ", or one off (" +
-                         std::to_string(source) + " doubled)",
-                     std::to_string(*wanted));
-  }
-  return *wanted;
-}
-
-}  // namespace
-
 MAREY_STUB(select_up, SelectUp)
-
-Shape up_shape(std::string_view function, const View& image, std::optional<int64_t> height,
-               std::optional<int64_t> width, std::optional<int> channel_axis) {
-  const ImageAxes axes = image_axes(function, "image", image.shape, channel_axis);
-  return with_size(image.shape, axes,
-                   checked_extent(function, "a height", image.shape[axes.row], height),
-                   checked_extent(function, "a width", image.shape[axes.column], width));
-}
 
 void up(std::string_view function, const View& image, std::optional<int> channel_axis,
         const View& out, const UpEpilogue& epilogue) {

@@ -1,32 +1,12 @@
 #include "ops/temporal/convolve.h"
 
-#include <algorithm>
-#include <cmath>
-#include <string>
 #include <vector>
-
-#include "core/error.h"
 
 namespace marey {
 
 MAREY_STUB(select_convolve, SelectConvolve)
 
 namespace {
-
-std::vector<double> checked_taps(std::string_view function, const View& taps) {
-  if (taps.dtype != DType::f64) throw TypeError(function, "taps", "float64", name(taps.dtype));
-  if (taps.ndim() != 1 || taps.shape[0] < 1 || !is_contiguous(taps, 0, 1)) {
-    throw ValueError(function, "taps", "shape (size,) with at least one tap",
-                     to_string(taps.shape));
-  }
-  std::vector<double> values(taps.as<const double>(), taps.as<const double>() + taps.shape[0]);
-  for (const double value : values) {
-    if (!std::isfinite(value)) {
-      throw ValueError(function, "taps", "finite numbers", std::to_string(value));
-    }
-  }
-  return values;
-}
 
 // The weights as doubles or floats, and the table of blocks.
 template <class T>
@@ -64,8 +44,7 @@ void convolve_tiles(const View& x, int axis, const Weights<T>& weights, const Wi
 
 void convolve(std::string_view function, const View& x, int axis, const View& taps,
               const Window& window, const View& y) {
-  std::vector<double> values = checked_taps(function, taps);
-  std::reverse(values.begin(), values.end());
+  const std::vector<double> values = checked_weights(function, taps);
   check_window(function, window, x, axis);
   if (y.dtype == DType::f64) return convolve_tiles(x, axis, Weights<double>(values), window, y);
   convolve_tiles(x, axis, Weights<float>(values), window, y);

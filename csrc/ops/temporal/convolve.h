@@ -6,6 +6,7 @@
 // summed from the earliest step to the latest, so that the result does not depend on where a stream
 // was cut.
 #include <string_view>
+#include <vector>
 
 #include "core/dispatch.h"
 #include "core/view.h"
@@ -19,6 +20,9 @@ namespace marey {
 // step and, for an axis whose series are not adjacent, 64 series of x and y.
 void convolve(std::string_view function, const View& x, int axis, const View& taps,
               const Window& window, const View& y);
+
+// The taps, checked, as weights of the steps of a window, the earliest first.
+std::vector<double> checked_weights(std::string_view function, const View& taps);
 
 // A block of so many steps is computed together where there are as many taps.
 inline constexpr int64_t kConvolveSteps = 6;

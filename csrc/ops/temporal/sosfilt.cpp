@@ -1,13 +1,10 @@
 #include "ops/temporal/sosfilt.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <string>
 
 #include "core/buffer.h"
 #include "core/denormals.h"
-#include "core/error.h"
 #include "core/parallel.h"
 #include "ops/temporal/series.h"
 
@@ -17,24 +14,11 @@ MAREY_STUB(select_sosfilt, SelectSosfilt)
 
 namespace {
 
-constexpr std::string_view kName = "marey.sosfilt";
 // A gathered tile.
 constexpr int64_t kGatherWidth = 256;
 constexpr int64_t kGatherSteps = 64;
 // Some hundredths of a second's work.
 constexpr int64_t kItemsBetweenChecks = int64_t{1} << 23;
-
-void check_state(const char* argument, const View& z, const View& x, const View& y, int axis,
-                 int64_t sections) {
-  const Shape expected = sosfilt_state_shape(x.shape, axis, sections);
-  if (!(z.shape == expected)) {
-    throw ValueError(kName, argument,
-                     "shape " + to_string(expected) + " for x of shape " + to_string(x.shape) +
-                         " and " + std::to_string(sections) + " section(s)",
-                     to_string(z.shape));
-  }
-  if (z.dtype != y.dtype) throw TypeError(kName, argument, name(y.dtype), name(z.dtype));
-}
 
 // A state array seen as 2 * sections rows, each with an item for every series.
 class State {
@@ -108,17 +92,6 @@ void store_state(const Plan& plan, const SeriesTile& tile, const Scratch& scratc
   }
 }
 
-void check_signals(const View& x, int axis, const View& y) {
-  if (axis < 0 || axis >= x.ndim()) {
-    throw ValueError(kName, "axis", "an axis of shape " + to_string(x.shape), std::to_string(axis));
-  }
-  if (!(y.shape == x.shape)) {
-    throw ValueError(kName, "y", "shape " + to_string(x.shape), to_string(y.shape));
-  }
-  const DType expected = x.dtype == DType::u8 ? DType::f32 : x.dtype;
-  if (y.dtype != expected) throw TypeError(kName, "y", name(expected), name(y.dtype));
-}
-
 void filter_tiles(const double* coefficients, int64_t sections, const View& x, int axis,
                   const View& y, const View* zi, const View* zf) {
   TileJob job({&x}, y, axis);
@@ -160,46 +133,12 @@ View steps_of(const View& view, int axis, int64_t first, int64_t count) {
 
 }  // namespace
 
-std::vector<double> checked_sections(std::string_view function, const View& sos) {
-  if (sos.ndim() != 2 || sos.shape[0] < 1 || sos.shape[1] != 6) {
-    throw ValueError(function, "sos", "shape (sections, 6) with at least one section",
-                     to_string(sos.shape));
-  }
-  if (sos.dtype != DType::f64) throw TypeError(function, "sos", "float64", name(sos.dtype));
-  std::vector<double> rows(static_cast<std::size_t>(sos.shape.count()));
-  for (int64_t s = 0; s < sos.shape[0]; ++s) {
-    for (int64_t k = 0; k < 6; ++k) {
-      double value = 0;
-      std::memcpy(&value, sos.as<std::byte>() + s * sos.stride(0) + k * sos.stride(1),
-                  sizeof value);
-      if (!std::isfinite(value)) {
-        throw ValueError(function, "sos", "finite coefficients", std::to_string(value));
-      }
-      if (k == 3 && value != 1.0) {
-        throw ValueError(function, "sos", "a0 (the fourth column) to be 1", std::to_string(value));
-      }
-      rows[static_cast<std::size_t>(6 * s + k)] = value;
-    }
-  }
-  return rows;
-}
-
 SosfiltFn* sosfilt_kernel(DType x, DType y) { return select_sosfilt_stub.get()(x, y); }
-
-Shape sosfilt_state_shape(const Shape& x, int axis, int64_t sections) {
-  Shape shape;
-  shape.push_back(sections);
-  for (int a = 0; a < x.ndim; ++a) shape.push_back(a == axis ? 2 : x[a]);
-  return shape;
-}
 
 void sosfilt(const View& sos, const View& x, int axis, const View& y, const View* zi,
              const View* zf) {
-  const std::vector<double> coefficients = checked_sections(kName, sos);
+  const std::vector<double> coefficients = checked_sosfilt(sos, x, axis, y, zi, zf);
   const int64_t sections = sos.shape[0];
-  check_signals(x, axis, y);
-  if (zi != nullptr) check_state("zi", *zi, x, y, axis, sections);
-  if (zf != nullptr) check_state("zf", *zf, x, y, axis, sections);
 
   const auto filter = [&](const View& from, const View& to, const View* before, const View* after) {
     filter_tiles(coefficients.data(), sections, from, axis, to, before, after);

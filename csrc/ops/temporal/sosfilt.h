@@ -22,6 +22,10 @@ Shape sosfilt_state_shape(const Shape& x, int axis, int64_t sections);
 // The rows of a (sections, 6) float64 array, checked: a0 = 1, all finite.
 std::vector<double> checked_sections(std::string_view function, const View& sos);
 
+// The arguments of sosfilt, checked: the coefficients.
+std::vector<double> checked_sosfilt(const View& sos, const View& x, int axis, const View& y,
+                                    const View* zi, const View* zf);
+
 // sos: (sections, 6) float64, rows b0 b1 b2 a0 a1 a2 with a0 = 1, finite. x: uint8, float32 or
 // float64. y: x's shape, float32 for uint8 and else x's type; the same memory as x or none of it.
 // zi: null for a start from rest. zf: null if not wanted; may be zi. 0 <= axis < x's axes.

@@ -1,30 +1,13 @@
 #include "ops/temporal/sosfiltfilt.h"
 
-#include <cstring>
-#include <string>
-#include <vector>
-
 #include "core/denormals.h"
-#include "core/error.h"
 #include "ops/temporal/series.h"
 #include "ops/temporal/sosfilt.h"
 
 namespace marey {
 namespace {
 
-constexpr std::string_view kName = "marey.sosfiltfilt";
 constexpr int64_t kStagger = 16;  // items: a cache line of float32
-
-std::vector<double> checked_steady_state(const View& zi, int64_t sections) {
-  Shape expected;
-  expected.push_back(sections);
-  expected.push_back(2);
-  if (zi.dtype != DType::f64 || !(zi.shape == expected) || !is_contiguous(zi, 0, 2)) {
-    throw ValueError(kName, "zi", "contiguous float64 " + to_string(expected),
-                     std::string(name(zi.dtype)) + " " + to_string(zi.shape));
-  }
-  return {zi.as<const double>(), zi.as<const double>() + zi.shape.count()};
-}
 
 // What all tiles of a call have in common.
 struct Plan {
@@ -135,22 +118,14 @@ void filter(const Plan& plan, const SeriesTile& tile) {
 
 void sosfiltfilt(const View& sos, const View& x, int axis, const View& y, Extension extension,
                  int64_t padlen, const View& zi) {
-  const std::vector<double> coefficients = checked_sections(kName, sos);
-  const std::vector<double> steady = checked_steady_state(zi, sos.shape[0]);
+  const SteadySections checked = checked_sosfiltfilt(sos, x, axis, padlen, zi);
   const int64_t steps = x.shape[axis];
-  if (padlen < 0) throw ValueError(kName, "padlen", "0 or more", std::to_string(padlen));
-  if (steps <= padlen) {
-    throw ValueError(kName, "x",
-                     "more than padlen = " + std::to_string(padlen) + " steps along axis " +
-                         std::to_string(axis),
-                     to_string(x.shape));
-  }
   Plan plan{steps,
             padlen,
             extension,
             sos.shape[0],
-            coefficients.data(),
-            steady.data(),
+            checked.sos.data(),
+            checked.zi.data(),
             sosfilt_kernel(x.dtype, y.dtype),
             sosfilt_kernel(y.dtype, y.dtype),
             0};

@@ -7,6 +7,9 @@
 // The signal is extended by `padlen` values at each end; both passes start in the steady state of
 // their first value. The forward result of a tile stays in the cache, and the backward pass runs
 // from there: every item is read from memory once and written once.
+#include <string_view>
+#include <vector>
+
 #include "core/view.h"
 
 namespace marey {
@@ -14,6 +17,15 @@ namespace marey {
 // How a signal a b c .. x y z goes on beyond its ends: odd 2a-c 2a-b | a, even c b | a, constant a
 // a | a.
 enum class Extension : int { odd, even, constant };
+Extension extension_of(std::string_view padtype);
+
+// The arguments of sosfiltfilt, checked.
+struct SteadySections {
+  std::vector<double> sos;  // (sections, 6)
+  std::vector<double> zi;   // (sections, 2)
+};
+SteadySections checked_sosfiltfilt(const View& sos, const View& x, int axis, int64_t padlen,
+                                   const View& zi);
 
 // sos: as for sosfilt. zi: (sections, 2) float64, the state in which a step of height one is steady
 // (scipy.signal.sosfilt_zi). x: uint8, float32 or float64; more than padlen steps along `axis`. y:

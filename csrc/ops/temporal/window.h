@@ -10,9 +10,14 @@
 
 namespace marey {
 
+// `axis` counted from the front; a ValueError unless x has it.
+int checked_axis(std::string_view function, const View& x, int axis);
+
 // How a signal a b c d goes on beyond its ends, as in scipy.ndimage: reflect b a | a b, nearest a a
 // | a b, mirror c b | a b, wrap c d | a b, constant k k | a b.
 enum class Boundary : int { reflect, nearest, mirror, wrap, constant };
+// By the names that scipy.ndimage has for them.
+Boundary boundary_of(std::string_view function, std::string_view mode);
 
 // The result of step t is made of the `size` steps from t - before on. With a history, the steps
 // before the first one are its last ones, and `boundary` is for those beyond the end only.
@@ -25,8 +30,30 @@ struct Window {
       nullptr;  // x's type and shape but for the length of the axis: `before` steps
 };
 
+constexpr int64_t modulo(int64_t i, int64_t n) { return (i % n + n) % n; }
+
 // The step that stands for step i of n > 0; -1 for the constant.
-int64_t source_step(int64_t i, int64_t n, Boundary boundary);
+constexpr int64_t source_step(int64_t i, int64_t n, Boundary boundary) {
+  if (i >= 0 && i < n) return i;
+  switch (boundary) {
+    case Boundary::reflect: {
+      const int64_t m = modulo(i, 2 * n);
+      return m < n ? m : 2 * n - 1 - m;
+    }
+    case Boundary::nearest:
+      return i < 0 ? 0 : n - 1;
+    case Boundary::mirror: {
+      if (n == 1) return 0;
+      const int64_t m = modulo(i, 2 * n - 2);
+      return m < n ? m : 2 * n - 2 - m;
+    }
+    case Boundary::wrap:
+      return modulo(i, n);
+    case Boundary::constant:
+      break;
+  }
+  return -1;
+}
 
 // Throws ValueError for a window that does not hold its own step, for a history of another shape,
 // and for a cval that uint8 does not hold if x is of it.

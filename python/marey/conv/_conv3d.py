@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey.conv._options import Activation, Algorithm, Layout, Numbers, Padding, options
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def _optional(function: str, argument: str, array: Any) -> np.ndarray[Any, Any] | None:

@@ -95,6 +95,11 @@ def _grouped(x: Array, axis: int, groups: int) -> Array:
     return x.reshape(shape)
 
 
+def _ungrouped(x: Array) -> Array:
+    """Put the groups of channels one after the other."""
+    return x.reshape(len(x), x.shape[1] * x.shape[2], *x.shape[3:])
+
+
 def conv3d(
     x: ArrayLike,
     weight: ArrayLike,
@@ -142,7 +147,7 @@ def conv3d(
     y = np.zeros((len(padded), groups, w.shape[1], *size), dtype)
     for tap, seen in _taps(kernel, size, stride, dilation):
         y += np.einsum("ngcthw,gkc->ngkthw", padded[seen], w[tap])
-    y = y.reshape(len(y), -1, *size)
+    y = _ungrouped(y)
     if bias is not None:
         y += np.asarray(bias).astype(dtype)[:, None, None, None]
     return _in_layout(ACTIVATIONS[activation](y), layout)
@@ -190,8 +195,7 @@ def conv3d_backward(
         grad_weight[tap] = np.einsum("ngkthw,ngcthw->gkc", grad, padded[seen])
 
     inside = tuple(slice(p, n - q) for (p, q), n in zip(pairs, padded.shape[3:], strict=True))
-    grad_x = grad_padded[:, :, :, inside[0], inside[1], inside[2]]
-    grad_x = grad_x.reshape(len(grad_x), -1, *grad_x.shape[3:])
+    grad_x = _ungrouped(grad_padded[:, :, :, inside[0], inside[1], inside[2]])
     return _in_layout(grad_x, layout), grad_weight.reshape(np.shape(weight)), grad_bias
 
 
@@ -319,11 +323,12 @@ def inflate(
     -------
     ndarray, (K, C, time, kH, kW)
     """
-    weight = np.asarray(weight2d).astype(dtype)[:, :, None]
-    share: Array = np.full(time, 1 / np.asarray(time, dtype))
+    weight = np.asarray(weight2d).astype(dtype)
+    inflated = np.zeros((*weight.shape[:2], time, *weight.shape[2:]), dtype)
     if mode == "centre":
-        share = np.arange(time) == time // 2
-    inflated: Array = weight * share.astype(dtype)[:, None, None]
+        inflated[:, :, time // 2] = weight
+    else:
+        inflated[:] = weight[:, :, None] / time
     return inflated
 
 
@@ -393,6 +398,7 @@ def avg_pool3d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     *,
+    dilation: Numbers = 1,
     layout: str = "NCTHW",
     dtype: DTypeLike = np.float64,
 ) -> Array:
@@ -404,7 +410,7 @@ def avg_pool3d(
     ----------
     x : array_like
         As for `conv3d`.
-    kernel, stride, padding, ceil_mode, count_include_pad, layout
+    kernel, stride, padding, ceil_mode, count_include_pad, dilation, layout
         As for `marey.conv.avg_pool3d`.
     dtype : dtype
         What to compute in.
@@ -414,10 +420,10 @@ def avg_pool3d(
     ndarray, in the layout of x
     """
     x = _ncthw(x, layout, dtype)
-    kernel, one = _triple(kernel), (1, 1, 1)
+    kernel, dilation = _triple(kernel), _triple(dilation)
     stride = kernel if stride is None else _triple(stride)
-    asked = _pairs(padding, kernel, one)
-    size, pairs = _pooled(x, kernel, stride, asked, one, ceil_mode)
+    asked = _pairs(padding, kernel, dilation)
+    size, pairs = _pooled(x, kernel, stride, asked, dilation, ceil_mode)
     counts = np.ones_like(x, shape=(1, 1, *x.shape[2:]))
     if count_include_pad:
         counts = _pad(counts, asked, 1)
@@ -427,7 +433,7 @@ def avg_pool3d(
         counted = _pad(counts, pairs)
     padded = _pad(x, pairs)
     total, count = np.zeros((*x.shape[:2], *size), dtype), np.zeros((1, 1, *size), dtype)
-    for _, seen in _taps(kernel, size, stride, one):
+    for _, seen in _taps(kernel, size, stride, dilation):
         total += padded[seen]
         count += counted[seen]
     return _in_layout(total / np.maximum(count, 1), layout)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey._arrays import from_numpy_like, kernels, to_array, to_array_like, to_numpy
 from marey.temporal._stream import Array, Start, WindowStream
 
 __all__ = ["FirFilter", "convolve", "derivative", "gaussian"]
@@ -34,8 +34,8 @@ def _convolve(
     origin = _arguments.integer(
         function, "origin", origin, behind - len(taps) + 1, behind, expected=limits
     )
-    source = to_numpy(function, "x", x)
-    y = _cpu.convolve(
+    source = to_array(function, "x", x)
+    y = kernels(function, source).convolve(
         function,
         source,
         _arguments.axis(function, "axis", axis, source.shape),
@@ -44,7 +44,7 @@ def _convolve(
         _arguments.string(function, "mode", mode),
         _arguments.number(function, "cval", cval, finite=False),
         None,
-        None if out is None else to_numpy(function, "out", out),
+        None if out is None else to_array_like(function, "out", out, source),
     )
     return from_numpy_like(x)(y) if out is None else out
 
@@ -112,7 +112,8 @@ def convolve(
     return _convolve("marey.convolve", x, checked, axis, mode, origin, cval, out)
 
 
-def _gaussian_taps(function: str, sigma: float, truncate: float) -> Taps:
+def gaussian_taps(function: str, sigma: float, truncate: float) -> Taps:
+    """Return the weights of a Gaussian of so many frames; they sum to 1."""
     sigma = _arguments.number(function, "sigma", sigma, 0, expected="0 or more frames")
     truncate = _arguments.positive(function, "truncate", truncate)
     radius = int(truncate * sigma + 0.5)
@@ -198,7 +199,7 @@ def gaussian(
     1.0
     """
     function = "marey.gaussian"
-    taps = _gaussian_taps(function, sigma, truncate)
+    taps = gaussian_taps(function, sigma, truncate)
     if velocity is None:
         return _convolve(function, x, taps, axis, mode, 0, cval, out)
     moves = _arguments.items(function, "velocity", velocity, "two numbers, (vy, vx)")
@@ -327,6 +328,6 @@ class FirFilter(WindowStream):
 
     def _filter(self, x: Array, state: Array, out: Array | None) -> Array:
         before = len(self.taps) - 1
-        return _cpu.convolve(
+        return kernels(self._name, x).convolve(
             self._name, x, self.axis, self.taps, before, "nearest", 0.0, state, out
         )

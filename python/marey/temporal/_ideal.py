@@ -93,7 +93,7 @@ def ideal_bandpass(
     target = None if out is None else to_numpy(function, "out", out)
     axis = _arguments.axis(function, "axis", axis, source.shape)
     steps = source.shape[axis]
-    first, last = _bins(steps, low, high, fs)
+    first, last = bins(steps, low, high, fs)
     if steps > 0 and last < first:
         warnings.warn(
             f"[{function}] no frequency of {steps} frames at {fs:g} a second, which are "
@@ -128,7 +128,7 @@ def _transform(x: np.ndarray[Any, Any], first: int, last: int, y: np.ndarray[Any
             result += origin
 
 
-def _bins(steps: int, low: float, high: float, fs: float) -> tuple[int, int]:
+def bins(steps: int, low: float, high: float, fs: float) -> tuple[int, int]:
     """Return the first and the last bin in the band; the last before the first if there is none."""
     if steps == 0:
         return 0, -1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _arguments
+from marey._arrays import from_numpy_like, kernels, to_array, to_array_like
 from marey.temporal._stream import Array, Start, WindowStream
 
 __all__ = ["MedianFilter", "median", "median_filter"]
@@ -75,9 +75,9 @@ def median_filter(
     """
     function = "marey.median_filter"
     size = _arguments.integer(function, "size", size, 1, _LONGEST_WINDOW)
-    source = to_numpy(function, "x", x)
+    source = to_array(function, "x", x)
     before = size // 2
-    y = _cpu.median_filter(
+    y = kernels(function, source).median_filter(
         function,
         source,
         _arguments.axis(function, "axis", axis, source.shape),
@@ -86,7 +86,7 @@ def median_filter(
         _arguments.string(function, "mode", mode),
         _arguments.number(function, "cval", cval, finite=False),
         None,
-        None if out is None else to_numpy(function, "out", out),
+        None if out is None else to_array_like(function, "out", out, source),
     )
     return from_numpy_like(x)(y) if out is None else out
 
@@ -132,11 +132,11 @@ def median(x: Any, axis: int = 0, out: Any = None) -> Any:
     array([3., 8.], dtype=float32)
     """
     function = "marey.median"
-    source = to_numpy(function, "x", x)
-    y = _cpu.median(
+    source = to_array(function, "x", x)
+    y = kernels(function, source).median(
         source,
         _arguments.axis(function, "axis", axis, source.shape),
-        None if out is None else to_numpy(function, "out", out),
+        None if out is None else to_array_like(function, "out", out, source),
     )
     return from_numpy_like(x)(y) if out is None else out
 
@@ -184,6 +184,6 @@ class MedianFilter(WindowStream):
         super().__init__(self.size, axis, start)
 
     def _filter(self, x: Array, state: Array, out: Array | None) -> Array:
-        return _cpu.median_filter(
+        return kernels(self._name, x).median_filter(
             self._name, x, self.axis, self.size, self.size - 1, "nearest", 0.0, state, out
         )

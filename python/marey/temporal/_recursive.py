@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import scipy.signal
 
-from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _arguments
+from marey._arrays import from_numpy_like, kernels, plain, to_array, to_array_like, zeros_like
 from marey.temporal._stream import check_chunk, check_dtype
 
 __all__ = ["SosFilter", "butter_bandpass", "sosfilt", "sosfiltfilt"]
@@ -76,9 +76,9 @@ def _coefficients(function: str, sos: Any) -> np.ndarray[Any, np.dtype[np.float6
     return array
 
 
-def _signal(function: str, x: Any) -> np.ndarray[Any, Any]:
+def _signal(function: str, x: Any) -> Any:
     """Return `x`, which a state has one axis more than."""
-    source = to_numpy(function, "x", x)
+    source = to_array(function, "x", x)
     if source.ndim > _MOST_AXES:
         raise ValueError(f"[{function}] x: expected at most {_MOST_AXES} axes; found {source.ndim}")
     return source
@@ -138,13 +138,14 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) ->
     coefficients = _coefficients("marey.sosfilt", sos)
     source = _signal("marey.sosfilt", x)
     axis = _arguments.axis("marey.sosfilt", "axis", axis, source.shape)
-    target = None if out is None else to_numpy("marey.sosfilt", "out", out)
+    target = None if out is None else to_array_like("marey.sosfilt", "out", out, source)
     convert = from_numpy_like(x)
+    compute = kernels("marey.sosfilt", source).sosfilt
     if zi is None:
-        y = _cpu.sosfilt(coefficients, source, axis, None, target, None)
+        y = compute(coefficients, source, axis, None, target, None)
         return convert(y) if out is None else out
-    state = to_numpy("marey.sosfilt", "zi", zi)
-    y, zf = _cpu.sosfilt(coefficients, source, axis, state, target, None)
+    state = to_array_like("marey.sosfilt", "zi", zi, source)
+    y, zf = compute(coefficients, source, axis, state, target, None)
     return (convert(y) if out is None else out), convert(zf)
 
 
@@ -215,7 +216,7 @@ def sosfiltfilt(
     """
     function = "marey.sosfiltfilt"
     coefficients = _coefficients(function, sos)
-    source = to_numpy(function, "x", x)
+    source = to_array(function, "x", x)
     axis = _arguments.axis(function, "axis", axis, source.shape)
     _arguments.one_of(function, "padtype", padtype, ("odd", "even", "constant", None))
     if not np.isfinite(coefficients).all() or (coefficients[:, 3] != 1).any():
@@ -225,14 +226,14 @@ def sosfiltfilt(
     elif padlen is None:
         first_order = (coefficients[:, [2, 5]] == 0).sum(axis=0).min()
         padlen = 3 * (2 * len(coefficients) + 1 - int(first_order))
-    y = _cpu.sosfiltfilt(
+    y = kernels(function, source).sosfiltfilt(
         coefficients,
         source,
         axis,
         padtype or "constant",
         _arguments.integer(function, "padlen", padlen, 0),
         scipy.signal.sosfilt_zi(coefficients),
-        None if out is None else to_numpy(function, "out", out),
+        None if out is None else to_array_like(function, "out", out, source),
     )
     return from_numpy_like(x)(y) if out is None else out
 
@@ -269,7 +270,7 @@ class SosFilter:
     def __init__(self, sos: Any, axis: int = 0) -> None:
         self.sos = _coefficients(_NAME, sos).copy()
         self.axis = _arguments.integer(_NAME, "axis", axis)
-        self._state: np.ndarray[Any, Any] | None = None
+        self._state: Any = None  # as `to_array` gives it
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Filter the next chunk.
@@ -300,32 +301,34 @@ class SosFilter:
             double = state.dtype == np.float64
             dtypes = (np.float64,) if double else (np.uint8, np.float32)
             check_chunk(_NAME, source, self.axis, state.shape[1:], dtypes)
-        target = None if out is None else to_numpy(_NAME, "out", out)
-        y, self._state = _cpu.sosfilt(self.sos, source, self.axis, state, target, None)
+        target = None if out is None else to_array_like(_NAME, "out", out, source)
+        compute = kernels(_NAME, source).sosfilt
+        y, zf = compute(self.sos, source, self.axis, state, target, None)
+        self._state = to_array(_NAME, "state", zf)
         return from_numpy_like(x)(y) if out is None else out
 
-    def _rest(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def _rest(self, x: Any) -> Any:
         shape = list(x.shape)
         _arguments.axis(_NAME, "axis", self.axis, x.shape)
         shape[self.axis] = 2
-        dtype = np.float64 if x.dtype == np.float64 else np.float32
-        return np.zeros((len(self.sos), *shape), dtype)
+        dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+        return zeros_like(x, (len(self.sos), *shape), dtype)
 
     @property
-    def state(self) -> np.ndarray[Any, Any] | None:
+    def state(self) -> Any:
         """The state to continue with (a copy), or None before the first chunk."""
-        return None if self._state is None else self._state.copy()
+        return None if self._state is None else plain(self._state.copy())
 
     @state.setter
     def state(self, value: Any) -> None:
         if value is None:
             self._state = None
             return
-        state = to_numpy(_NAME, "state", value)
+        state = to_array(_NAME, "state", value)
         check_dtype(_NAME, "state", state, (np.float32, np.float64))
         shape = state.shape[1:]
         fits = -len(shape) <= self.axis < len(shape) and shape[self.axis] == 2
-        if not fits or len(state) != len(self.sos):
+        if not fits or state.shape[0] != len(self.sos):
             raise ValueError(
                 f"[{_NAME}] state: expected {len(self.sos)} section(s), and behind that axis 2 "
                 f"values along axis {self.axis}; found shape {state.shape}"

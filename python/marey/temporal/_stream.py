@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from marey import _arguments
-from marey._arrays import from_numpy_like, to_numpy
+from marey._arrays import (
+    concatenate,
+    from_numpy_like,
+    plain,
+    repeated,
+    to_array,
+    to_array_like,
+    zeros_like,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 Start = Literal["rest", "first"]
-Array = np.ndarray[Any, Any]
+Array = Any  # what `to_array` gives: a NumPy array, or one on a device
 
 
 def check_dtype(
@@ -75,14 +83,14 @@ class WindowStream:
             If `x` is of another type or shape than the chunks so far, or `out` does not fit. The
             state is then what it was before the call.
         """
-        source = to_numpy(self._name, "x", x)
+        source = to_array(self._name, "x", x)
         if self._state is None:
             _arguments.axis(self._name, "axis", self.axis, source.shape)
             state = self._initial(source)
         else:
             state = self._state
             check_chunk(self._name, source, self.axis, state.shape, (state.dtype,))
-        target = None if out is None else to_numpy(self._name, "out", out)
+        target = None if out is None else to_array_like(self._name, "out", out, source)
         y = self._filter(source, state, target)
         steps = source.shape[self.axis]
         if self._state is not None or steps > 0:
@@ -96,14 +104,14 @@ class WindowStream:
         shape = list(x.shape)
         shape[self.axis] = self._past
         if self.start == "rest" or x.shape[self.axis] == 0:
-            return np.zeros(shape, x.dtype)
-        return np.broadcast_to(self._steps(x, slice(0, 1)), shape).copy()
+            return zeros_like(x, tuple(shape), x.dtype)
+        return repeated(self._steps(x, slice(0, 1)), self.axis, self._past)
 
     def _latest(self, state: Array, x: Array) -> Array:
         steps = x.shape[self.axis]
         if steps >= self._past:
             return self._steps(x, slice(steps - self._past, None)).copy()
-        return np.concatenate([self._steps(state, slice(steps, None)), x], axis=self.axis)
+        return concatenate([self._steps(state, slice(steps, None)), x], self.axis)
 
     def _steps(self, x: Array, which: slice) -> Array:
         index: list[slice] = [slice(None)] * x.ndim
@@ -111,16 +119,16 @@ class WindowStream:
         return x[tuple(index)]
 
     @property
-    def state(self) -> Array | None:
+    def state(self) -> Any:
         """The state to continue with (a copy), or None before the first frame."""
-        return None if self._state is None else self._state.copy()
+        return None if self._state is None else plain(self._state.copy())
 
     @state.setter
     def state(self, value: Any) -> None:
         if value is None:
             self._state = None
             return
-        state = to_numpy(self._name, "state", value)
+        state = to_array(self._name, "state", value)
         check_dtype(self._name, "state", state, (np.uint8, np.float32, np.float64))
         fits = -state.ndim <= self.axis < state.ndim and state.shape[self.axis] == self._past
         if not fits:

@@ -1,0 +1,93 @@
+"""Poolings of the shapes that video networks have.
+
+The pool behind a stem, those of C3D and of an inflated Inception, one along time only, and the
+means at the end. What must be read and written at least once is the input and the result.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from marey import conv
+
+from bench.conv.workloads import DTYPES, LAYOUTS, Array, Triple, laid_out
+from bench.harness import Program, Workload
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The maximum or the mean of windows; of everything where `kernel` is None."""
+
+    name: str
+    kind: str
+    C: int
+    size: Triple
+    kernel: Triple | None = None
+    stride: Triple | None = None
+    padding: Triple = (0, 0, 0)
+
+
+POOLS = [
+    Pool("max 1x3x3 / 1x2x2", "max", 64, (16, 112, 112), (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+    Pool("max 2x2x2 / 2", "max", 128, (16, 56, 56), (2, 2, 2), (2, 2, 2)),
+    Pool("max 3x3x3 / 1", "max", 192, (8, 28, 28), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+    Pool("max 3x1x1 / 2x1x1", "max", 256, (8, 28, 28), (3, 1, 1), (2, 1, 1), (1, 0, 0)),
+    Pool("mean 2x2x2 / 2", "mean", 128, (16, 56, 56), (2, 2, 2), (2, 2, 2)),
+    Pool("mean 3x3x3 / 1", "mean", 192, (8, 28, 28), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+    Pool("global mean", "mean", 512, (16, 28, 28)),
+]
+
+
+def inputs(pool: Pool, dtype: str) -> tuple[Pool, Array]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, pool.C, *pool.size), np.float32)
+    return pool, x.astype(DTYPES[dtype])
+
+
+def _call(pool: Pool, x: Array, layout: str, out: Array | None) -> Array:
+    if pool.kernel is None:
+        return conv.global_avg_pool3d(x, layout=layout, out=out)
+    function = conv.max_pool3d if pool.kind == "max" else conv.avg_pool3d
+    return function(x, pool.kernel, pool.stride, pool.padding, layout=layout, out=out)
+
+
+def ours(layout: str) -> Callable[..., Program]:
+    """Into an array that is given."""
+
+    def program(pool: Pool, x: Array) -> Program:
+        x = laid_out(layout, x)
+        out = np.zeros_like(_call(pool, x, layout, None))
+
+        def result() -> Array:
+            y = _call(pool, x, layout, out)
+            return np.moveaxis(y, -1, 1) if layout == "NTHWC" and y.ndim == 5 else y
+
+        return Program(lambda: _call(pool, x, layout, out), result=result)
+
+    return program
+
+
+def _workload(pool: Pool, layout: str, dtype: str) -> Workload:
+    read = pool.C * math.prod(pool.size)
+    written = pool.C
+    if pool.kernel is not None:
+        assert pool.stride is not None
+        sides = zip(pool.size, pool.kernel, pool.stride, pool.padding, strict=True)
+        written *= math.prod((n + 2 * p - k) // s + 1 for n, k, s, p in sides)
+    return Workload(
+        name=f"{pool.name}, {pool.C} {layout} {dtype}",
+        operation=f"pool {layout} {dtype}",
+        inputs=lambda: inputs(pool, dtype),
+        ours=ours(layout),
+        amount=(read + written) * DTYPES[dtype].itemsize,
+        unit="GB/s",
+        # Of values up to 5: a unit in the last place.
+        tolerance={"float32": 2e-6, "bfloat16": 1 / 32}[dtype],
+    )
+
+
+POOLINGS = [
+    *(_workload(pool, layout, "float32") for layout in LAYOUTS for pool in POOLS),
+    *(_workload(pool, layout, "bfloat16") for layout in LAYOUTS for pool in POOLS[:3]),
+]

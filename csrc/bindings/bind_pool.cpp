@@ -1,0 +1,96 @@
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "bindings/arrays.h"
+#include "bindings/register.h"
+#include "core/error.h"
+#include "ops/conv/pool.h"
+
+namespace marey::python {
+namespace {
+
+View video_of(std::string_view function, std::string_view argument, const py::object& object,
+              bool channels_last) {
+  const View view = view_of(function, argument, object, {.bfloat16 = true});
+  if (view.ndim() != 5) {
+    throw ValueError(function, argument,
+                     channels_last ? "shape (N, T, H, W, C)" : "shape (N, C, T, H, W)",
+                     to_string(view.shape));
+  }
+  return view;
+}
+
+// NTHWC as NCTHW.
+View channels_second(const View& view) {
+  View result = view;
+  for (int axis = 1; axis < 5; ++axis) {
+    const int from = axis == 1 ? 4 : axis - 1;
+    result.shape[axis] = view.shape[from];
+    result.stride(axis) = view.stride(from);
+  }
+  return result;
+}
+
+Shape channels_last_shape(const Shape& shape) {
+  Shape result = shape;
+  for (int axis = 2; axis < 5; ++axis) result[axis - 1] = shape[axis];
+  result[4] = shape[1];
+  return result;
+}
+
+py::array py_pool3d(const std::string& function, const py::object& x, bool average,
+                    const Triple& kernel, const Triple& stride, const Triple& dilation,
+                    const Triple& before, const Triple& after, bool ceil_mode,
+                    bool count_include_pad, bool channels_last, const py::object& out) {
+  PoolOptions options;
+  options.kind = average ? Pooling::average : Pooling::max;
+  options.kernel = kernel;
+  options.stride = stride;
+  options.dilation = dilation;
+  options.before = before;
+  options.after = after;
+  options.ceil_mode = ceil_mode;
+  options.count_include_pad = count_include_pad;
+  const View given = video_of(function, "x", x, channels_last);
+  const View source = channels_last ? channels_second(given) : given;
+  const Shape shape = pool3d_shape(function, source.shape, options);
+  py::array result = result_array(function, out, channels_last ? channels_last_shape(shape) : shape,
+                                  given.dtype, given);
+  const View written = view_of(function, "out", result, {.bfloat16 = true});
+  const View target = channels_last ? channels_second(written) : written;
+  {
+    // The views stay valid: the arguments are held by the caller, the result by this frame.
+    const py::gil_scoped_release release;
+    pool3d(function, source, options, target);
+  }
+  return result;
+}
+
+py::array py_global_avg_pool3d(const py::object& x, bool channels_last, const py::object& out) {
+  constexpr std::string_view kName = "marey.global_avg_pool3d";
+  const View given = video_of(kName, "x", x, channels_last);
+  const View source = channels_last ? channels_second(given) : given;
+  Shape shape = source.shape;
+  shape.ndim = 2;
+  py::array result = result_array(kName, out, shape, given.dtype, given);
+  const View target = view_of(kName, "out", result, {.bfloat16 = true});
+  {
+    const py::gil_scoped_release release;
+    global_avg_pool3d(kName, source, target);
+  }
+  return result;
+}
+
+}  // namespace
+
+void register_pool(py::module_& module) {
+  module.def("pool3d", &py_pool3d, py::arg("function"), py::arg("x"), py::arg("average"),
+             py::arg("kernel"), py::arg("stride"), py::arg("dilation"), py::arg("before"),
+             py::arg("after"), py::arg("ceil_mode"), py::arg("count_include_pad"),
+             py::arg("channels_last"), py::arg("out"));
+  module.def("global_avg_pool3d", &py_global_avg_pool3d, py::arg("x"), py::arg("channels_last"),
+             py::arg("out"));
+}
+
+}  // namespace marey::python

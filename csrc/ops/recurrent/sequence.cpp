@@ -1,0 +1,214 @@
+#include "ops/recurrent/sequence.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "core/denormals.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "ops/recurrent/team.h"
+
+namespace marey {
+namespace {
+
+// Rows whose input product is taken at once: a multiple of every tile's rows.
+constexpr int64_t kChunkRows = 96;
+
+void check(std::string_view function, const CellWeights& weights, const SequenceArgs& args) {
+  const View& x = args.x;
+  if (x.dtype != weights.dtype()) {
+    throw TypeError(function, "x", name(weights.dtype()), name(x.dtype));
+  }
+  const int64_t T = x.shape[0];
+  const int64_t N = x.shape[1];
+  const auto check_state = [&](const char* argument, const View& state, DType dtype) {
+    if (state.dtype != dtype) throw TypeError(function, argument, name(dtype), name(state.dtype));
+    const Shape expected{2, {N, weights.hidden()}};
+    if (!(state.shape == expected)) {
+      throw ValueError(function, argument, "shape " + to_string(expected), to_string(state.shape));
+    }
+  };
+  if (args.h0 != nullptr) check_state("h0", *args.h0, weights.dtype());
+  if (args.c0 != nullptr) check_state("c0", *args.c0, weights.real());
+  const Shape expected{3, {T, N, weights.hidden()}};
+  if (!(args.y.shape == expected)) {
+    throw ValueError(function, "out", "shape " + to_string(expected), to_string(args.y.shape));
+  }
+}
+
+// Everything that the threads of a call share.
+class Sequence {
+ public:
+  Sequence(const CellWeights& weights, const SequenceArgs& args, const Steps& steps)
+      : weights_(weights),
+        kernels_(weights.kernels()),
+        args_(args),
+        steps_(steps),
+        storage_(item_size(weights.dtype())),
+        real_(item_size(weights.real())),
+        x_pitch_(padded_pitch(weights.input())),
+        h_pitch_(padded_pitch(weights.padded())),
+        chunk_rows_(steps.most_rows(kChunkRows)),
+        gates_(panel_gates(weights.cell())) {
+    const bool lstm = weights.cell() == Cell::lstm;
+    const int64_t N = steps.batch();
+    const int64_t x_bytes = chunk_rows_ * x_pitch_ * storage_;
+    const int64_t pre_bytes = weights.blocks() * gates_ * gate_stride() * real_;
+    const int64_t h_bytes = N * h_pitch_ * storage_;
+    const int64_t c_bytes = lstm ? N * weights.padded() * real_ : 0;
+    const int64_t reset_bytes = weights.cell() == Cell::gru_before ? h_bytes : 0;
+    for (const int64_t bytes : {x_bytes, pre_bytes, h_bytes, h_bytes, c_bytes, reset_bytes}) {
+      workspace_.reserve(bytes);
+    }
+    workspace_.allocate();
+    x_ = workspace_.take(x_bytes);
+    pre_ = workspace_.take(pre_bytes);
+    h_[0] = workspace_.take_zeros(h_bytes);
+    h_[1] = workspace_.take_zeros(h_bytes);
+    c_ = workspace_.take_zeros(c_bytes);
+    reset_ = workspace_.take_zeros(reset_bytes);
+    if (args.h0 != nullptr) load_state(*args.h0, h_[0], h_pitch_);
+    if (lstm && args.c0 != nullptr) load_state(*args.c0, c_, weights.padded());
+  }
+
+  void run(Team& team, int thread) {
+    const FlushDenormals flush;
+    const Grid grid(team.size(), weights_.blocks(), steps_.batch());
+    const int64_t rows_of_thread = steps_.batch();
+    std::vector<void*> y(static_cast<std::size_t>(rows_of_thread));
+    std::vector<void*> kept(args_.kept != nullptr ? static_cast<std::size_t>(rows_of_thread) : 0);
+    clear_after_ends(team.size(), thread);
+    for (int64_t begin = 0; begin < steps_.count();) {
+      const int64_t end = steps_.chunk_end(begin, kChunkRows);
+      pack_input(begin, end, team.size(), thread);
+      if (!team.barrier(thread)) return;
+      project(begin, end, grid, thread);
+      if (grid.row_parts() > 1 && !team.barrier(thread)) return;
+      for (int64_t step = begin; step < end; ++step) {
+        if (weights_.cell() == Cell::gru_before) {
+          take_step(begin, step, 0, grid, thread, y.data(), kept.data());
+          if (!team.barrier(thread)) return;
+        }
+        take_step(begin, step, 1, grid, thread, y.data(), kept.data());
+        if (!team.barrier(thread)) return;
+      }
+      begin = end;
+    }
+  }
+
+  void store_states() {
+    const auto bytes = static_cast<std::size_t>(weights_.hidden() * storage_);
+    for (int64_t row = 0; row < steps_.batch(); ++row) {
+      std::byte* to = args_.hn.as<std::byte>() + steps_.sequence(row) * args_.hn.stride(0);
+      const int64_t length = steps_.length(row);
+      const std::byte* from = h_[length % 2] + row * h_pitch_ * storage_;
+      std::memcpy(to, from, bytes);
+      if (weights_.cell() == Cell::lstm) {
+        std::memcpy(args_.cn.as<std::byte>() + steps_.sequence(row) * args_.cn.stride(0),
+                    c_ + row * weights_.padded() * real_,
+                    static_cast<std::size_t>(weights_.hidden() * real_));
+      }
+    }
+  }
+
+ private:
+  void load_state(const View& state, std::byte* to, int64_t pitch) {
+    const int64_t item = item_size(state.dtype);
+    for (int64_t row = 0; row < steps_.batch(); ++row) {
+      copy_row(state.as<std::byte>() + steps_.sequence(row) * state.stride(0), state.stride(1),
+               weights_.hidden(), item, to + row * pitch * item);
+    }
+  }
+
+  void clear_after_ends(int threads, int thread) const {
+    if (!steps_.ragged()) return;
+    const int64_t T = args_.y.shape[0];
+    const auto bytes = static_cast<std::size_t>(weights_.hidden() * storage_);
+    for (int64_t row = thread; row < steps_.batch(); row += threads) {
+      for (int64_t t = steps_.length(row); t < T; ++t) {
+        std::memset(args_.y.as<std::byte>() + t * args_.y.stride(0) +
+                        steps_.sequence(row) * args_.y.stride(1),
+                    0, bytes);
+      }
+    }
+  }
+
+  void pack_input(int64_t begin, int64_t end, int threads, int thread) const {
+    pack_rows(steps_, args_.x, begin, end, threads, thread, x_, x_pitch_);
+  }
+
+  void project(int64_t begin, int64_t end, const Grid& grid, int thread) const {
+    const int64_t rows = steps_.offset(end) - steps_.offset(begin);
+    const auto [first, last] = grid.rows(thread, rows);
+    const auto [block_begin, block_end] = grid.blocks(thread);
+    if (first == last || block_begin == block_end) return;
+    kernels_.project({last - first, x_ + first * x_pitch_ * storage_, x_pitch_,
+                      weights_.ih(), weights_.input(), weights_.bias(),
+                      pre_ + first * kernels_.lanes * real_, gate_stride(),
+                      weight_gates(weights_.cell()), gates_, block_begin, block_end});
+  }
+
+  void take_step(int64_t chunk, int64_t step, int phase, const Grid& grid, int thread, void** y,
+                 void** kept) const {
+    StepArgs args{};
+    args.cell = weights_.cell();
+    args.phase = phase;
+    std::tie(args.row_begin, args.row_end) = grid.rows(thread, steps_.active(step));
+    std::tie(args.block_begin, args.block_end) = grid.blocks(thread);
+    if (args.row_begin == args.row_end || args.block_begin == args.block_end) return;
+    args.descending = step % 2 != 0;
+    args.h = h_[step % 2];
+    args.h_next = h_[(step + 1) % 2];
+    args.reset = reset_;
+    args.h_pitch = h_pitch_;
+    args.c = c_;
+    args.c_pitch = weights_.padded();
+    args.weights = weights_.hh();
+    args.depth = weights_.hidden();
+    const int64_t before = steps_.offset(step) - steps_.offset(chunk);
+    args.gates = pre_ + before * kernels_.lanes * real_;
+    args.gate_stride = gate_stride();
+    args.hidden = weights_.hidden();
+    args.peephole = weights_.peephole();
+    args.y = y;
+    for (int64_t row = args.row_begin; row < args.row_end; ++row) {
+      y[row] = steps_.at(args_.y, row, step);
+    }
+    if (args_.kept != nullptr && kept_gates(args.cell) != 0) {
+      args.kept = kept;
+      args.kept_pitch = kept_pitch(weights_.hidden());
+      const int64_t bytes = kept_gates(args.cell) * args.kept_pitch * real_;
+      for (int64_t row = args.row_begin; row < args.row_end; ++row) {
+        kept[row] = args_.kept + (steps_.offset(step) + row) * bytes;
+      }
+    }
+    kernels_.step(args);
+  }
+
+  int64_t gate_stride() const { return chunk_rows_ * kernels_.lanes; }
+
+  const CellWeights& weights_;
+  const RecurrentKernels& kernels_;
+  const SequenceArgs& args_;
+  const Steps& steps_;
+  int64_t storage_, real_;
+  int64_t x_pitch_, h_pitch_, chunk_rows_;
+  int gates_;
+  Workspace workspace_;
+  std::byte *x_, *pre_, *h_[2], *c_, *reset_;
+};
+
+}  // namespace
+
+void run_sequence(std::string_view function, const CellWeights& weights, const SequenceArgs& args) {
+  check(function, weights, args);
+  const Steps steps(function, args.x.shape[0], args.x.shape[1], args.lengths, args.reverse);
+  Sequence sequence(weights, args, steps);
+  const int64_t of_step =
+      steps.batch() * weight_gates(weights.cell()) * weights.hidden() * weights.hidden();
+  run_team(threads_for(of_step), [&](Team& team, int thread) { sequence.run(team, thread); });
+  sequence.store_states();
+}
+
+}  // namespace marey

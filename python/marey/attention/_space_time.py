@@ -1,0 +1,103 @@
+"""Attention within a video."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from marey._arrays import from_numpy_like, to_numpy
+from marey.attention._softmax import attention
+
+# The axes that become the sequence, by name: (B, T, H, W, h, D) -> (batch..., h, sequence..., D).
+_SPACE_TIME = {"time": (0, 2, 3, 4, 1, 5), "space": (0, 1, 4, 2, 3, 5), "joint": (0, 4, 1, 2, 3, 5)}
+
+
+def _as_sequences(x: np.ndarray[Any, Any], axis: str) -> np.ndarray[Any, Any]:
+    """Return (batch..., h, L, D): a view where one stride steps through a sequence."""
+    order = _SPACE_TIME[axis]
+    moved = x.transpose(order)
+    if axis == "time":
+        return moved
+    head = order.index(4)
+    return moved.reshape(*moved.shape[: head + 1], -1, moved.shape[-1])
+
+
+def space_time_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    axis: Literal["time", "space", "joint"],
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    softcap: float | None = None,
+    out: Any = None,
+) -> Any:
+    """Compute attention within a video, along time, space, or both.
+
+    The arrays are read in place: no permuted copies (unless H and W, or T, H and W for ``"joint"``,
+    cannot be stepped through with one stride).
+
+    Parameters
+    ----------
+    q, k : array, (B, T, H, W, h, D)
+        Queries and keys; `k` and `v` may have fewer heads, as in `attention`.
+    v : array, (B, T, H, W, h, Dv)
+        Values.
+    axis : "time", "space" or "joint"
+        ``"time"``: each place attends to itself in all frames. ``"space"``: each frame attends to
+        itself. ``"joint"``: all of the video at once. Time and space one after the other is the
+        divided attention of TimeSformer [1]_.
+    causal : bool
+        Whether no frame sees a later one: only with ``"time"``.
+    scale, softcap
+        As for `attention`.
+    out : array, (B, T, H, W, h, Dv), optional
+        Where to write the result.
+
+    Returns
+    -------
+    array, (B, T, H, W, h, Dv)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`; and for an unknown `axis`, or `causal` with another one than ``"time"``.
+
+    References
+    ----------
+    .. [1] G. Bertasius, H. Wang, L. Torresani, "Is Space-Time Attention All You Need for Video
+       Understanding?", ICML 2021.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> q, k, v = np.random.default_rng(0).random((3, 1, 8, 14, 14, 12, 64), dtype=np.float32)
+    >>> y = marey.attention.space_time_attention(q, k, v, "time")
+    >>> marey.attention.space_time_attention(y, k, v, "space").shape
+    (1, 8, 14, 14, 12, 64)
+    """
+    name = "marey.space_time_attention"
+    if axis not in _SPACE_TIME:
+        raise ValueError(f"[{name}] axis: expected 'time', 'space' or 'joint'; found {axis!r}")
+    if causal and axis != "time":
+        raise ValueError(f"[{name}] causal: expected False with axis={axis!r}; found {causal!r}")
+    arrays = [to_numpy(name, argument, x) for argument, x in (("q", q), ("k", k), ("v", v))]
+    for argument, x in zip("qkv", arrays, strict=True):
+        if x.ndim != 6 or x.shape[:4] != arrays[0].shape[:4]:
+            expected = "(B, T, H, W, h, D)" if argument == "q" else f"that of q {arrays[0].shape}"
+            raise ValueError(f"[{name}] {argument}: expected shape {expected}; found {x.shape}")
+    shape = (*arrays[0].shape[:5], arrays[2].shape[5])
+    given = None if out is None else to_numpy(name, "out", out)
+    if given is not None and given.shape != shape:
+        raise ValueError(f"[{name}] out: expected shape {shape}; found {given.shape}")
+    target = np.empty(shape, arrays[0].dtype) if given is None else given
+    sequences = [_as_sequences(x, axis) for x in arrays]
+    view = _as_sequences(target, axis)
+    attention(*sequences, causal=causal, scale=scale, softcap=softcap, out=view)
+    if given is None:
+        return from_numpy_like(q)(target)
+    if not np.may_share_memory(view, given):
+        given[...] = view.swapaxes(-2, -3).reshape(shape)
+    return out

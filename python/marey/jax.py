@@ -1,0 +1,810 @@
+"""The functions of marey for JAX on the CPU: under `jax.jit`, with `jax.grad` and `jax.vmap`.
+
+They are XLA custom calls (`jax.ffi`), and differentiable in their signals by `jax.custom_vjp`;
+parameters (coefficients, taps, sizes, axes) are plain numbers, not traced. Names and meanings are
+those of `marey.pyramid`, `marey.temporal` and `marey.attention`; `temporal_gaussian` is
+`marey.temporal.gaussian`, and `gaussian` the pyramid.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.signal
+
+from marey import _adjoints, _arguments, _cpu
+from marey.temporal import _ideal
+from marey.temporal._fir import gaussian_taps
+
+try:
+    from marey import _jax
+except ImportError as error:
+    raise ImportError(
+        "[marey.jax] expected a marey that was built where JAX's headers are; found one without "
+        "(install jax, and then marey with --no-build-isolation, or with "
+        "-C cmake.define.MAREY_JAX_INCLUDE_DIR=<what jax.ffi.include_dir() prints>)"
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "collapse",
+    "convolve",
+    "derivative",
+    "down",
+    "gaussian",
+    "ideal_bandpass",
+    "laplacian",
+    "median",
+    "median_filter",
+    "sosfilt",
+    "sosfiltfilt",
+    "temporal_gaussian",
+    "up",
+]
+
+for _name, _handler in _jax.handlers.items():
+    jax.ffi.register_ffi_target(f"marey_{_name}", _handler, platform="cpu")
+
+Shape = tuple[int, ...]
+_NO_CHANNELS = -1000
+_BOUNDARIES = {
+    "reflect": 0,
+    "grid-mirror": 0,
+    "nearest": 1,
+    "mirror": 2,
+    "wrap": 3,
+    "grid-wrap": 3,
+    "constant": 4,
+    "grid-constant": 4,
+}
+_EXTENSIONS = {"odd": 0, "even": 1, "constant": 2}
+
+
+def _call(
+    name: str, results: Any, *arrays: Any, vmap: str = "broadcast_all", **options: Any
+) -> Any:
+    """Call a kernel; options are int, float or a sequence of floats."""
+    plain = {
+        key: np.int64(value)
+        if isinstance(value, int)
+        else np.float64(value)
+        if isinstance(value, float)
+        else np.asarray(value, np.float64)
+        for key, value in options.items()
+    }
+    return jax.ffi.ffi_call(f"marey_{name}", results, vmap_method=vmap)(*arrays, **plain)
+
+
+def _like(x: Any, shape: Shape | None = None) -> jax.ShapeDtypeStruct:
+    dtype = jnp.float32 if x.dtype == jnp.uint8 else x.dtype
+    return jax.ShapeDtypeStruct(x.shape if shape is None else shape, dtype)
+
+
+def _linear(
+    forward: Callable[..., Any], adjoint: Callable[..., Any], static: int
+) -> Callable[..., Any]:
+    """Return `forward(x, *parameters)` with `adjoint(g, shape of x, *parameters)` as derivative."""
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=tuple(range(1, static + 1)))
+    def function(x: Any, *parameters: Any) -> Any:
+        return forward(x, *parameters)
+
+    def remember(x: Any, *parameters: Any) -> tuple[Any, Shape]:
+        # Of x only its shape, which is no array: it travels in a tree without leaves.
+        return function(x, *parameters), _Static(x.shape)
+
+    def back(*arguments: Any) -> tuple[Any]:
+        *parameters, shape, grads = arguments
+        return (adjoint(grads, shape.value, *parameters),)
+
+    function.defvjp(remember, back)
+    return function
+
+
+@jax.tree_util.register_static
+class _Static:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self.value == other.value
+
+
+# Pyramids
+
+
+def _image_axis(function: str, image: Any, channel_axis: int | None) -> int:
+    """Return the channel axis counted from the back, for the kernel."""
+    if channel_axis is None:
+        return _NO_CHANNELS
+    axis = _arguments.axis(f"marey.jax.{function}", "channel_axis", channel_axis, image.shape)
+    return axis % image.ndim - image.ndim
+
+
+def _rows_columns(shape: Shape, axis: int) -> tuple[int, int]:
+    return _adjoints.image_axes(len(shape), None if axis == _NO_CHANNELS else axis)
+
+
+def _resized(shape: Shape, axis: int, height: int, width: int) -> Shape:
+    row, column = _rows_columns(shape, axis)
+    new = list(shape)
+    new[row], new[column] = height, width
+    return tuple(new)
+
+
+def _size(shape: Shape, axis: int) -> tuple[int, int]:
+    row, column = _rows_columns(shape, axis)
+    return shape[row], shape[column]
+
+
+def _halved(shape: Shape, axis: int) -> Shape:
+    height, width = _size(shape, axis)
+    return _resized(shape, axis, (height + 1) // 2, (width + 1) // 2)
+
+
+def _raw_down(x: Any, axis: int) -> Any:
+    out = jax.ShapeDtypeStruct(_halved(x.shape, axis), x.dtype)
+    return _call("down", out, x, channel_axis=axis)
+
+
+def _raw_up(x: Any, height: int, width: int, axis: int) -> Any:
+    out = jax.ShapeDtypeStruct(_resized(x.shape, axis, height, width), x.dtype)
+    return _call("up", out, x, channel_axis=axis)
+
+
+_down_adjoint = _linear(
+    lambda g, height, width, axis: _call(
+        "down_adjoint", _like(g, _resized(g.shape, axis, height, width)), g, channel_axis=axis
+    ),
+    lambda g, shape, height, width, axis: _down(g, axis),
+    3,
+)
+_up_adjoint = _linear(
+    lambda g, height, width, axis: _call(
+        "up_adjoint", _like(g, _resized(g.shape, axis, height, width)), g, channel_axis=axis
+    ),
+    lambda g, shape, height, width, axis: _up(g, *_size(shape, axis), axis),
+    3,
+)
+_down = _linear(_raw_down, lambda g, shape, axis: _down_adjoint(g, *_size(shape, axis), axis), 1)
+_up = _linear(
+    _raw_up,
+    lambda g, shape, height, width, axis: _up_adjoint(g, *_size(shape, axis), axis),
+    3,
+)
+
+
+def _raw_laplacian(x: Any, levels: int, axis: int) -> list[Any]:
+    if levels == 0:
+        return [x.astype(_like(x).dtype)]
+    shapes = [x.shape]
+    for _ in range(levels):
+        shapes.append(_halved(shapes[-1], axis))
+    return list(_call("laplacian", [_like(x, shape) for shape in shapes], x, channel_axis=axis))
+
+
+def _laplacian_adjoint(grads: Sequence[Any], shape: Shape, levels: int, axis: int) -> Any:  # noqa: ARG001
+    arriving = [grads[0]]
+    for finer, grad in zip(grads, grads[1:], strict=False):
+        arriving.append(grad - _up_adjoint(finer, *_size(grad.shape, axis), axis))
+    total = arriving.pop()
+    for grad in reversed(arriving):
+        total = grad + _down_adjoint(total, *_size(grad.shape, axis), axis)
+    return total
+
+
+_laplacian = _linear(_raw_laplacian, _laplacian_adjoint, 2)
+
+
+def down(image: Any, *, channel_axis: int | None = -1) -> Any:
+    """Smooth an image and keep every second pixel: `marey.pyramid.down`.
+
+    Parameters
+    ----------
+    image : jax array, (..., H, W) or (..., H, W, C)
+        uint8, float32 or float64.
+    channel_axis : int or None
+        The axis of the channels; None for an image without one.
+
+    Returns
+    -------
+    jax array, (..., ceil(H / 2), ceil(W / 2)) or (..., ceil(H / 2), ceil(W / 2), C)
+    """
+    image = jnp.asarray(image)
+    return _down(image, _image_axis("down", image, channel_axis))
+
+
+def up(image: Any, shape: tuple[int, int] | None = None, *, channel_axis: int | None = -1) -> Any:
+    """Double an image: `marey.pyramid.up`.
+
+    Parameters
+    ----------
+    image : jax array, (..., h, w) or (..., h, w, C)
+        uint8, float32 or float64.
+    shape : (int, int), optional
+        The height and width of the result.
+    channel_axis : int or None
+        As for `down`.
+
+    Returns
+    -------
+    jax array, (..., H, W) or (..., H, W, C)
+    """
+    image = jnp.asarray(image)
+    axis = _image_axis("up", image, channel_axis)
+    height, width = _size(image.shape, axis)
+    height, width = (2 * height, 2 * width) if shape is None else shape
+    return _up(image, height, width, axis)
+
+
+def gaussian(image: Any, levels: int, *, channel_axis: int | None = -1) -> list[Any]:
+    """Build a Gaussian pyramid: `marey.pyramid.gaussian`.
+
+    Parameters
+    ----------
+    image : jax array, (..., H, W) or (..., H, W, C)
+        uint8, float32 or float64.
+    levels : int
+        How many times to halve.
+    channel_axis : int or None
+        As for `down`.
+
+    Returns
+    -------
+    list of levels + 1 jax arrays, finest first
+    """
+    found = [jnp.asarray(image)]
+    for _ in range(_arguments.integer("marey.jax.gaussian", "levels", levels, 0, 63)):
+        found.append(down(found[-1], channel_axis=channel_axis))
+    return found
+
+
+def laplacian(image: Any, levels: int, *, channel_axis: int | None = -1) -> list[Any]:
+    """Build a Laplacian pyramid: `marey.pyramid.laplacian`.
+
+    Parameters
+    ----------
+    image : jax array, (..., H, W) or (..., H, W, C)
+        uint8, float32 or float64.
+    levels : int
+        How many bands.
+    channel_axis : int or None
+        As for `down`.
+
+    Returns
+    -------
+    list of levels + 1 jax arrays
+        The bands, finest first, then the residual; float32 for uint8.
+    """
+    image = jnp.asarray(image)
+    levels = _arguments.integer("marey.jax.laplacian", "levels", levels, 0, 63)
+    return list(_laplacian(image, levels, _image_axis("laplacian", image, channel_axis)))
+
+
+def collapse(bands: Sequence[Any], *, channel_axis: int | None = -1) -> Any:
+    """Rebuild an image from its Laplacian pyramid: `marey.pyramid.collapse`.
+
+    Parameters
+    ----------
+    bands : sequence of jax arrays
+        As `laplacian` returns them.
+    channel_axis : int or None
+        As for `down`.
+
+    Returns
+    -------
+    jax array, of the shape and type of ``bands[0]``
+    """
+    if not bands:
+        raise ValueError("[marey.jax.collapse] bands: expected at least one array; found none")
+    axis = _image_axis("collapse", bands[0], channel_axis)
+    total = bands[-1]
+    for band in reversed(bands[:-1]):
+        total = band + _up(total, *_size(band.shape, axis), axis)
+    return total
+
+
+# Filters in time
+
+Numbers = tuple[float, ...]
+
+
+def _time_axis(function: str, x: Any, axis: int) -> int:
+    """Return the axis counted from the back."""
+    return _arguments.axis(f"marey.jax.{function}", "axis", axis, x.shape) % x.ndim - x.ndim
+
+
+def _coefficients(function: str, sos: Any) -> Numbers:
+    array = _arguments.reals(f"marey.jax.{function}", "sos", sos)
+    if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != 6:
+        raise ValueError(
+            f"[marey.jax.{function}] sos: expected shape (sections, 6); found {array.shape}"
+        )
+    return tuple(array.ravel().tolist())
+
+
+def _turned(sos: Numbers) -> Numbers:
+    return tuple(np.reshape(sos, (-1, 6))[::-1].ravel().tolist())
+
+
+_sosfilt = _linear(
+    lambda x, sos, axis, reverse: _call(
+        "sosfilt", _like(x), x, sos=sos, axis=axis, reverse=reverse
+    ),
+    lambda g, shape, sos, axis, reverse: _sosfilt(g, _turned(sos), axis, 1 - reverse),
+    3,
+)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _sosfilt_from(x: Any, zi: Any, sos: Numbers, axis: int) -> tuple[Any, Any]:
+    results = (_like(x), jax.ShapeDtypeStruct(zi.shape, zi.dtype))
+    y, zf = _call("sosfilt", results, x, zi, vmap="sequential", sos=sos, axis=axis, reverse=0)
+    return y, zf
+
+
+def _sosfilt_from_back(sos: Numbers, axis: int, _: None, grads: Any) -> tuple[Any, Any]:
+    grad, grad_zf = grads
+    sections = np.reshape(sos, (-1, 6))
+    # By superposition: what is there at rest, and what the final state adds, run backward.
+    y, zf = _responses(sections, grad.shape[axis])
+    grads_zi = jnp.tensordot(jnp.asarray(y.T, grad.dtype), grad, ([1], [axis % grad.ndim]))
+    final = jnp.moveaxis(grad_zf, axis, 1)
+    final = final.reshape(-1, *final.shape[2:])
+    grads_zi += jnp.tensordot(jnp.asarray(zf.T, grad.dtype), final, 1)
+    grads_zi = grads_zi.reshape(len(sections), 2, *grads_zi.shape[1:])
+    grads_zi = jnp.moveaxis(grads_zi, 1, axis)
+    # The response of the final state to x at each step.
+    x = _sosfilt(grad, _turned(sos), axis, 1)
+    inputs = _inputs_to_state(sections, grad.shape[axis])
+    added = jnp.tensordot(jnp.asarray(inputs.T, grad.dtype), final, 1)
+    return x + jnp.moveaxis(added, 0, axis), grads_zi
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_inputs(sos: bytes, steps: int) -> Any:
+    """Return what an impulse at each step leaves in the final state, (2 S, steps)."""
+    sections = np.frombuffer(sos).reshape(-1, 6)
+    states = 2 * len(sections)
+    # The last step's impulse first: its state after one step, after two, ...
+    impulse = np.zeros((1, 1))
+    impulse[0] = 1
+    zi = np.zeros((len(sections), 2, 1))
+    _, state = _cpu.sosfilt(sections, impulse, 0, zi, None, None)
+    found = np.empty((states, steps))
+    zero = np.zeros((1, 1))
+    for t in range(steps - 1, -1, -1):
+        found[:, t] = state.ravel()
+        _, state = _cpu.sosfilt(sections, zero, 0, state, None, None)
+    return found
+
+
+def _inputs_to_state(sections: Any, steps: int) -> Any:
+    return _cached_inputs(np.ascontiguousarray(sections, np.float64).tobytes(), steps)
+
+
+def _responses(sections: Any, steps: int) -> tuple[Any, Any]:
+    return _adjoints.responses(np.ascontiguousarray(sections, np.float64), steps)
+
+
+_sosfilt_from.defvjp(
+    lambda x, zi, sos, axis: (_sosfilt_from(x, zi, sos, axis), None), _sosfilt_from_back
+)
+
+
+def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None) -> Any:
+    """Filter along one axis with cascaded second-order sections: `marey.temporal.sosfilt`.
+
+    Parameters
+    ----------
+    sos : array, (sections, 6)
+        Rows ``b0 b1 b2 a0 a1 a2`` with ``a0 = 1``; not traced.
+    x : jax array
+        uint8, float32 or float64.
+    axis : int
+        The axis to filter along.
+    zi : jax array, optional
+        The state to start from, as for `marey.temporal.sosfilt`.
+
+    Returns
+    -------
+    y : jax array, of the shape of `x`
+    zf : jax array
+        Only if `zi` is given: the state to continue with.
+    """
+    x = jnp.asarray(x)
+    coefficients = _coefficients("sosfilt", sos)
+    axis = _time_axis("sosfilt", x, axis)
+    if zi is None:
+        return _sosfilt(x, coefficients, axis, 0)
+    return _sosfilt_from(x, jnp.asarray(zi), coefficients, axis)
+
+
+def _along(x: Any, axis: int, part: slice) -> Any:
+    index = [slice(None)] * x.ndim
+    index[axis] = part
+    return x[tuple(index)]
+
+
+def _steady_adjoint(grad: Any, sos: Numbers, axis: int, reverse: int) -> Any:
+    """Return the gradient of a signal that a filter started from in its steady state."""
+    sections = np.reshape(sos, (-1, 6))
+    steps = grad.shape[axis]
+    zi = scipy.signal.sosfilt_zi(sections)[:, :, np.newaxis]
+    response = _cpu.sosfilt(sections, np.zeros((steps, 1)), 0, zi, None, None)[0][:, 0]
+    weights = jnp.asarray(response[::-1] if reverse else response, grad.dtype)
+    first = jnp.tensordot(weights, grad, ([0], [axis % grad.ndim]))
+    result = _sosfilt(grad, _turned(sos), axis, 1 - reverse)
+    index: list[Any] = [slice(None)] * grad.ndim
+    index[axis] = -1 if reverse else 0
+    return result.at[tuple(index)].add(first)
+
+
+def _sosfiltfilt_adjoint(
+    grad: Any, shape: Shape, sos: Numbers, axis: int, padtype: str | None, padlen: int
+) -> Any:
+    steps = shape[axis]
+    widths = [(0, 0)] * grad.ndim
+    widths[axis] = (padlen, padlen)
+    grad = jnp.pad(grad, widths)
+    grad = _steady_adjoint(grad, sos, axis, 1)
+    grad = _steady_adjoint(grad, sos, axis, 0)
+
+    def extend(x: Any) -> Any:
+        if padlen == 0:
+            return x
+        head, tail = _along(x, axis, slice(0, 1)), _along(x, axis, slice(steps - 1, steps))
+        if padtype == "constant":
+            return jnp.pad(x, widths, mode="edge")
+        before = jnp.flip(_along(x, axis, slice(1, padlen + 1)), axis)
+        after = jnp.flip(_along(x, axis, slice(steps - padlen - 1, steps - 1)), axis)
+        if padtype == "odd":
+            before, after = 2 * head - before, 2 * tail - after
+        return jnp.concatenate([before, x, after], axis)
+
+    template = jax.ShapeDtypeStruct(shape, grad.dtype)
+    return jax.linear_transpose(extend, template)(grad)[0]
+
+
+_sosfiltfilt = _linear(
+    lambda x, sos, axis, padtype, padlen: _call(
+        "sosfiltfilt",
+        _like(x),
+        x,
+        sos=sos,
+        axis=axis,
+        extension=_EXTENSIONS[padtype or "constant"],
+        padlen=padlen,
+    ),
+    _sosfiltfilt_adjoint,
+    4,
+)
+
+
+def sosfiltfilt(
+    sos: Any,
+    x: Any,
+    axis: int = 0,
+    padtype: Literal["odd", "even", "constant"] | None = "odd",
+    padlen: int | None = None,
+) -> Any:
+    """Filter forward and backward along one axis: `marey.temporal.sosfiltfilt`.
+
+    Parameters
+    ----------
+    sos : array, (sections, 6)
+        As for `sosfilt`.
+    x : jax array
+        uint8, float32 or float64, longer than `padlen` along `axis`.
+    axis : int
+        The axis to filter along.
+    padtype : {"odd", "even", "constant"} or None
+        How the signal is extended at both ends.
+    padlen : int, optional
+        By how many values; default as in SciPy.
+
+    Returns
+    -------
+    jax array, of the shape of `x`
+    """
+    x = jnp.asarray(x)
+    coefficients = _coefficients("sosfiltfilt", sos)
+    _arguments.one_of(
+        "marey.jax.sosfiltfilt", "padtype", padtype, ("odd", "even", "constant", None)
+    )
+    if padtype is None:
+        padlen = 0
+    elif padlen is None:
+        rows = np.reshape(coefficients, (-1, 6))
+        padlen = 3 * (2 * len(rows) + 1 - int((rows[:, [2, 5]] == 0).sum(axis=0).min()))
+    return _sosfiltfilt(x, coefficients, _time_axis("sosfiltfilt", x, axis), padtype, padlen)
+
+
+_ideal_bandpass = _linear(
+    lambda x, axis, first, last: _call(
+        "ideal_bandpass", _like(x), x, axis=axis, first=first, last=last
+    ),
+    lambda g, shape, axis, first, last: _ideal_bandpass(g, axis, first, last),
+    3,
+)
+
+
+def ideal_bandpass(x: Any, low: float, high: float, fs: float, axis: int = 0) -> Any:
+    """Keep the frequencies of a band and no others: `marey.temporal.ideal_bandpass`.
+
+    Parameters
+    ----------
+    x : jax array
+        uint8, float32 or float64.
+    low, high : float
+        The band in Hz, both ends included.
+    fs : float
+        The sampling rate in Hz.
+    axis : int
+        The axis that is time.
+
+    Returns
+    -------
+    jax array, of the shape of `x`
+    """
+    x = jnp.asarray(x)
+    axis = _time_axis("ideal_bandpass", x, axis)
+    fs = _arguments.positive("marey.jax.ideal_bandpass", "fs", fs, "number of Hz")
+    if not 0 <= low <= high <= fs / 2:
+        raise ValueError(
+            f"[marey.jax.ideal_bandpass] low, high: expected 0 <= low <= high <= {fs / 2:g} Hz; "
+            f"found low = {low:g}, high = {high:g}"
+        )
+    return _ideal_bandpass(x, axis, *_ideal.bins(x.shape[axis], low, high, fs))
+
+
+def _raw_convolve(x: Any, taps: Numbers, axis: int, mode: str, origin: int, cval: float) -> Any:
+    return _call(
+        "convolve",
+        _like(x),
+        x,
+        taps=taps,
+        axis=axis,
+        boundary=_BOUNDARIES[mode],
+        origin=origin,
+        cval=cval,
+    )
+
+
+def _convolve_adjoint(
+    grad: Any,
+    shape: Shape,
+    taps: Numbers,
+    axis: int,
+    mode: str,
+    origin: int,
+    cval: float,  # noqa: ARG001
+) -> Any:
+    steps, size = shape[axis], len(taps)
+    before = (size - 1) // 2 - origin
+    after = size - 1 - before
+    # Over the extended signal, and what lies beyond its ends folded back.
+    widths = [(0, 0)] * grad.ndim
+    widths[axis] = (before, after)
+    turned = taps[::-1]
+    extended = _convolve(
+        jnp.pad(grad, widths), turned, axis, "constant", (size - 1) // 2 - after, 0.0
+    )
+    result = _along(extended, axis, slice(before, before + steps))
+    index: list[Any] = [slice(None)] * grad.ndim
+    for step in [*range(-before, 0), *range(steps, steps + after)]:
+        source = _adjoints.source_step(step, steps, mode)
+        if source is not None:
+            index[axis] = source
+            outside = jnp.take(extended, before + step, axis)
+            result = result.at[tuple(index)].add(outside)
+    return result
+
+
+_convolve = _linear(_raw_convolve, _convolve_adjoint, 5)
+
+
+def _taps_and_mode(function: str, taps: Any, mode: str, origin: int) -> Numbers:
+    array = _arguments.reals(f"marey.jax.{function}", "taps", taps)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            f"[marey.jax.{function}] taps: expected shape (size,) with at least one tap; "
+            f"found {array.shape}"
+        )
+    _arguments.one_of(f"marey.jax.{function}", "mode", mode, tuple(_BOUNDARIES))
+    behind = (len(array) - 1) // 2
+    _arguments.integer(f"marey.jax.{function}", "origin", origin, behind - len(array) + 1, behind)
+    return tuple(array.tolist())
+
+
+def convolve(
+    x: Any,
+    taps: Any,
+    axis: int = 0,
+    mode: str = "reflect",
+    origin: int = 0,
+    *,
+    cval: float = 0.0,
+) -> Any:
+    """Filter along one axis with a finite impulse response: `marey.temporal.convolve`.
+
+    Parameters
+    ----------
+    x : jax array
+        uint8, float32 or float64.
+    taps : array, (size,)
+        The impulse response; not traced.
+    axis : int
+        The axis to filter along.
+    mode : {"reflect", "nearest", "mirror", "wrap", "constant"}
+        How the signal goes on beyond its ends.
+    origin : int
+        The tap that meets step t itself is ``size // 2 + origin``.
+    cval : float
+        For ``mode="constant"``.
+
+    Returns
+    -------
+    jax array, of the shape of `x`
+    """
+    x = jnp.asarray(x)
+    checked = _taps_and_mode("convolve", taps, mode, origin)
+    return _convolve(x, checked, _time_axis("convolve", x, axis), mode, origin, float(cval))
+
+
+def temporal_gaussian(
+    x: Any,
+    sigma: float,
+    axis: int = 0,
+    *,
+    mode: str = "reflect",
+    cval: float = 0.0,
+    truncate: float = 4.0,
+) -> Any:
+    """Smooth along time with a Gaussian: `marey.temporal.gaussian` without a velocity.
+
+    Parameters
+    ----------
+    x : jax array
+        uint8, float32 or float64.
+    sigma : float
+        The standard deviation in frames.
+    axis : int
+        The axis to smooth along.
+    mode, cval
+        As for `convolve`.
+    truncate : float
+        The window ends at this many standard deviations.
+
+    Returns
+    -------
+    jax array, of the shape of `x`
+    """
+    taps = gaussian_taps("marey.jax.temporal_gaussian", sigma, truncate)
+    return convolve(x, taps, axis, mode, cval=cval)
+
+
+def derivative(x: Any, fs: float = 1.0, axis: int = 0) -> Any:
+    """Differentiate along time by central differences: `marey.temporal.derivative`.
+
+    Parameters
+    ----------
+    x : jax array
+        uint8, float32 or float64, at least two steps long.
+    fs : float
+        The sampling rate in Hz.
+    axis : int
+        The axis that is time.
+
+    Returns
+    -------
+    jax array, of the shape of `x`
+    """
+    x = jnp.asarray(x)
+    axis = _time_axis("derivative", x, axis)
+    fs = _arguments.positive("marey.jax.derivative", "fs", fs, "number of Hz")
+    if x.shape[axis] < 2:
+        raise ValueError(
+            f"[marey.jax.derivative] x: expected at least two steps; found shape {x.shape}"
+        )
+    y = _convolve(x, (0.5 * fs, 0.0, -0.5 * fs), axis, "nearest", 0, 0.0)
+    index: list[Any] = [slice(None)] * x.ndim
+    for end in (0, -1):
+        index[axis] = end
+        y = y.at[tuple(index)].multiply(2)
+    return y
+
+
+def median_filter(
+    x: Any, size: int, axis: int = 0, mode: str = "reflect", origin: int = 0, *, cval: float = 0.0
+) -> Any:
+    """Take the median of a window that slides along one axis: `marey.temporal.median_filter`.
+
+    Its gradient is an error: `jax.lax.stop_gradient` what goes in.
+
+    Parameters
+    ----------
+    x : jax array
+        uint8, float32 or float64.
+    size : int
+        The window's length.
+    axis : int
+        The axis to filter along.
+    mode, cval
+        As for `convolve`.
+    origin : int
+        The window of step t starts at ``t - size // 2 - origin``.
+
+    Returns
+    -------
+    jax array, of the shape and the type of `x`
+    """
+    x = jnp.asarray(x)
+    _arguments.one_of("marey.jax.median_filter", "mode", mode, tuple(_BOUNDARIES))
+    return _call(
+        "median_filter",
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        x,
+        size=_arguments.integer("marey.jax.median_filter", "size", size, 1),
+        axis=_time_axis("median_filter", x, axis),
+        boundary=_BOUNDARIES[mode],
+        origin=_arguments.integer("marey.jax.median_filter", "origin", origin),
+        cval=float(cval),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _median(x: Any, axis: int) -> Any:
+    shape = list(x.shape)
+    del shape[axis]
+    return _call("median", _like(x, tuple(shape)), x, axis=axis)
+
+
+def _median_forward(x: Any, axis: int) -> Any:
+    y = _median(x, axis)
+    return y, (x, y)
+
+
+def _median_back(axis: int, saved: Any, grad: Any) -> tuple[Any]:
+    x, y = saved
+    y, grad = jnp.expand_dims(y, axis), jnp.expand_dims(grad, axis)
+    low = jnp.where(x <= y, x, -jnp.inf).max(axis, keepdims=True)
+    high = jnp.where(x >= y, x, jnp.inf).min(axis, keepdims=True)
+
+    def share(middle: Any) -> Any:
+        equal = x == middle
+        return equal * (0.5 * grad / jnp.maximum(equal.sum(axis, keepdims=True), 1))
+
+    return ((share(low) + share(high)).astype(x.dtype),)
+
+
+_median.defvjp(_median_forward, _median_back)
+
+
+def median(x: Any, axis: int = 0) -> Any:
+    """Take the median over all of one axis: `marey.temporal.median`.
+
+    The gradient goes to the value, or the two, that the median is made of; equal values share it.
+
+    Parameters
+    ----------
+    x : jax array
+        uint8, float32 or float64, at least one step long.
+    axis : int
+        The axis to take the median over.
+
+    Returns
+    -------
+    jax array, of the shape of `x` without `axis`
+    """
+    x = jnp.asarray(x)
+    return _median(x, _time_axis("median", x, axis))

@@ -1,0 +1,177 @@
+"""How a function of marey becomes an operation of torch.
+
+`operation` defines a `torch.library.custom_op` from a schema and a function over NumPy arrays, and
+`gradient` gives it a derivative. Tensors and arrays share their memory in both directions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch.library import CustomOpDef
+
+    Array = np.ndarray[Any, Any]
+
+try:
+    from ml_dtypes import bfloat16
+except ImportError:
+    bfloat16 = None
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """Return a view of a tensor's memory as an array.
+
+    Raises
+    ------
+    TypeError
+        If it is not in the memory of the CPU, or bfloat16 without `ml_dtypes`.
+    """
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.dtype is torch.bfloat16:
+        if bfloat16 is None:
+            raise TypeError("[marey.torch] bfloat16: expected the package ml_dtypes; found none")
+        return tensor.view(torch.int16).numpy().view(bfloat16)
+    if tensor.device.type != "cpu":
+        raise TypeError(
+            f"[marey.torch] tensor: expected one on the CPU; found one on {tensor.device} "
+            "(this build of marey has no kernels for it)"
+        )
+    return tensor.numpy()
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    """Return a tensor that shares an array's memory."""
+    if array.dtype.kind == "V" or array.dtype == bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _to_arrays(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return to_array(value)
+    if isinstance(value, (list, tuple)):
+        return [_to_arrays(item) for item in value]
+    return value
+
+
+def _to_tensors(result: Any) -> Any:
+    if isinstance(result, np.ndarray):
+        return to_tensor(result)
+    if isinstance(result, tuple):
+        return tuple([to_tensor(item) for item in result])
+    return [to_tensor(item) for item in result]
+
+
+def operation(
+    schema: str,
+    function: Callable[..., Any],
+    fake: Callable[[Call], Any],
+    *,
+    autocast: torch.dtype = torch.float32,
+) -> CustomOpDef:
+    """Define ``torch.ops.marey.<name>``.
+
+    Parameters
+    ----------
+    schema : str
+        As torch writes it, the name first: ``"pyramid_down(Tensor image, int? axis) -> Tensor"``.
+    function
+        Takes NumPy arrays for the tensors, and returns new arrays.
+    fake
+        Takes the `Call`, with its tensors, and returns empty ones of the results' shapes and types.
+    autocast
+        What float32 and shorter tensors are cast to under ``torch.autocast("cpu")``.
+    """
+    name, _, rest = schema.partition("(")
+
+    def run(*arguments: Any) -> Any:
+        return _to_tensors(function(*[_to_arrays(argument) for argument in arguments]))
+
+    op = torch.library.custom_op(f"marey::{name}", run, mutates_args=(), schema=f"({rest}")
+    names = [argument.name for argument in op._opoverload._schema.arguments]
+    op.register_fake(lambda *arguments: fake(Call(dict(zip(names, arguments, strict=True)))))
+    op.register_autocast("cpu", autocast)
+    return op
+
+
+class Call:
+    """The arguments of a call by name.
+
+    Where a derivative is wanted, a tensor that it did not ask for is represented by its shape.
+    """
+
+    def __init__(self, values: dict[str, Any], needed: dict[str, bool] | None = None) -> None:
+        self._values = values
+        self._needed = needed or {}
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an argument."""
+        return self._values[name]
+
+    def needs(self, name: str) -> bool:
+        """Return whether the gradient of this argument is wanted."""
+        return self._needed[name]
+
+
+def gradient(
+    op: CustomOpDef,
+    derivative: Callable[..., dict[str, Any]],
+    *,
+    save: Sequence[str] = (),
+) -> None:
+    """Give an operation its derivative.
+
+    Parameters
+    ----------
+    op
+        What `operation` returned.
+    derivative
+        Takes a `Call` and the gradients of the results, and returns those of arguments by name.
+    save : sequence of str
+        The tensors that it needs: arguments by name, results as ``"result0"``, ``"result1"``.
+    """
+    schema = op._opoverload._schema
+    names = [argument.name for argument in schema.arguments]
+    results = [f"result{k}" for k in range(len(schema.returns))]
+
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+        outputs = output if len(results) > 1 else (output,)
+        everything = dict(zip([*names, *results], [*inputs, *outputs], strict=True))
+        ctx.save_for_backward(*[everything[name] for name in save])
+        ctx.plain = {
+            name: _shape(value) if isinstance(value, (torch.Tensor, list)) else value
+            for name, value in everything.items()
+            if name not in save
+        }
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        values = {**ctx.plain, **dict(zip(save, ctx.saved_tensors, strict=True))}
+        wanted = derivative(
+            Call(values, dict(zip(names, ctx.needs_input_grad, strict=True))), *grads
+        )
+        found = tuple([wanted.get(name) for name in names])
+        return found if len(found) > 1 else found[0]
+
+    op.register_autograd(backward, setup_context=setup_context)
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.shape
+    return [_shape(item) for item in value] if isinstance(value, list) else value
+
+
+def not_differentiable(op: CustomOpDef, why: str) -> None:
+    """Let an operation say so when its gradient is asked for."""
+
+    def refuse(call: Call, *grads: Any) -> dict[str, Any]:
+        raise NotImplementedError(f"[{op._qualname}] gradient: {why}")
+
+    gradient(op, refuse)

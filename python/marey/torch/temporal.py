@@ -1,0 +1,462 @@
+"""The functions of `marey.temporal` for tensors, with gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from marey import _adjoints, temporal
+from marey.temporal._fir import gaussian_taps
+from marey.torch._operation import gradient, not_differentiable, operation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from marey.torch._operation import Call
+
+__all__ = [
+    "convolve",
+    "derivative",
+    "gaussian",
+    "ideal_bandpass",
+    "median",
+    "median_filter",
+    "sosfilt",
+    "sosfiltfilt",
+]
+
+
+def _like(x: Tensor) -> Tensor:
+    dtype = torch.float32 if x.dtype is torch.uint8 else x.dtype
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def _new(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _without(x: Tensor, axis: int) -> Tensor:
+    shape = list(x.shape)
+    del shape[axis]
+    return _like(x).new_empty(shape)
+
+
+_sosfilt = operation(
+    "temporal_sosfilt(Tensor sos, Tensor x, int axis) -> Tensor",
+    temporal.sosfilt,
+    lambda call: _like(call.x),
+)
+_sosfilt_from = operation(
+    "temporal_sosfilt_from(Tensor sos, Tensor x, Tensor zi, int axis) -> (Tensor, Tensor)",
+    lambda sos, x, zi, axis: temporal.sosfilt(sos, x, axis, zi),
+    lambda call: (_like(call.x), _new(call.zi)),
+)
+_sosfilt_adjoint = operation(
+    "temporal_sosfilt_adjoint(Tensor sos, Tensor grad, int axis) -> Tensor",
+    _adjoints.sosfilt,
+    lambda call: _new(call.grad),
+)
+_sosfilt_from_adjoint = operation(
+    "temporal_sosfilt_from_adjoint(Tensor sos, Tensor grad, Tensor grad_zf, int axis) "
+    "-> (Tensor, Tensor)",
+    lambda sos, grad, grad_zf, axis: (
+        _adjoints.sosfilt(sos, grad, axis, grad_zf),
+        _adjoints.sosfilt_zi(sos, grad, axis, grad_zf),
+    ),
+    lambda call: (_new(call.grad), _new(call.grad_zf)),
+)
+_sosfiltfilt = operation(
+    "temporal_sosfiltfilt(Tensor sos, Tensor x, int axis, str? padtype, int padlen) -> Tensor",
+    temporal.sosfiltfilt,
+    lambda call: _like(call.x),
+)
+_sosfiltfilt_adjoint = operation(
+    "temporal_sosfiltfilt_adjoint(Tensor sos, Tensor grad, int axis, str? padtype, int padlen) "
+    "-> Tensor",
+    _adjoints.sosfiltfilt,
+    lambda call: _new(call.grad),
+)
+_ideal_bandpass = operation(
+    "temporal_ideal_bandpass(Tensor x, float low, float high, float fs, int axis) -> Tensor",
+    temporal.ideal_bandpass,
+    lambda call: _like(call.x),
+)
+_convolve = operation(
+    "temporal_convolve(Tensor x, float[] taps, int axis, str mode, int origin, float cval) "
+    "-> Tensor",
+    lambda x, taps, axis, mode, origin, cval: temporal.convolve(
+        x, taps, axis, mode, origin, cval=cval
+    ),
+    lambda call: _like(call.x),
+)
+_convolve_adjoint = operation(
+    "temporal_convolve_adjoint(Tensor grad, float[] taps, int axis, str mode, int origin) "
+    "-> Tensor",
+    lambda grad, taps, axis, mode, origin: _adjoints.convolve(
+        grad, np.array(taps), axis, mode, origin
+    ),
+    lambda call: _new(call.grad),
+)
+_along_motion = operation(
+    "temporal_gaussian_along_motion(Tensor x, float sigma, float vy, float vx, str mode, "
+    "float cval, float truncate) -> Tensor",
+    lambda x, sigma, vy, vx, mode, cval, truncate: temporal.gaussian(
+        x, sigma, velocity=(vy, vx), mode=mode, cval=cval, truncate=truncate
+    ),
+    lambda call: _like(call.x),
+)
+_derivative = operation(
+    "temporal_derivative(Tensor x, float fs, int axis) -> Tensor",
+    temporal.derivative,
+    lambda call: _like(call.x),
+)
+_derivative_adjoint = operation(
+    "temporal_derivative_adjoint(Tensor grad, float fs, int axis) -> Tensor",
+    _adjoints.derivative,
+    lambda call: _new(call.grad),
+)
+_median_filter = operation(
+    "temporal_median_filter(Tensor x, int size, int axis, str mode, int origin, float cval) "
+    "-> Tensor",
+    lambda x, size, axis, mode, origin, cval: temporal.median_filter(
+        x, size, axis, mode, origin, cval=cval
+    ),
+    lambda call: _new(call.x),
+)
+_median = operation(
+    "temporal_median(Tensor x, int axis) -> Tensor",
+    temporal.median,
+    lambda call: _without(call.x, call.axis),
+)
+_median_gradient = operation(
+    "temporal_median_gradient(Tensor grad, Tensor x, Tensor y, int axis) -> Tensor",
+    _adjoints.median,
+    lambda call: _new(call.x),
+)
+
+
+def _no_gradient_of_sos(call: Call) -> None:
+    if call.needs("sos"):
+        raise NotImplementedError(
+            "[marey.torch.temporal] sos: expected coefficients that need no gradient (the filters "
+            "are differentiable in x and zi)"
+        )
+
+
+def _sosfilt_gradient(call: Call, grad: Tensor) -> dict[str, Any]:
+    _no_gradient_of_sos(call)
+    return {"x": _sosfilt_adjoint(call.sos, grad, call.axis)}
+
+
+def _sosfilt_from_gradient(call: Call, grad: Tensor, grad_zf: Tensor) -> dict[str, Any]:
+    _no_gradient_of_sos(call)
+    x, zi = _sosfilt_from_adjoint(call.sos, grad, grad_zf, call.axis)
+    return {"x": x, "zi": zi}
+
+
+def _sosfilt_from_adjoint_gradient(call: Call, x: Tensor, zi: Tensor) -> dict[str, Any]:
+    grad, grad_zf = _sosfilt_from(call.sos, x, zi, call.axis)
+    return {"grad": grad, "grad_zf": grad_zf}
+
+
+def _sosfiltfilt_gradient(call: Call, grad: Tensor) -> dict[str, Any]:
+    _no_gradient_of_sos(call)
+    return {"x": _sosfiltfilt_adjoint(call.sos, grad, call.axis, call.padtype, call.padlen)}
+
+
+gradient(_sosfilt, _sosfilt_gradient, save=["sos"])
+gradient(
+    _sosfilt_adjoint,
+    lambda call, x: {"grad": _sosfilt(call.sos, x, call.axis)},
+    save=["sos"],
+)
+gradient(_sosfilt_from, _sosfilt_from_gradient, save=["sos"])
+gradient(_sosfilt_from_adjoint, _sosfilt_from_adjoint_gradient, save=["sos"])
+gradient(_sosfiltfilt, _sosfiltfilt_gradient, save=["sos"])
+gradient(
+    _sosfiltfilt_adjoint,
+    lambda call, x: {"grad": _sosfiltfilt(call.sos, x, call.axis, call.padtype, call.padlen)},
+    save=["sos"],
+)
+# A projection: its own adjoint.
+gradient(
+    _ideal_bandpass,
+    lambda call, grad: {"x": _ideal_bandpass(grad, call.low, call.high, call.fs, call.axis)},
+)
+gradient(
+    _convolve,
+    lambda call, grad: {"x": _convolve_adjoint(grad, call.taps, call.axis, call.mode, call.origin)},
+)
+gradient(
+    _convolve_adjoint,
+    lambda call, x: {"grad": _convolve(x, call.taps, call.axis, call.mode, call.origin, 0.0)},
+)
+gradient(_derivative, lambda call, grad: {"x": _derivative_adjoint(grad, call.fs, call.axis)})
+gradient(
+    _derivative_adjoint,
+    lambda call, x: {"grad": _derivative(x, call.fs, call.axis)},
+)
+gradient(
+    _median,
+    lambda call, grad: {"x": _median_gradient(grad, call.x, call.result0, call.axis)},
+    save=["x", "result0"],
+)
+not_differentiable(_median_gradient, "the median has a first derivative only")
+not_differentiable(
+    _median_filter, "expected an operation that has one; found a sliding median (detach() it)"
+)
+not_differentiable(
+    _along_motion,
+    "expected an operation that has one; found a mean along a motion (detach() it, or leave "
+    "velocity out)",
+)
+
+
+def _axis(x: Tensor, axis: int) -> int:
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(
+            f"[marey.torch.temporal] axis: expected an axis of shape {tuple(x.shape)}; found {axis}"
+        )
+    return axis % x.ndim
+
+
+def _sections(sos: Any) -> Tensor:
+    return torch.as_tensor(sos, dtype=torch.float64, device="cpu")
+
+
+def sosfilt(sos: Any, x: Tensor, axis: int = 0, zi: Tensor | None = None) -> Any:
+    """Filter along one axis with cascaded second-order sections: `marey.temporal.sosfilt`.
+
+    Differentiable in `x` and `zi`.
+
+    Parameters
+    ----------
+    sos : Tensor or array, (sections, 6)
+        Rows ``b0 b1 b2 a0 a1 a2`` with ``a0 = 1``; taken as float64.
+    x : Tensor
+        uint8, float32 or float64.
+    axis : int
+        The axis to filter along.
+    zi : Tensor, optional
+        The state to start from: the shape of `x` with `axis` of length 2, behind a first axis for
+        the sections; of the type of the result.
+
+    Returns
+    -------
+    y : Tensor, of the shape of `x`
+    zf : Tensor
+        Only if `zi` is given: the state to continue with.
+    """
+    axis = _axis(x, axis)
+    if zi is None:
+        return _sosfilt(_sections(sos), x, axis)
+    return _sosfilt_from(_sections(sos), x, zi, axis)
+
+
+def sosfiltfilt(
+    sos: Any, x: Tensor, axis: int = 0, padtype: str | None = "odd", padlen: int | None = None
+) -> Tensor:
+    """Filter forward and backward along one axis: `marey.temporal.sosfiltfilt`.
+
+    Differentiable in `x`.
+
+    Parameters
+    ----------
+    sos : Tensor or array, (sections, 6)
+        As for `sosfilt`.
+    x : Tensor
+        uint8, float32 or float64, longer than `padlen` along `axis`.
+    axis : int
+        The axis to filter along.
+    padtype : {"odd", "even", "constant"} or None
+        How the signal is extended at both ends.
+    padlen : int, optional
+        By how many values; default as in SciPy.
+
+    Returns
+    -------
+    Tensor, of the shape of `x`
+    """
+    sections = _sections(sos)
+    if padtype is None:
+        padlen = 0
+    elif padlen is None:
+        first_order = int((sections[:, [2, 5]] == 0).sum(0).min())
+        padlen = 3 * (2 * len(sections) + 1 - first_order)
+    return _sosfiltfilt(sections, x, _axis(x, axis), padtype, padlen)
+
+
+def ideal_bandpass(x: Tensor, low: float, high: float, fs: float, axis: int = 0) -> Tensor:
+    """Keep the frequencies of a band and no others: `marey.temporal.ideal_bandpass`.
+
+    Parameters
+    ----------
+    x : Tensor
+        uint8, float32 or float64.
+    low, high : float
+        The band in Hz, both ends included.
+    fs : float
+        The sampling rate in Hz.
+    axis : int
+        The axis that is time.
+
+    Returns
+    -------
+    Tensor, of the shape of `x`
+    """
+    return _ideal_bandpass(x, low, high, fs, _axis(x, axis))
+
+
+def convolve(
+    x: Tensor,
+    taps: Sequence[float],
+    axis: int = 0,
+    mode: str = "reflect",
+    origin: int = 0,
+    *,
+    cval: float = 0.0,
+) -> Tensor:
+    """Filter along one axis with a finite impulse response: `marey.temporal.convolve`.
+
+    Differentiable in `x`.
+
+    Parameters
+    ----------
+    x : Tensor
+        uint8, float32 or float64.
+    taps : sequence of float
+        The impulse response.
+    axis : int
+        The axis to filter along.
+    mode : {"reflect", "nearest", "mirror", "wrap", "constant"}
+        How the signal goes on beyond its ends.
+    origin : int
+        The tap that meets step t itself is ``size // 2 + origin``.
+    cval : float
+        For ``mode="constant"``.
+
+    Returns
+    -------
+    Tensor, of the shape of `x`
+    """
+    taps = taps.tolist() if isinstance(taps, (np.ndarray, torch.Tensor)) else list(taps)
+    return _convolve(x, taps, _axis(x, axis), mode, origin, cval)
+
+
+def gaussian(
+    x: Tensor,
+    sigma: float,
+    axis: int = 0,
+    *,
+    velocity: tuple[float, float] | None = None,
+    mode: str = "reflect",
+    cval: float = 0.0,
+    truncate: float = 4.0,
+) -> Tensor:
+    """Smooth along time with a Gaussian, at rest or along a motion: `marey.temporal.gaussian`.
+
+    Differentiable in `x` without a velocity.
+
+    Parameters
+    ----------
+    x : Tensor
+        uint8, float32 or float64. With a velocity (T, H, W) or (T, H, W, C).
+    sigma : float
+        The standard deviation in frames.
+    axis : int
+        The axis to smooth along.
+    velocity : (float, float), optional
+        ``(vy, vx)`` in pixels a frame.
+    mode, cval
+        As for `convolve`.
+    truncate : float
+        The window ends at this many standard deviations.
+
+    Returns
+    -------
+    Tensor, of the shape of `x`
+    """
+    axis = _axis(x, axis)
+    if velocity is None:
+        taps = gaussian_taps("marey.torch.temporal.gaussian", sigma, truncate)
+        return _convolve(x, taps.tolist(), axis, mode, 0, cval)
+    if axis != 0:
+        raise ValueError(f"[marey.torch.temporal] axis: expected 0 with a velocity; found {axis}")
+    vy, vx = velocity
+    return _along_motion(x, sigma, vy, vx, mode, cval, truncate)
+
+
+def derivative(x: Tensor, fs: float = 1.0, axis: int = 0) -> Tensor:
+    """Differentiate along time by central differences: `marey.temporal.derivative`.
+
+    Parameters
+    ----------
+    x : Tensor
+        uint8, float32 or float64, at least two steps long.
+    fs : float
+        The sampling rate in Hz.
+    axis : int
+        The axis that is time.
+
+    Returns
+    -------
+    Tensor, of the shape of `x`
+    """
+    return _derivative(x, fs, _axis(x, axis))
+
+
+def median_filter(
+    x: Tensor,
+    size: int,
+    axis: int = 0,
+    mode: str = "reflect",
+    origin: int = 0,
+    *,
+    cval: float = 0.0,
+) -> Tensor:
+    """Take the median of a window that slides along one axis: `marey.temporal.median_filter`.
+
+    Not differentiable.
+
+    Parameters
+    ----------
+    x : Tensor
+        uint8, float32 or float64.
+    size : int
+        The window's length.
+    axis : int
+        The axis to filter along.
+    mode, cval
+        As for `convolve`.
+    origin : int
+        The window of step t starts at ``t - size // 2 - origin``.
+
+    Returns
+    -------
+    Tensor, of the shape and the type of `x`
+    """
+    return _median_filter(x, size, _axis(x, axis), mode, origin, cval)
+
+
+def median(x: Tensor, axis: int = 0) -> Tensor:
+    """Take the median over all of one axis: `marey.temporal.median`.
+
+    Of an even number of values the mean of the middle two, as in NumPy. The gradient goes to the
+    value, or the two, that the median is made of; equal values share it.
+
+    Parameters
+    ----------
+    x : Tensor
+        uint8, float32 or float64, at least one step long.
+    axis : int
+        The axis to take the median over.
+
+    Returns
+    -------
+    Tensor, of the shape of `x` without `axis`
+    """
+    return _median(x, _axis(x, axis))
