@@ -94,6 +94,21 @@ class PyConv3d {
     return result;
   }
 
+  // x through this convolution in space, then through `temporal`.
+  py::array separable(const PyConv3d& temporal, const py::object& x, const py::object& out) const {
+    const View source = in_order(view_of(function_, "x", x, kAccepted), channels_last_);
+    const Shape expected = separable_shape(*conv_, *temporal.conv_, source.shape);
+    py::array result =
+        result_array(function_, out, in_layout(expected, channels_last_), source.dtype, source);
+    const View target = in_order(view_of(function_, "out", result, kAccepted), channels_last_);
+    {
+      // The views stay valid: the arguments are held by the caller, the result by this frame.
+      const py::gil_scoped_release release;
+      separable_conv3d(*conv_, *temporal.conv_, source, target);
+    }
+    return result;
+  }
+
   Shape shape_of(const std::vector<int64_t>& extents) const {
     if (extents.size() != 5) {
       throw ValueError(function_, "shape", "five axes", std::to_string(extents.size()));
@@ -179,6 +194,7 @@ void register_conv(py::module_& module) {
            py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("channels_last"),
            py::arg("activation"), py::arg("algorithm"))
       .def("__call__", &PyConv3d::call, py::arg("x"), py::arg("past"), py::arg("out"))
+      .def("separable", &PyConv3d::separable, py::arg("temporal"), py::arg("x"), py::arg("out"))
       .def("workspace", &PyConv3d::workspace, py::arg("shape"))
       .def("algorithm", &PyConv3d::algorithm, py::arg("shape"))
       .def("packed_bytes", &PyConv3d::packed_bytes);

@@ -8,45 +8,32 @@
 #include "ops/conv/conv3d_plan.h"
 
 namespace marey {
-struct Conv3d::Plan {
-  std::string function;
-  Shape weight;
-  DType dtype;
-  Conv3dOptions options;
-  std::vector<float> bias32;
-  std::vector<double> bias64;
-  std::unique_ptr<Convolution> convolution;
+void Conv3d::Plan::copy_bias(const View& view) {
+  for (int64_t k = 0; k < view.shape[0]; ++k) {
+    const std::byte* at = view.as<const std::byte>() + k * view.stride(0);
+    switch (view.dtype) {
+      case DType::f64:
+        bias64.push_back(*reinterpret_cast<const double*>(at));
+        break;
+      case DType::bf16:
+        bias32.push_back(widen(*reinterpret_cast<const bfloat16*>(at)));
+        break;
+      default:
+        bias32.push_back(*reinterpret_cast<const float*>(at));
+    }
+  }
+}
 
-  const void* bias() const {
-    if (!bias32.empty()) return bias32.data();
-    return bias64.empty() ? nullptr : bias64.data();
+Convolution::Extents Conv3d::Plan::extents(const Shape& x) const {
+  const Shape out = conv3d_shape(function, x, weight, options);
+  Convolution::Extents result;
+  result.batch = x[0];
+  for (int axis = 0; axis < 3; ++axis) {
+    result.in[static_cast<std::size_t>(axis)] = x[axis + 2];
+    result.out[static_cast<std::size_t>(axis)] = out[axis + 2];
   }
-  void copy_bias(const View& view) {
-    for (int64_t k = 0; k < view.shape[0]; ++k) {
-      const std::byte* at = view.as<const std::byte>() + k * view.stride(0);
-      switch (view.dtype) {
-        case DType::f64:
-          bias64.push_back(*reinterpret_cast<const double*>(at));
-          break;
-        case DType::bf16:
-          bias32.push_back(widen(*reinterpret_cast<const bfloat16*>(at)));
-          break;
-        default:
-          bias32.push_back(*reinterpret_cast<const float*>(at));
-      }
-    }
-  }
-  Convolution::Extents extents(const Shape& x) const {
-    const Shape out = conv3d_shape(function, x, weight, options);
-    Convolution::Extents result;
-    result.batch = x[0];
-    for (int axis = 0; axis < 3; ++axis) {
-      result.in[static_cast<std::size_t>(axis)] = x[axis + 2];
-      result.out[static_cast<std::size_t>(axis)] = out[axis + 2];
-    }
-    return result;
-  }
-};
+  return result;
+}
 
 Conv3d::Conv3d(std::string_view function, const View& weight, const View* bias,
                const Conv3dOptions& options)

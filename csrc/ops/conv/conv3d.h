@@ -149,9 +149,22 @@ class Conv3d {
   // What runs for an input of this shape: "direct", "winograd" or "depthwise".
   const char* algorithm(const Shape& x) const;
 
- private:
   struct Plan;
+  const Plan& plan() const { return *plan_; }
+
+ private:
   std::unique_ptr<Plan> plan_;
 };
+
+// y = temporal(spatial(x)): a convolution in space, with its activation, then one along time, of
+// kernels (1, kH, kW) and (kT, 1, 1), groups 1 and dilation 1. What lies between exists in tiles of
+// at most kSeparableBytes, or one row of as many frames as the temporal kernel and kSeparableFrames
+// results see. out overlaps no input.
+inline constexpr int64_t kSeparableBytes = int64_t{4} << 20;
+inline constexpr int64_t kSeparableFrames = 16;
+void separable_conv3d(const Conv3d& spatial, const Conv3d& temporal, const View& x,
+                      const View& out);
+// The shape of its result.
+Shape separable_shape(const Conv3d& spatial, const Conv3d& temporal, const Shape& x);
 
 }  // namespace marey

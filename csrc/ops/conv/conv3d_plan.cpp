@@ -277,13 +277,15 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
   problem.in = extents.in;
   problem.out = extents.out;
   work.problem = problem;
+  const bool whole_rows = extents.first[1] == 0 && extents.first[2] == 0;
+  const bool whole = whole_rows && extents.first[0] == 0;
   if (arrays != nullptr) {
     work.x = arrays->x.strides;
     work.past = arrays->history != 0 ? arrays->past.strides : work.x;
     work.out = arrays->out.strides;
     const std::array<ConvStrides*, 3> strides{&work.x, &work.past, &work.out};
-    merge(1, 2, work.problem, strides);
-    if (arrays->history == 0) {
+    if (whole_rows) merge(1, 2, work.problem, strides);
+    if (whole && arrays->history == 0) {
       merge(0, 1, work.problem, strides);
       merge(1, 2, work.problem, strides);
     }
@@ -306,6 +308,8 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
   all.history = arrays.history;
   all.out_strides = work.out;
   all.activation = arrays.activation;
+  int64_t before_first = 0;
+  for (std::size_t a = 0; a < 3; ++a) before_first += extents.first[a] * work.out.s[a];
   parallel_for(extents.batch * groups_ * blocks, 1, static_cast<std::size_t>(cut.scratch),
                [&](int64_t begin, int64_t end, std::byte* scratch) {
                  for (int64_t i = begin; i < end; ++i) {
@@ -318,7 +322,7 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
                    ConvBlock block = all;
                    block.x = place(arrays.x, channels_);
                    if (arrays.history != 0) block.past = place(arrays.past, channels_);
-                   block.out = place(arrays.out, filters_);
+                   block.out = place(arrays.out, filters_) - before_first * item;
                    block.packed = packed_.data() + g * packed_of_group_;
                    if (arrays.bias != nullptr) {
                      block.bias =
@@ -330,8 +334,10 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
                    rest /= cut.panel_groups;
                    for (int axis = 2; axis >= 0; --axis) {
                      const auto a = static_cast<std::size_t>(axis);
-                     block.begin[a] = rest % cut.count[a] * cut.size[a];
-                     block.end[a] = std::min(block.begin[a] + cut.size[a], work.problem.out[a]);
+                     const int64_t begin_here = rest % cut.count[a] * cut.size[a];
+                     block.begin[a] = extents.first[a] + begin_here;
+                     block.end[a] =
+                         extents.first[a] + std::min(begin_here + cut.size[a], work.problem.out[a]);
                      rest /= cut.count[a];
                    }
                    block.scratch = scratch;

@@ -2,6 +2,8 @@
 // A convolution between arrays whose geometry somebody else has worked out: the forward one, and
 // each phase of the gradient of the input. Chooses the algorithm, packs the weights, cuts the
 // output into blocks, and hands them to threads.
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "core/buffer.h"
@@ -41,9 +43,10 @@ class Convolution {
   struct Extents {
     int64_t batch = 0;
     Triple in{}, out{};
+    Triple first{};  // where outputs begin: `out` of them from here on are computed
   };
   struct Arrays {
-    ConvArray x, past, out;
+    ConvArray x, past, out;      // out at position `first`
     int64_t history = 0;         // frames of `past`
     const void* bias = nullptr;  // (groups * filters,) of the type of the sums; null: none
     Activation activation = Activation::none;
@@ -71,6 +74,24 @@ class Convolution {
   ConvKernel kernel_;
   Buffer packed_;
   int64_t packed_of_group_ = 0;  // bytes
+};
+
+// What a Conv3d keeps.
+struct Conv3d::Plan {
+  std::string function;
+  Shape weight;
+  DType dtype;
+  Conv3dOptions options;
+  std::vector<float> bias32;
+  std::vector<double> bias64;
+  std::unique_ptr<Convolution> convolution;
+
+  const void* bias() const {
+    if (!bias32.empty()) return bias32.data();
+    return bias64.empty() ? nullptr : bias64.data();
+  }
+  void copy_bias(const View& view);
+  Convolution::Extents extents(const Shape& x) const;
 };
 
 }  // namespace marey

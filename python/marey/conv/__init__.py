@@ -10,9 +10,11 @@ from marey.conv._backward import conv3d_backward
 from marey.conv._conv3d import Conv3d, conv3d
 from marey.conv._inflate import inflate
 from marey.conv._pool import avg_pool3d, global_avg_pool3d, max_pool3d
-from marey.conv._stream import causal_conv3d, separable_conv3d
+from marey.conv._separable import separable_conv3d
+from marey.conv._stream import CausalConv3d, causal_conv3d
 
 __all__ = [
+    "CausalConv3d",
     "Conv3d",
     "avg_pool3d",
     "causal_conv3d",
