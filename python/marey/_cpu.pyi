@@ -11,7 +11,7 @@ import typing
 __all__: list[str] = [
     "CellWeights",
     "Conv3d",
-    "CellWeights",
+    "Linear",
     "LinearMagnifier",
     "Mixture",
     "PhaseMagnifier",
@@ -31,7 +31,9 @@ __all__: list[str] = [
     "c_api",
     "collapse",
     "compiled_isas",
+    "conv3d_backward",
     "convolve",
+    "derivative",
     "down",
     "down_adjoint",
     "empty_like",
@@ -42,6 +44,10 @@ __all__: list[str] = [
     "ideal_bandpass_result",
     "kernels",
     "laplacian",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear",
+    "linear_backward",
     "median",
     "median_filter",
     "num_threads",
@@ -51,6 +57,7 @@ __all__: list[str] = [
     "recurrent_backward",
     "recurrent_step",
     "riesz_transform",
+    "rotary",
     "set_cache_limit",
     "set_isa",
     "set_num_threads",
@@ -108,33 +115,10 @@ class Conv3d:
     ) -> None: ...
     def algorithm(self, shape: collections.abc.Sequence[int]) -> str: ...
     def packed_bytes(self) -> int: ...
+    def separable(
+        self, temporal: Conv3d, x: typing.Any, out: typing.Any
+    ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
     def workspace(self, shape: collections.abc.Sequence[int]) -> int: ...
-class CellWeights:
-    def __init__(
-        self,
-        function: str,
-        cell: int,
-        weight_ih: typing.Any,
-        weight_hh: typing.Any,
-        bias_ih: typing.Any,
-        bias_hh: typing.Any,
-        peephole: typing.Any,
-    ) -> None: ...
-    def run(
-        self,
-        function: str,
-        x: typing.Any,
-        h0: typing.Any,
-        c0: typing.Any,
-        lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
-        reverse: bool,
-        keep: bool,
-        out: typing.Any,
-    ) -> tuple: ...
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def input(self) -> int: ...
 
 class CellWeights:
     def __init__(
@@ -157,38 +141,17 @@ class CellWeights:
         reverse: bool,
         keep: bool,
         out: typing.Any,
-    ) -> tuple: ...
+    ) -> tuple[typing.Any, ...]: ...
     @property
     def hidden(self) -> int: ...
     @property
     def input(self) -> int: ...
 
-class CellWeights:
-    def __init__(
-        self,
-        function: str,
-        cell: int,
-        weight_ih: typing.Any,
-        weight_hh: typing.Any,
-        bias_ih: typing.Any,
-        bias_hh: typing.Any,
-        peephole: typing.Any,
-    ) -> None: ...
-    def run(
-        self,
-        function: str,
-        x: typing.Any,
-        h0: typing.Any,
-        c0: typing.Any,
-        lengths: typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None,
-        reverse: bool,
-        keep: bool,
-        out: typing.Any,
-    ) -> tuple: ...
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def input(self) -> int: ...
+class Linear:
+    def __call__(
+        self, x: typing.Any, activation: str | None, residual: typing.Any, out: typing.Any
+    ) -> typing.Any: ...
+    def __init__(self, weight: typing.Any, bias: typing.Any) -> None: ...
 
 class LinearMagnifier:
     state: typing.Any
@@ -310,6 +273,8 @@ def attention(
     alignment: int,
     return_lse: bool,
     out: typing.Any,
+    more_k: typing.Any = None,
+    more_v: typing.Any = None,
 ) -> typing.Any: ...
 def attention_backward(
     grad: typing.Any,
@@ -368,6 +333,18 @@ def collapse(
     bands: list[typing.Any], channel_axis: int | None, out: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def compiled_isas() -> list[str]: ...
+def conv3d_backward(
+    grad: typing.Any,
+    x: typing.Any,
+    weight: typing.Any,
+    stride: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    padding: typing.Annotated[collections.abc.Sequence[int], "FixedSize(6)"],
+    dilation: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    groups: int,
+    channels_last: bool,
+    algorithm: int,
+    needs: typing.Annotated[collections.abc.Sequence[bool], "FixedSize(3)"],
+) -> tuple[typing.Any, ...]: ...
 def convolve(
     function: str,
     x: typing.Any,
@@ -411,6 +388,28 @@ def kernels() -> dict[str, str]: ...
 def laplacian(
     image: typing.Any, levels: int, channel_axis: int | None, out: typing.Any
 ) -> list[numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]]: ...
+def layer_norm(
+    x: typing.Any, weight: typing.Any, bias: typing.Any, eps: float, out: typing.Any
+) -> typing.Any: ...
+def layer_norm_backward(
+    grad: typing.Any, x: typing.Any, weight: typing.Any, eps: float
+) -> tuple[typing.Any, ...]: ...
+def linear(
+    x: typing.Any,
+    weight: typing.Any,
+    bias: typing.Any,
+    activation: str | None,
+    residual: typing.Any,
+    out: typing.Any,
+) -> typing.Any: ...
+def linear_backward(
+    grad: typing.Any,
+    x: typing.Any,
+    weight: typing.Any,
+    needs_x: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[typing.Any, ...]: ...
 def median(
     x: typing.Any, axis: int, out: typing.Any
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
@@ -461,7 +460,7 @@ def recurrent_backward(
     grad_h: typing.Any,
     grad_c: typing.Any,
     kept: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]],
-) -> tuple: ...
+) -> tuple[typing.Any, ...]: ...
 def recurrent_step(
     function: str,
     cell: int,
@@ -477,6 +476,14 @@ def recurrent_step(
     c_out: typing.Any,
 ) -> typing.Any: ...
 def riesz_transform(band: typing.Any, x: typing.Any, y: typing.Any) -> None: ...
+def rotary(
+    x: typing.Any,
+    cosine: typing.Any,
+    sine: typing.Any,
+    sections: collections.abc.Sequence[int],
+    interleaved: bool,
+    out: typing.Any,
+) -> typing.Any: ...
 def set_cache_limit(bytes: int) -> None: ...
 def set_isa(isa: str) -> None: ...
 def set_num_threads(count: int) -> None: ...
