@@ -449,7 +449,7 @@ def probe() -> dict[str, typing.Any]: ...
 def recurrent_backward(
     function: str,
     cell: int,
-    weights: tuple,
+    weights: tuple[typing.Any, ...],
     x: typing.Any,
     y: typing.Any,
     h0: typing.Any,

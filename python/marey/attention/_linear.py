@@ -154,9 +154,8 @@ def linear_backward(
     """
     name = "marey.linear_backward"
     arrays = [to_numpy(name, "grad", grad), to_numpy(name, "x", x)]
-    grads = _cpu.linear_backward(
-        *map(_one_stride, arrays), to_numpy(name, "weight", weight), *map(bool, needs)
-    )
+    backward: Any = _cpu.linear_backward
+    grads = backward(*map(_one_stride, arrays), to_numpy(name, "weight", weight), *map(bool, needs))
     convert = from_numpy_like(x)
     grad_x, grad_weight, grad_bias = (None if g is None else convert(g) for g in grads)
     return grad_x, grad_weight, grad_bias

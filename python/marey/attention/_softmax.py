@@ -213,7 +213,8 @@ def attention_backward(
         if bias is None:
             raise ValueError(f"[{name}] bias_grad: expected False without a bias; found True")
         grad_bias = np.zeros(to_numpy(name, "bias", bias).shape, to_numpy(name, "bias", bias).dtype)
-    grads = _cpu.attention_backward(
+    backward: Any = _cpu.attention_backward
+    grads = backward(
         *arrays.values(),
         mask_or_none(name, mask, shape, arrays["q"]),
         added,

@@ -106,7 +106,8 @@ def space_time_attention(
     more = [None, None] if token is None else [_for_all(x, view.shape[:-3]) for x in token[1:]]
     left, right, alignment = limits(name, causal, None)
     factor, cap = scale_or_default(name, arrays[0], scale), softcap_or_zero(name, softcap)
-    _cpu.attention(*sequences, None, None, factor, cap, left, right, alignment, False, view, *more)
+    attend: Any = _cpu.attention
+    attend(*sequences, None, None, factor, cap, left, right, alignment, False, view, *more)
     if not np.may_share_memory(view, target):
         target[...] = view.swapaxes(-2, -3).reshape(shape)
     convert = from_numpy_like(q)
@@ -116,7 +117,7 @@ def space_time_attention(
     of_class = np.empty((*token[0].shape[:2], 1, shape[5]), arrays[0].dtype)
     whole = [_as_sequences(x, "joint") for x in arrays[1:]]
     more = [x[:, :, None] for x in token[1:]]
-    _cpu.attention(
+    attend(
         token[0][:, :, None], *whole, None, None, factor, cap, None, None, 0, False, of_class, *more
     )
     return result, convert(of_class[:, :, 0])

@@ -143,7 +143,8 @@ def attention_varlen_backward(
     arguments = {"grad": grad, "q": q, "k": k, "v": v, "out": out, "lse": lse}
     arrays = {argument: to_numpy(name, argument, x) for argument, x in arguments.items()}
     left, right, alignment = limits(name, causal, window)
-    grads = _cpu.attention_varlen_backward(
+    backward: Any = _cpu.attention_varlen_backward
+    grads = backward(
         *arrays.values(),
         _offsets(name, "cu_seqlens_q", cu_seqlens_q),
         _offsets(name, "cu_seqlens_k", cu_seqlens_k),

@@ -97,11 +97,11 @@ def separable_conv3d(
     )
     of_time = options(name, time, stride=(steps[0], 1, 1), padding=((t0, t1), 0, 0), layout=layout)
     spatial = _cpu.Conv3d(
-        name, space, _optional(name, "spatial_bias", spatial_bias), *of_space.arguments()
+        name, space, _optional(name, "spatial_bias", spatial_bias, space), *of_space.arguments()
     )
     temporal = _cpu.Conv3d(
-        name, time, _optional(name, "temporal_bias", temporal_bias), *of_time.arguments()
+        name, time, _optional(name, "temporal_bias", temporal_bias, time), *of_time.arguments()
     )
     source = to_numpy(name, "x", x)
-    result = spatial.separable(temporal, source, _optional(name, "out", out))
+    result = spatial.separable(temporal, source, _optional(name, "out", out, source))
     return from_numpy_like(x)(result) if out is None else out

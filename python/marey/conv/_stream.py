@@ -84,9 +84,10 @@ class CausalConv3d:
             )
         self._kept = (filters.shape[2] - 1) * checked.dilation[0]
         self._time = 1 if checked.channels_last else 2
-        added = _optional(self._name, "bias", bias)
-        stride, padded, *rest = checked.arguments()
-        self._packed = _cpu.Conv3d(self._name, filters, added, stride, (0, 0, *padded[2:]), *rest)
+        added = _optional(self._name, "bias", bias, filters)
+        arguments: Any = checked.arguments()
+        strides, padded, *rest = arguments
+        self._packed = _cpu.Conv3d(self._name, filters, added, strides, (0, 0, *padded[2:]), *rest)
 
     def __call__(self, x: Any, state: Any = None, *, out: Any = None) -> tuple[Any, Any]:
         """Convolve the next frames of a stream.
@@ -108,7 +109,7 @@ class CausalConv3d:
         source = to_numpy(self._name, "x", x)
         if source.ndim != 5:
             raise ValueError(f"[{self._name}] x: expected five axes; found shape {source.shape}")
-        past = _optional(self._name, "state", state)
+        past = _optional(self._name, "state", state, source)
         shape = list(source.shape)
         shape[self._time] = self._kept
         if past is not None and past.shape != tuple(shape):
@@ -119,7 +120,7 @@ class CausalConv3d:
         if past is None:
             past = np.zeros(shape, source.dtype)
         before = past if source.shape[self._time] else None
-        y = self._packed(source, before, _optional(self._name, "out", out))
+        y = self._packed(source, before, _optional(self._name, "out", out, source))
         kept = np.empty(shape, source.dtype)
         self._keep(kept, source, past)
         convert = from_numpy_like(x)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey.recurrent import _call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Gradients(NamedTuple):
@@ -123,7 +126,8 @@ class _Run:
         if kept is None:  # an RNN keeps nothing
             rows = x.shape[0] * x.shape[1] if lengths is None else int(lengths.sum())
             kept = np.empty((rows, 0), np.float64 if x.dtype == np.float64 else np.float32)
-        return _cpu.recurrent_backward(
+        backward: Callable[..., tuple[Any, ...]] = _cpu.recurrent_backward
+        return backward(
             self.function,
             self.cell,
             self.weights,
@@ -139,9 +143,8 @@ class _Run:
 
     def whole(self, x: Any, states: Any, grad_y: Any, ends: Any, lengths: Any) -> tuple[Any, ...]:
         """Go forward once more, keeping everything."""
-        y, _, _, kept = self.packed.run(
-            self.function, x, *states, lengths, self.reverse, True, None
-        )
+        run: Any = self.packed.run
+        y, _, _, kept = run(self.function, x, *states, lengths, self.reverse, True, None)
         return self.back(x, y, states, grad_y, ends, lengths, kept)
 
     def by_chunks(
@@ -154,9 +157,10 @@ class _Run:
         starts = range(0, T, every)
         chunks = [_Chunk(x, grad_y, lengths, start, every, self.reverse) for start in starts]
         before = []
+        run: Any = self.packed.run
         for chunk in chunks:
             before.append(states)
-            _, h, c, _ = self.packed.run(
+            _, h, c, _ = run(
                 self.function, chunk.x, *states, chunk.lengths, self.reverse, False, None
             )
             states = [h, c]

@@ -67,9 +67,10 @@ class _Layers:
                 raise ValueError(
                     f"[{self._function}] weights: expected {needed + suffix}; found none"
                 )
-        return _call.pack(
+        packed: _cpu.CellWeights = _call.pack(
             self._function, self._cell, *(weights.pop(each + suffix, None) for each in _NAMES)
         )
+        return packed
 
     @property
     def num_layers(self) -> int:

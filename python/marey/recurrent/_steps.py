@@ -25,7 +25,8 @@ def _general(
 ) -> Any:
     """Take a step with arrays of any kind."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole")
-    result = _step(
+    step: Any = _step
+    result = step(
         function,
         cell,
         to_numpy(function, "x", x),
