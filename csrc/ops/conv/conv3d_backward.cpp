@@ -158,7 +158,7 @@ GradPlan plan_gradient(const ConvGradKernel& kernel, const View& grad, const Vie
   const int64_t most = kSumBytes / 4;
   if (depthwise) {
     plan.filters = kernel.panel;
-    plan.filter_parts = divide_up(problem.filters, plan.filters);
+    plan.filter_parts = divide_up(problem.filters, std::max<int64_t>(plan.filters, 1));
     plan.sums = taps * kernel.panel;
   } else {
     plan.channels = std::min(problem.channels, kMostChannels);
@@ -170,7 +170,7 @@ GradPlan plan_gradient(const ConvGradKernel& kernel, const View& grad, const Vie
       plan.channels = divide_up(plan.channels, 2);
     }
     plan.channel_parts = divide_up(problem.channels, std::max<int64_t>(plan.channels, 1));
-    plan.filter_parts = divide_up(problem.filters, plan.filters);
+    plan.filter_parts = divide_up(problem.filters, std::max<int64_t>(plan.filters, 1));
     plan.sums = taps * plan.channels * plan.filters;
   }
   const int64_t tasks = plan.groups * plan.channel_parts * plan.filter_parts;
