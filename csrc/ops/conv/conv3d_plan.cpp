@@ -23,6 +23,8 @@ constexpr int64_t kChunkOf = 16;
 constexpr int64_t kColumns = 56;
 // Winograd's transforms pay from so many channels and filters of a group.
 constexpr int64_t kFewestForWinograd = 24;
+// And as long as their weights, 16 / 9 as many, come from the last-level cache.
+constexpr int64_t kMostWinogradBytes = int64_t{32} << 20;
 // Costs of a block, in multiply-adds of a register tile: of copying an input, of reading a weight.
 constexpr double kCopyCost = 16.0;
 constexpr double kWeightCost = 4.0;
@@ -219,8 +221,10 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
     return;
   }
   if (algorithm_ == ConvAlgorithm::automatic) {
+    const auto taps = static_cast<int64_t>(axes_[0].offset.size());
+    const int64_t transformed = 16 * taps * channels * filters * item_size(dtype);
     algorithm_ = winograd_fits(dtype, axes_) && channels >= kFewestForWinograd &&
-                         filters >= kFewestForWinograd
+                         filters >= kFewestForWinograd && transformed <= kMostWinogradBytes
                      ? ConvAlgorithm::winograd
                      : ConvAlgorithm::direct;
   }
