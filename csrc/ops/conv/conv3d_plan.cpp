@@ -15,10 +15,11 @@ namespace {
 
 // Channels are summed in chunks of about so many products, in multiples of kChunkOf channels, where
 // there are more than kUnchunked: the weights of a chunk and a panel stay in the second-level
-// cache.
-constexpr int64_t kUnchunked = 2048;
-constexpr int64_t kChunkProducts = 1024;
+// cache, and a long sum in parts gathers smaller rounding errors than in one.
+constexpr int64_t kUnchunked = 640;
+constexpr int64_t kChunkProducts = 512;
 constexpr int64_t kChunkOf = 16;
+constexpr int64_t kLeastChunk = 8;
 // Positions along W are cut at multiples of this: rows of register tiles.
 constexpr int64_t kColumns = 56;
 // Winograd's transforms pay from so many channels and filters of a group.
@@ -35,7 +36,8 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t chunk_of(int64_t channels, int64_t taps) {
   if (channels * taps <= kUnchunked) return std::max<int64_t>(channels, 1);
-  return std::max(kChunkOf, kChunkProducts / taps / kChunkOf * kChunkOf);
+  const int64_t chunk = kChunkProducts / taps;
+  return chunk < kChunkOf ? kLeastChunk : chunk / kChunkOf * kChunkOf;
 }
 
 bool trivial(const ConvTaps& taps, int64_t in, int64_t out) {
