@@ -15,14 +15,17 @@ namespace {
 
 // Channels are summed in chunks of about so many products, in multiples of kChunkOf channels, where
 // there are more than kUnchunked: the weights of a chunk and a panel stay in the second-level
-// cache.
-constexpr int64_t kUnchunked = 2048;
-constexpr int64_t kChunkProducts = 1024;
+// cache, and a long sum in parts gathers smaller rounding errors than in one.
+constexpr int64_t kUnchunked = 640;
+constexpr int64_t kChunkProducts = 512;
 constexpr int64_t kChunkOf = 16;
+constexpr int64_t kLeastChunk = 8;
 // Positions along W are cut at multiples of this: rows of register tiles.
 constexpr int64_t kColumns = 56;
 // Winograd's transforms pay from so many channels and filters of a group.
 constexpr int64_t kFewestForWinograd = 24;
+// And as long as their weights, 16 / 9 as many, come from the last-level cache.
+constexpr int64_t kMostWinogradBytes = int64_t{32} << 20;
 // Costs of a block, in multiply-adds of a register tile: of copying an input, of reading a weight.
 constexpr double kCopyCost = 16.0;
 constexpr double kWeightCost = 4.0;
@@ -33,7 +36,8 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t chunk_of(int64_t channels, int64_t taps) {
   if (channels * taps <= kUnchunked) return std::max<int64_t>(channels, 1);
-  return std::max(kChunkOf, kChunkProducts / taps / kChunkOf * kChunkOf);
+  const int64_t chunk = kChunkProducts / taps;
+  return chunk < kChunkOf ? kLeastChunk : chunk / kChunkOf * kChunkOf;
 }
 
 bool trivial(const ConvTaps& taps, int64_t in, int64_t out) {
@@ -219,8 +223,10 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
     return;
   }
   if (algorithm_ == ConvAlgorithm::automatic) {
+    const auto taps = static_cast<int64_t>(axes_[0].offset.size());
+    const int64_t transformed = 16 * taps * channels * filters * item_size(dtype);
     algorithm_ = winograd_fits(dtype, axes_) && channels >= kFewestForWinograd &&
-                         filters >= kFewestForWinograd
+                         filters >= kFewestForWinograd && transformed <= kMostWinogradBytes
                      ? ConvAlgorithm::winograd
                      : ConvAlgorithm::direct;
   }

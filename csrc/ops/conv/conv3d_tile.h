@@ -27,7 +27,8 @@ struct TapAt {
   int64_t weight;
 };
 
-// Rows of the inputs lie `stride` items apart, their depth `step`.
+// Rows of the inputs lie `stride` items apart, their depth `step`. To accumulate, the sum of this
+// call is added as a whole: one chain of sums through all calls would gather more rounding errors.
 template <int kRows, int NV, class T>
 [[gnu::noinline, gnu::flatten]] void conv_tile(const T* input, int64_t stride, int64_t step,
                                                const TapAt* taps, int64_t count, int64_t depth,
@@ -40,7 +41,7 @@ template <int kRows, int NV, class T>
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
-      sum[i][j] = accumulate ? load<V>(out + i * kPitch + j * W) : V(SumOf<T>(0));
+      sum[i][j] = V(SumOf<T>(0));
     }
   }
   for (int64_t tap = 0; tap < count; ++tap) {
@@ -61,7 +62,10 @@ template <int kRows, int NV, class T>
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) store(out + i * kPitch + j * W, sum[i][j]);
+    for (int j = 0; j < NV; ++j) {
+      SumOf<T>* at = out + i * kPitch + j * W;
+      store(at, accumulate ? load<V>(at) + sum[i][j] : sum[i][j]);
+    }
   }
 }
 

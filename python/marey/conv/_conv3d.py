@@ -83,6 +83,15 @@ def conv3d(
     The weights are packed at each call; `Conv3d` packs them once, and tells how much workspace a
     call takes.
 
+    One filter for each channel runs the depthwise kernel. ``"auto"`` otherwise takes Winograd's
+    F(2 x 2, 3 x 3) [1]_ for float32 with kernels (kT, 3, 3) of stride and dilation 1 along H and W
+    if a group has 24 or more channels and filters and its transformed weights, 16 kT C K numbers,
+    take at most 32 MiB; else the direct sum. Winograd's error is up to 1.5 times that of the sum.
+
+    References
+    ----------
+    .. [1] A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
+
     Examples
     --------
     >>> import marey, numpy as np
