@@ -6,13 +6,25 @@
 
 namespace marey::python {
 
-#define MAREY_C_API(F)                                                                          \
-  F(last_error)                                                                                 \
-  F(down)                                                                                       \
-  F(up)                                                                                         \
-  F(down_adjoint)                                                                               \
-  F(up_adjoint) F(laplacian) F(collapse) F(sosfilt) F(sosfiltfilt) F(convolve) F(median_filter) \
-      F(median) F(ideal_bandpass) F(attention_defaults) F(attention)
+// One a line: clang-format packs them anew at every run.
+// clang-format off
+#define MAREY_C_API(F) \
+  F(last_error) \
+  F(down) \
+  F(up) \
+  F(down_adjoint) \
+  F(up_adjoint) \
+  F(laplacian) \
+  F(collapse) \
+  F(sosfilt) \
+  F(sosfiltfilt) \
+  F(convolve) \
+  F(median_filter) \
+  F(median) \
+  F(ideal_bandpass) \
+  F(attention_defaults) \
+  F(attention)
+// clang-format on
 
 struct CApi {
 #define MAREY_MEMBER(name) decltype(&marey_##name) name;
