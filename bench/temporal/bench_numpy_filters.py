@@ -21,25 +21,47 @@ def derivative(x: Video) -> Program:
     return Program(lambda: np.gradient(x, np.float32(1 / 30), axis=0))
 
 
+def cubic(position: float) -> list[tuple[int, float]]:
+    """Keys' cubic convolution at a position: whole pixels, and their weights."""
+    whole, f = divmod(position, 1.0)
+    weights = (
+        f * (-0.5 + f * (1 - 0.5 * f)),
+        1 + f * f * (1.5 * f - 2.5),
+        f * (0.5 + f * (2 - 1.5 * f)),
+        f * f * (0.5 * f - 0.5),
+    )
+    return [(int(whole) + i - 1, w) for i, w in enumerate(weights) if w != 0]
+
+
 def trajectory(x: Video) -> Program:
-    """Whole clips moved by bilinear interpolation, one for each weight, and added up."""
+    """Whole clips moved along the columns, then the rows, once for each step, and added up."""
     radius = int(4 * SIGMA + 0.5)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / SIGMA) ** 2)
-    weights = (weights / weights.sum()).astype(x.dtype)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / SIGMA) ** 2)
+    taps /= taps.sum()
     frames, height, width = x.shape[:3]
-    border = int(radius * max(map(abs, VELOCITY))) + 2
+    border = int(radius * max(map(abs, VELOCITY))) + 3
 
     def call() -> Video:
         y = np.zeros_like(x)
         padded = np.pad(x, ((0, 0), (border, border), (border, border), (0, 0)), "edge")
-        for offset, weight in zip(range(-radius, radius + 1), weights, strict=True):
-            (row, dy), (column, dx) = (divmod(offset * v, 1.0) for v in VELOCITY)
-            sources = padded[np.clip(np.arange(frames) + offset, 0, frames - 1)]
-            for i, part_y in ((0, 1 - dy), (1, dy)):
-                for j, part_x in ((0, 1 - dx), (1, dx)):
-                    rows = slice(border + int(row) + i, border + int(row) + i + height)
-                    columns = slice(border + int(column) + j, border + int(column) + j + width)
-                    y += weight * x.dtype.type(part_y * part_x) * sources[:, rows, columns]
+        for step in range(-radius, radius + 1):
+            low, high = max(0, -step), min(frames, frames - step)
+            # The first and the last frame stand for those beyond them too.
+            weight = np.full((high - low, 1, 1, 1), taps[step + radius])
+            if step <= 0:
+                weight[0] = taps[: step + radius + 1].sum()
+            if step >= 0:
+                weight[-1] = taps[step + radius :].sum()
+            source = padded[low + step : high + step]
+            rows = sum(
+                x.dtype.type(w) * source[:, border + i : border + i + height]
+                for i, w in cubic(step * VELOCITY[0])
+            )
+            moved = sum(
+                x.dtype.type(w) * rows[:, :, border + j : border + j + width]
+                for j, w in cubic(step * VELOCITY[1])
+            )
+            y[low:high] += weight.astype(x.dtype) * moved
         return y
 
     return Program(call)

@@ -93,7 +93,7 @@ FILTERS = [
         2e-5,
     ),
     _workload(
-        "derivative", "derivative", 120, "float32", lambda x: temporal.derivative(x, 30), 2e-6
+        "derivative", "derivative", 120, "float32", lambda x: temporal.derivative(x, 30), 1e-5
     ),
     _workload("5 taps", "convolve", 120, "float32", lambda x: temporal.convolve(x, TAPS), 2e-6),
     _workload(
