@@ -241,6 +241,8 @@ class Clips(torch.utils.data.Dataset):  # type: ignore[misc]
         return T.sosfilt(SOS, x), P.laplacian(x, 2, channel_axis=None)[1]
 
 
+# JAX warns of any fork once another test has imported it.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 def test_forked_workers_of_a_data_loader() -> None:
     clips = Clips()
     expected = [clips[k] for k in range(6)]  # starts this process' threads first

@@ -229,7 +229,7 @@ def test_an_error_in_the_model_leaves_no_trace() -> None:
 def test_training_is_unchanged() -> None:
     model = Video()
     other = copy.deepcopy(model)
-    mt.accelerate(other)
+    acceleration = mt.accelerate(other)
     clip, label = torch.randn(2, 3, 16, 12, 12), torch.tensor([1, 3])
     model.layer.dropout.p = other.layer.dropout.p = 0.0
     for m in (model, other):
@@ -245,4 +245,5 @@ def test_training_is_unchanged() -> None:
             optimizer.step()
             losses.append(float(loss.detach()))
         curves.append(losses)
+    acceleration.restore()
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
