@@ -800,11 +800,17 @@ def checks(library: Library, works: list[Work]) -> Any:
     return {"wrong": wrong, "checked": len(report), "results": report}
 
 
+def sources() -> list[str]:
+    """Return the folder of the source tree if the modules are in it; else marey is installed."""
+    built = any((ROOT / "python" / "marey").glob("_cpu*.so"))
+    return [str(ROOT / "python")] if built else []
+
+
 def tests() -> Any:
     """Run the project's own CUDA tests."""
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_cuda_*.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *files]
-    path = os.pathsep.join([str(ROOT / "python"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([*sources(), os.environ.get("PYTHONPATH", "")])
     return _command(command, min(120.0, left() - 60), {"PYTHONPATH": path})
 
 
@@ -1001,7 +1007,10 @@ def main() -> int:
     parser.add_argument("--one", help="run one large workload twice")
     arguments = parser.parse_args()
     dry = arguments.dry_run
-    sys.path.insert(0, str(ROOT / "python"))
+    if dry or arguments.no_build:
+        sys.path[:0] = sources()
+    else:
+        sys.path.insert(0, str(ROOT / "python"))  # where the modules will be
     if arguments.tiny or arguments.one:
         library = open_libraries(dry)[0]
         tiny(library) if arguments.tiny else run_one(library, arguments.one, dry)
