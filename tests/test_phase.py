@@ -293,6 +293,7 @@ class TestAnyBandPass:
             magnify(video, **BAND, order=2, alpha=5, method=method),
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "sos",
         [
