@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -10,15 +10,12 @@ from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey.recurrent import _call
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class Gradients(NamedTuple):
     """Gradients of a sequence's inputs, named as its arguments.
 
-    Those of `x` and `h0` have the type of `x`; all others are float32 for bfloat16. `c0` and
-    `peephole` are None where there are none.
+    Those of `x` and `h0` have the type of `x`; all others are float32 for bfloat16. None where
+    there is no such argument.
     """
 
     x: Any
@@ -29,6 +26,8 @@ class Gradients(NamedTuple):
     h0: Any
     c0: Any = None
     peephole: Any = None
+    weight_hr: Any = None
+    layer_norm: Any = None
 
 
 def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -58,10 +57,9 @@ def _backward(
     source = _call.time_first(function, "x", x, batch_first)
     arrays = [
         None if w is None else to_numpy(function, argument, w)
-        for argument, w in zip(
-            ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole"), weights, strict=True
-        )
+        for argument, w in zip(_call.WEIGHTS[:6], weights[:6], strict=True)
     ]
+    norms = _call.norms(function, weights[6])
     for argument, given in (("weight_ih", arrays[0]), ("weight_hh", arrays[1])):
         if given is None:
             raise TypeError(f"[{function}] {argument}: expected an array; found None")
@@ -72,8 +70,7 @@ def _backward(
     ends = [
         _call.optional(function, name, a) for name, a in (("grad_h", grad_h), ("grad_c", grad_c))
     ]
-    given_weights = (arrays[0], arrays[1], arrays[4])
-    run = _Run(function, cell, arrays, given_weights, reverse)
+    run = _Run(function, cell, arrays, norms, reverse)
     if checkpoints is not None:
         every = _arguments.integer(function, "checkpoints", checkpoints, 1)
         if kept is not None or y is not None:
@@ -95,8 +92,10 @@ def _backward(
             gradients = run.back(source, outputs, states, grad_y, ends, steps, memory)
     convert = from_numpy_like(x)
     first = gradients[0].swapaxes(0, 1) if batch_first else gradients[0]
-    rest = (None if g is None else convert(g) for g in gradients[1:])
-    return Gradients(convert(first), *rest)
+    rest = [None if g is None else convert(g) for g in gradients[1:]]
+    # The last three are those of layer norm.
+    norm_gradients = None if norms is None else tuple(rest[8:])
+    return Gradients._make([convert(first), *rest[:8], norm_gradients])
 
 
 class _Run:
@@ -107,17 +106,17 @@ class _Run:
         function: str,
         cell: int,
         arrays: list[Any],
-        weights: tuple[Any, ...],
+        norms: tuple[Any, ...] | None,
         reverse: bool,
     ) -> None:
-        self.function, self.cell, self.arrays = function, cell, arrays
-        self.weights, self.reverse = weights, reverse
+        self.function, self.cell, self.arrays, self.norms = function, cell, arrays, norms
+        self.reverse = reverse
         self._packed: _cpu.CellWeights | None = None
 
     @property
     def packed(self) -> _cpu.CellWeights:
         if self._packed is None:
-            self._packed = _call.pack(self.function, self.cell, *self.arrays)
+            self._packed = _call.pack(self.function, self.cell, [*self.arrays, self.norms])
         return self._packed
 
     def back(
@@ -126,25 +125,32 @@ class _Run:
         if kept is None:  # an RNN keeps nothing
             rows = x.shape[0] * x.shape[1] if lengths is None else int(lengths.sum())
             kept = np.empty((rows, 0), np.float64 if x.dtype == np.float64 else np.float32)
-        backward: Callable[..., tuple[Any, ...]] = _cpu.recurrent_backward
-        return backward(
+        weight_ih, weight_hh, _, _, peephole, weight_hr = self.arrays
+        (h0, c0), (grad_h, grad_c) = states, ends
+        return _cpu.recurrent_backward(
             self.function,
             self.cell,
-            self.weights,
+            (weight_ih, weight_hh, peephole, weight_hr, self.norms),
             x,
             y,
-            *states,
+            h0,
+            c0,
             lengths,
             self.reverse,
             grad_y,
-            *ends,
+            grad_h,
+            grad_c,
             kept,
         )
 
+    def forward(self, x: Any, states: Any, lengths: Any, keep: bool) -> tuple[Any, ...]:
+        """Return y, h_n, c_n and what was kept."""
+        h0, c0 = states
+        return self.packed.run(self.function, x, h0, c0, lengths, self.reverse, keep, None)
+
     def whole(self, x: Any, states: Any, grad_y: Any, ends: Any, lengths: Any) -> tuple[Any, ...]:
         """Go forward once more, keeping everything."""
-        run: Any = self.packed.run
-        y, _, _, kept = run(self.function, x, *states, lengths, self.reverse, True, None)
+        y, _, _, kept = self.forward(x, states, lengths, True)
         return self.back(x, y, states, grad_y, ends, lengths, kept)
 
     def by_chunks(
@@ -157,12 +163,9 @@ class _Run:
         starts = range(0, T, every)
         chunks = [_Chunk(x, grad_y, lengths, start, every, self.reverse) for start in starts]
         before = []
-        run: Any = self.packed.run
         for chunk in chunks:
             before.append(states)
-            _, h, c, _ = run(
-                self.function, chunk.x, *states, chunk.lengths, self.reverse, False, None
-            )
+            _, h, c, _ = self.forward(chunk.x, states, chunk.lengths, False)
             states = [h, c]
         total: list[Any] | None = None
         grad_x = np.zeros((T, N, x.shape[2]), x.dtype)
@@ -173,12 +176,12 @@ class _Run:
             if total is None:
                 total = list(part)
             else:
-                for k in (1, 2, 3, 4, 7):
+                for k in (*range(1, 5), *range(7, len(total))):
                     if part[k] is not None:
-                        total[k] = total[k] + part[k]
+                        total[k] += part[k]
         if total is None:
             return self.whole(x, states, grad_y, ends, lengths)
-        return (grad_x, *total[1:5], *ends, total[7])
+        return (grad_x, *total[1:5], *ends, *total[7:])
 
 
 class _Chunk:
@@ -223,6 +226,8 @@ def lstm_backward(
     reverse: bool = False,
     batch_first: bool = False,
     peephole: Any = None,
+    weight_hr: Any = None,
+    layer_norm: Any = None,
     checkpoints: int | None = None,
 ) -> Gradients:
     """Compute the gradients of `lstm`, by back-propagation through time.
@@ -232,7 +237,8 @@ def lstm_backward(
     grad : array, (T, N, H), or None
         Gradient of y, of the type of `x`; None for zeros. What stands after a sequence's end counts
         for nothing.
-    x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, lengths, reverse, batch_first, peephole
+    x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, lengths, reverse, batch_first, peephole, \
+weight_hr, layer_norm
         As given to `lstm`.
     y, kept : array, optional
         What ``lstm(..., keep=True)`` returned. Without them the way there is gone once more.
@@ -246,7 +252,8 @@ def lstm_backward(
     Returns
     -------
     Gradients
-        A named tuple: x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, peephole.
+        A named tuple: x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, peephole, weight_hr,
+        layer_norm (three).
 
     Raises
     ------
@@ -273,7 +280,7 @@ def lstm_backward(
     >>> marey.recurrent.lstm_backward(y, x, w, u, y=y, kept=kept).weight_hh.shape
     (256, 64)
     """
-    weights = (weight_ih, weight_hh, bias_ih, bias_hh, peephole)
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, layer_norm)
     return _backward(
         "marey.lstm_backward", _call.LSTM, grad, x, weights, y, h0, c0, grad_h, grad_c, lengths,
         reverse, batch_first, kept, checkpoints,
@@ -320,7 +327,7 @@ def gru_backward(
         As `gru`.
     """
     name = "marey.gru_backward"
-    weights = (weight_ih, weight_hh, bias_ih, bias_hh, None)
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, None, None, None)
     return _backward(
         name, _call.gru_cell(name, reset), grad, x, weights, y, h0, None, grad_h, None, lengths,
         reverse, batch_first, kept, checkpoints,
@@ -368,7 +375,7 @@ def rnn_backward(
         As `rnn`.
     """
     name = "marey.rnn_backward"
-    weights = (weight_ih, weight_hh, bias_ih, bias_hh, None)
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, None, None, None)
     return _backward(
         name, _call.rnn_cell(name, nonlinearity), grad, x, weights, y, h0, None, grad_h, None,
         lengths, reverse, batch_first, None, checkpoints,
