@@ -43,10 +43,8 @@ def pack(function: str, cell: int, weights: Sequence[Any]) -> _cpu.CellWeights:
 
     Those at the end may be left out.
     """
-    weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, layer_norm = (
-        *weights,
-        *(None,) * (len(WEIGHTS) - len(weights)),
-    )
+    missing: list[Any] = [None] * (len(WEIGHTS) - len(weights))
+    weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, layer_norm = [*weights, *missing]
     first = to_array(function, "weight_ih", weight_ih)
     packed: _cpu.CellWeights = kernels(function, first).CellWeights(
         function,
