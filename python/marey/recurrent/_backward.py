@@ -53,6 +53,7 @@ def _backward(
     batch_first: bool,
     kept: Any,
     checkpoints: int | None,
+    truncate: int | None,
 ) -> Gradients:
     source = _call.time_first(function, "x", x, batch_first)
     arrays = [
@@ -71,13 +72,19 @@ def _backward(
         _call.optional(function, name, a) for name, a in (("grad_h", grad_h), ("grad_c", grad_c))
     ]
     run = _Run(function, cell, arrays, norms, reverse)
-    if checkpoints is not None:
-        every = _arguments.integer(function, "checkpoints", checkpoints, 1)
+    if checkpoints is not None or truncate is not None:
+        argument = "checkpoints" if truncate is None else "truncate"
         if kept is not None or y is not None:
             raise ValueError(
-                f"[{function}] checkpoints: expected neither y nor kept beside it; found one"
+                f"[{function}] {argument}: expected neither y nor kept beside it; found one"
             )
-        gradients = run.by_chunks(source, states, grad_y, ends, steps, every)
+        if checkpoints is not None and truncate is not None:
+            raise ValueError(
+                f"[{function}] truncate: expected no checkpoints beside it; found {checkpoints}"
+            )
+        chunk = checkpoints if truncate is None else truncate
+        every = _arguments.integer(function, argument, chunk, 1)
+        gradients = run.by_chunks(source, states, grad_y, ends, steps, every, truncate is not None)
     else:
         if (kept is None) != (y is None) and cell in (_call.LSTM, _call.GRU, _call.GRU_BEFORE):
             raise ValueError(
@@ -154,58 +161,79 @@ class _Run:
         return self.back(x, y, states, grad_y, ends, lengths, kept)
 
     def by_chunks(
-        self, x: Any, states: Any, grad_y: Any, ends: Any, lengths: Any, every: int
+        self,
+        x: Any,
+        states: Any,
+        grad_y: Any,
+        ends: Any,
+        lengths: Any,
+        every: int,
+        truncated: bool,
     ) -> tuple[Any, ...]:
         """Go forward keeping the states between chunks, then back chunk by chunk."""
-        T, N = x.shape[:2]
-        if lengths is None:
-            lengths = np.full(N, T, np.int64)
+        T = x.shape[0]
         starts = range(0, T, every)
-        chunks = [_Chunk(x, grad_y, lengths, start, every, self.reverse) for start in starts]
+        if not starts:
+            return self.whole(x, states, grad_y, ends, lengths)
         before = []
-        for chunk in chunks:
+        for start in starts:
             before.append(states)
-            _, h, c, _ = self.forward(chunk.x, states, chunk.lengths, False)
+            chunk = _Chunk(T, lengths, start, every, self.reverse)
+            _, h, c, _ = self.forward(chunk.of(x), states, chunk.lengths, False)
             states = [h, c]
-        total: list[Any] | None = None
-        grad_x = np.zeros((T, N, x.shape[2]), x.dtype)
-        for chunk, start in zip(reversed(chunks), reversed(before), strict=True):
-            part = self.whole(chunk.x, start, chunk.grad_y, ends, chunk.lengths)
+        total: list[Any] = []
+        grad_x = np.zeros(x.shape, x.dtype)
+        for start, state in zip(reversed(starts), reversed(before), strict=True):
+            chunk = _Chunk(T, lengths, start, every, self.reverse)
+            chunk_grad = None if grad_y is None else chunk.of(grad_y)
+            part = self.whole(chunk.of(x), state, chunk_grad, ends, chunk.lengths)
             chunk.put(part[0], grad_x)
             ends = [part[5], part[6]]
-            if total is None:
+            if truncated and start > 0:
+                ends = [None if end is None else chunk.past_end(end) for end in ends]
+            if not total:
                 total = list(part)
-            else:
-                for k in (*range(1, 5), *range(7, len(total))):
-                    if part[k] is not None:
-                        total[k] += part[k]
-        if total is None:
-            return self.whole(x, states, grad_y, ends, lengths)
+                continue
+            for k in (*range(1, 5), *range(7, len(total))):
+                if part[k] is not None:
+                    total[k] += part[k]
         return (grad_x, *total[1:5], *ends, *total[7:])
 
 
 class _Chunk:
     """The steps [start, start + every) of each sequence, from its own beginning."""
 
-    def __init__(
-        self, x: Any, grad_y: Any, lengths: Any, start: int, every: int, reverse: bool
-    ) -> None:
+    def __init__(self, T: int, lengths: Any, start: int, every: int, reverse: bool) -> None:
+        self.lengths = lengths
+        self.frames: Any
+        if lengths is None:
+            end = min(start + every, T)
+            self.frames = slice(T - end, T - start) if reverse else slice(start, end)
+            return
         self.lengths = np.clip(lengths - start, 0, every)
-        length = int(self.lengths.max(initial=0))
-        step = np.arange(length)[:, None]
+        step = np.arange(self.lengths.max(initial=0))[:, None]
         # Reversed, the first steps of a sequence are its last frames, and within a chunk too.
         frame = lengths - start - self.lengths + step if reverse else start + step + 0 * lengths
-        valid = step < self.lengths
-        self.frame = np.where(valid, frame, 0)
-        self.valid = valid
-        self.sequence = np.arange(x.shape[1])[None]
-        self.x = x[self.frame, self.sequence]
-        self.grad_y = None if grad_y is None else grad_y[self.frame, self.sequence]
+        self.valid = step < self.lengths
+        self.frames = (np.where(self.valid, frame, 0), np.arange(len(lengths))[None])
 
-    def put(self, part: Any, grad_x: Any) -> None:
-        """Write the gradient of the chunk's frames to where they belong."""
-        frame, sequence = np.broadcast_arrays(self.frame, self.sequence)
-        grad_x[frame[self.valid], sequence[self.valid]] = part[self.valid]
+    def of(self, array: Any) -> Any:
+        """Return the frames of the chunk: a view where all sequences have one length."""
+        return array[self.frames]
+
+    def put(self, part: Any, to: Any) -> None:
+        """Write the frames of the chunk to where they belong."""
+        if self.lengths is None:
+            to[self.frames] = part
+        else:
+            frame, sequence = np.broadcast_arrays(*self.frames)
+            to[frame[self.valid], sequence[self.valid]] = part[self.valid]
+
+    def past_end(self, grad: Any) -> Any:
+        """Return the gradient of a final state for the sequences that ended before the chunk."""
+        if self.lengths is None:
+            return np.zeros_like(grad)
+        return np.where(self.lengths[:, None] == 0, grad, np.zeros_like(grad))
 
 
 def lstm_backward(
@@ -229,6 +257,7 @@ def lstm_backward(
     weight_hr: Any = None,
     layer_norm: Any = None,
     checkpoints: int | None = None,
+    truncate: int | None = None,
 ) -> Gradients:
     """Compute the gradients of `lstm`, by back-propagation through time.
 
@@ -248,6 +277,10 @@ weight_hr, layer_norm
         Keep only the states between chunks of so many steps, and go through each chunk once more on
         the way back: memory for ``T / checkpoints + 5 * checkpoints`` states in place of 5 T, at
         its least for the square root of T / 5, for one more way there. Without `y` and `kept`.
+    truncate : int, optional
+        Truncated back-propagation: no gradient passes from a chunk of so many steps, from a
+        sequence's own beginning, to the one before. Memory as with `checkpoints`, which it
+        excludes; without `y` and `kept`.
 
     Returns
     -------
@@ -260,15 +293,16 @@ weight_hr, layer_norm
     TypeError, ValueError
         As `lstm`.
 
-    Notes
-    -----
-    Truncated back-propagation is the same on chunks: give each chunk's `h0` and `c0`, and do not
-    hand its gradients of them on.
+    With `truncate` the states still run through the whole sequence; only the gradient is cut [2]_.
+    `grad_h` and `grad_c` reach the last chunk of their sequence, and the gradients of `h0` and `c0`
+    are those of the first.
 
     References
     ----------
     .. [1] P. Werbos, "Backpropagation Through Time: What It Does and How to Do It", Proceedings of
        the IEEE 78(10), 1990.
+    .. [2] R. Williams, J. Peng, "An Efficient Gradient-Based Algorithm for On-Line Training of
+       Recurrent Network Trajectories", Neural Computation 2(4), 1990.
 
     Examples
     --------
@@ -283,7 +317,7 @@ weight_hr, layer_norm
     weights = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, layer_norm)
     return _backward(
         "marey.lstm_backward", _call.LSTM, grad, x, weights, y, h0, c0, grad_h, grad_c, lengths,
-        reverse, batch_first, kept, checkpoints,
+        reverse, batch_first, kept, checkpoints, truncate,
     )  # fmt: skip
 
 
@@ -304,6 +338,7 @@ def gru_backward(
     batch_first: bool = False,
     reset: Literal["after", "before"] = "after",
     checkpoints: int | None = None,
+    truncate: int | None = None,
 ) -> Gradients:
     """Compute the gradients of `gru`, by back-propagation through time.
 
@@ -313,7 +348,7 @@ def gru_backward(
         Gradient of y.
     x, weight_ih, weight_hh, bias_ih, bias_hh, h0, lengths, reverse, batch_first, reset
         As given to `gru`.
-    y, kept, grad_h, checkpoints
+    y, kept, grad_h, checkpoints, truncate
         As for `lstm_backward`.
 
     Returns
@@ -330,7 +365,7 @@ def gru_backward(
     weights = (weight_ih, weight_hh, bias_ih, bias_hh, None, None, None)
     return _backward(
         name, _call.gru_cell(name, reset), grad, x, weights, y, h0, None, grad_h, None, lengths,
-        reverse, batch_first, kept, checkpoints,
+        reverse, batch_first, kept, checkpoints, truncate,
     )  # fmt: skip
 
 
@@ -350,6 +385,7 @@ def rnn_backward(
     batch_first: bool = False,
     nonlinearity: Literal["tanh", "relu"] = "tanh",
     checkpoints: int | None = None,
+    truncate: int | None = None,
 ) -> Gradients:
     """Compute the gradients of `rnn`, by back-propagation through time.
 
@@ -361,7 +397,7 @@ def rnn_backward(
         As given to `rnn`.
     y : array, (T, N, H), optional
         What `rnn` returned; nothing else needs keeping.
-    grad_h, checkpoints
+    grad_h, checkpoints, truncate
         As for `lstm_backward`.
 
     Returns
@@ -378,5 +414,5 @@ def rnn_backward(
     weights = (weight_ih, weight_hh, bias_ih, bias_hh, None, None, None)
     return _backward(
         name, _call.rnn_cell(name, nonlinearity), grad, x, weights, y, h0, None, grad_h, None,
-        lengths, reverse, batch_first, None, checkpoints,
+        lengths, reverse, batch_first, None, checkpoints, truncate,
     )  # fmt: skip
