@@ -125,7 +125,7 @@ class Block:
         self.calls = max(1, round(BLOCK / seconds))
         self.warm_up_calls = 0 if seconds > LONG else max(1, round(WARM_UP / seconds))
         self.seconds = PAUSE + (self.warm_up_calls + self.calls) * seconds
-        # A long call is a turn already, and where the peer takes many seconds it must not be wasted.
+        # A long call is a turn already: where a peer takes many seconds none must be wasted.
         self._first_turn = seconds if seconds > LONG else None
 
     def turn(self) -> float:
