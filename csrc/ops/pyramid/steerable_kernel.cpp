@@ -3,7 +3,7 @@
 // nothing; a pass over rows transposes in registers where it reads and writes. Masks are applied
 // while a column's input is loaded or its result is added: no masked spectrum is ever stored.
 #include "core/fft_lanes.h"
-#include "ops/pyramid/rows.h"
+#include "ops/pyramid/row_buffers.h"
 #include "ops/pyramid/steerable.h"
 
 namespace marey::MAREY_ISA_NS {
