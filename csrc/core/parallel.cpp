@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <new>
+
+#include "core/buffer.h"
 
 #include "core/amx.h"
 
@@ -29,10 +30,6 @@ std::atomic<bool> g_forked{false};
 
 [[maybe_unused]] const int g_atfork =
     pthread_atfork(nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
-
-struct AlignedDelete {
-  void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{kCacheLine}); }
-};
 
 // Hands out ranges until there are none left or the caller asked to stop.
 class RangeQueue {
@@ -166,18 +163,14 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Range
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), ranges));
 
   const std::size_t stride = (scratch_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
-  std::unique_ptr<std::byte, AlignedDelete> scratch;
-  if (stride != 0) {
-    scratch.reset(static_cast<std::byte*>(
-        ::operator new(stride* static_cast<std::size_t>(threads), std::align_val_t{kCacheLine})));
-  }
+  const Buffer scratch = stride == 0 ? Buffer() : Buffer(static_cast<int64_t>(stride) * threads);
 
   RangeQueue queue(count, grain);
   const InterruptCheck check = g_interrupt_check.load();
   auto last_check = Clock::now();
 
   const auto work = [&](int thread) {
-    std::byte* mine = scratch.get() + stride * static_cast<std::size_t>(thread);
+    std::byte* mine = scratch.data() + stride * static_cast<std::size_t>(thread);
     int64_t begin = 0;
     int64_t end = 0;
     while (queue.next(begin, end)) {

@@ -5,6 +5,7 @@ namespace marey::MAREY_ISA_NS {
 
 namespace {
 
+#if defined(__AVX512BF16__)
 // 1 + 2^25 and 1 - 2^25 times ones, as a product of two pairs. Tiles sum what is low and what is
 // high apart, to 2; dot products and multiply-adds round 2^25 + 1, and find 1.
 float summed_pairs() {
@@ -19,6 +20,7 @@ float summed_pairs() {
   panel_product<1, Pair>(1, Rows<Pair>{a, 2}, b, 2, c, false);
   return c[0];
 }
+#endif
 
 }  // namespace
 

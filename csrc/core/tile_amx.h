@@ -15,6 +15,8 @@
 // whatever the rows: within a tile all low items are summed, all high ones, then both.
 //
 // The instruction takes denormals as zeros, as dot products do.
+#include <cstddef>
+
 #include "core/amx.h"
 #include "core/isa.h"
 #include "core/operands.h"

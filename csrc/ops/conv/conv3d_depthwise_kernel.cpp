@@ -211,25 +211,17 @@ class Depthwise {
   // Rows of taps that lie inside, from channel 0 of position 0 of the row. Frames
   // of the past lie in another array, at their distance from this one.
   int64_t list_rows(int64_t t, int64_t h, const S* x) const {
-    const ConvTaps& time = p_.taps[0];
-    const ConvTaps& height = p_.taps[1];
     int64_t count = 0;
-    for (int64_t i = 0; i < time.count; ++i) {
-      int64_t frame = t * time.step + time.offset[i];
-      if (frame < 0 || frame >= p_.in[0]) continue;
+    place_.each_row(b_, t, h, [&](int64_t i, int64_t j, int64_t frame, int64_t row) {
       const bool past = frame < b_.history;
       if (!past) frame -= b_.history;
       const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
       const S* from = static_cast<const S*>(past ? b_.past : b_.x) + frame * strides.s[0];
-      for (int64_t j = 0; j < height.count; ++j) {
-        const int64_t row = h * height.step + height.offset[j];
-        if (row < 0 || row >= p_.in[1]) continue;
-        const auto bytes =
-            reinterpret_cast<intptr_t>(from + row * strides.s[1]) - reinterpret_cast<intptr_t>(x);
-        taps_[count++] = {bytes / static_cast<intptr_t>(sizeof(S)),
-                          (i * height.count + j) * p_.taps[2].count * W};
-      }
-    }
+      const auto bytes =
+          reinterpret_cast<intptr_t>(from + row * strides.s[1]) - reinterpret_cast<intptr_t>(x);
+      taps_[count++] = {bytes / static_cast<intptr_t>(sizeof(S)),
+                        (i * p_.taps[1].count + j) * p_.taps[2].count * W};
+    });
     return count;
   }
 
@@ -306,7 +298,7 @@ class Depthwise {
 template <class S>
 constexpr ConvKernel functions() {
   using D = Depthwise<S>;
-  return {D::W, 1, kBlockBytes, 1.0, D::packed_bytes, D::pack, D::scratch, D::run};
+  return {D::W, 1, kBlockBytes, 1.0, false, D::packed_bytes, D::pack, D::scratch, D::run};
 }
 
 }  // namespace

@@ -20,8 +20,11 @@ constexpr int64_t kUnchunked = 640;
 constexpr int64_t kChunkProducts = 512;
 constexpr int64_t kChunkOf = 16;
 constexpr int64_t kLeastChunk = 8;
-// Positions along W are cut at multiples of this: rows of register tiles.
+// Positions along W are cut at multiples of this: rows of register tiles, or vectors of them.
 constexpr int64_t kColumns = 56;
+constexpr int64_t kColumnsOfRows = 64;
+// What the lanes of rows are rounded up to at most: a vector.
+constexpr int64_t kLanesOfRows = 16;
 // Winograd's transforms pay from so many channels and filters of a group.
 constexpr int64_t kFewestForWinograd = 24;
 // And as long as their weights, 16 / 9 as many, come from the last-level cache.
@@ -82,9 +85,9 @@ std::vector<int64_t> sizes_of(int64_t extent) {
   return sizes;
 }
 
-std::vector<int64_t> widths_of(int64_t extent) {
+std::vector<int64_t> widths_of(int64_t extent, int64_t columns) {
   std::vector<int64_t> widths{extent};
-  for (int64_t width = kColumns * 16; width >= kColumns; width /= 2) {
+  for (int64_t width = columns * 16; width >= columns; width /= 2) {
     if (width < extent) widths.push_back(width);
   }
   return widths;
@@ -119,10 +122,12 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   const int64_t threads = num_threads();
   const double taps = static_cast<double>(problem.tap_count());
   const double channels = static_cast<double>(problem.channels);
+  const bool copied = problem.inputs != ConvInputs::in_place;
   const double weights =
       taps * channels * (problem.depthwise ? 1.0 : static_cast<double>(problem.filters));
   Cut best;
-  for (const int64_t width : widths_of(problem.out[2])) {
+  const int64_t columns = problem.inputs == ConvInputs::rows ? kColumnsOfRows : kColumns;
+  for (const int64_t width : widths_of(problem.out[2], columns)) {
     for (const int64_t height : sizes_of(problem.out[1])) {
       for (const int64_t frames : sizes_of(problem.out[0])) {
         for (int64_t parts = 1; parts <= panels; parts *= 2) {
@@ -142,14 +147,20 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
           const double share = 1.0 / static_cast<double>(cut.panel_groups);
           if (problem.depthwise) window *= share;
           const double block = positions * weights * share * kernel.product_cost +
-                               window * kCopyCost + weights * share * kWeightCost + kBlockCost;
+                               (copied ? window * kCopyCost : 0.0) + weights * share * kWeightCost +
+                               kBlockCost;
           // The longest thread, if blocks are handed out as threads become free.
           const double rounds = static_cast<double>(divide_up(cut.blocks() * repeats, threads));
           cut.cost = std::max(rounds, blocks / static_cast<double>(threads)) * block;
           if (cut.cost >= best.cost) continue;
           cut.scratch = scratch_of(kernel, problem, cut);
           const bool least = frames == 1 && height == 1 && parts >= panels;
-          if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) continue;
+          // What is read in place wants room in the cache like a copy of it.
+          const auto block_bytes = static_cast<double>(cut.scratch) + (copied ? 0.0 : window * 4);
+          if (block_bytes > static_cast<double>(kernel.block_bytes) &&
+              !(least && best.blocks() == 0)) {
+            continue;
+          }
           best = cut;
         }
       }
@@ -274,9 +285,31 @@ struct Work {
   Cut cut;
 };
 
+// What the kernel can do without: a window, where one tap along W reads nothing but x.
+ConvInputs inputs_of(const Work& work, DType dtype, int64_t history, int64_t positions) {
+  const ConvTaps& width = work.problem.taps[2];
+  if (width.count != 1 || width.offset[0] < 0) return ConvInputs::window;
+  if ((positions - 1) * width.step + width.offset[0] >= work.problem.in[2]) {
+    return ConvInputs::window;
+  }
+  if (work.x.c == 1 && history == 0) {
+    // Pairs of bfloat16 are read as one.
+    const auto even = [](int64_t n) { return n % 2 == 0; };
+    const ConvStrides& x = work.x;
+    if (dtype != DType::bf16 ||
+        (even(work.problem.channels) && even(x.s[0]) && even(x.s[1]) && even(x.s[2]))) {
+      return ConvInputs::in_place;
+    }
+  }
+  const int64_t lanes = divide_up(work.problem.out[2], kLanesOfRows) * kLanesOfRows;
+  const bool rows = work.x.s[2] == 1 && work.out.s[2] == 1 && width.step == 1 &&
+                    (history == 0 || work.past.s[2] == 1);
+  return rows && lanes * 7 <= work.problem.out[2] * 8 ? ConvInputs::rows : ConvInputs::window;
+}
+
 }  // namespace
 
-static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
+static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype,
                       const Convolution::Extents& extents, int64_t groups,
                       const Convolution::Arrays* arrays) {
   Work work;
@@ -295,13 +328,17 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
       merge(0, 1, work.problem, strides);
       merge(1, 2, work.problem, strides);
     }
+    if (kernel.reads_in_place) {
+      work.problem.inputs =
+          inputs_of(work, dtype, arrays->history, extents.first[2] + work.problem.out[2]);
+    }
   }
   work.cut = choose_cut(kernel, work.problem, extents.batch * groups);
   return work;
 }
 
 void Convolution::run(const Extents& extents, const Arrays& arrays) const {
-  const Work work = plan_work(kernel_, problem(), extents, groups_, &arrays);
+  const Work work = plan_work(kernel_, problem(), dtype_, extents, groups_, &arrays);
   const Cut& cut = work.cut;
   const int64_t blocks = cut.blocks();
   const int64_t item = item_size(dtype_);
@@ -353,7 +390,7 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
 }
 
 int64_t Convolution::workspace(const Extents& extents) const {
-  const Work work = plan_work(kernel_, problem(), extents, groups_, nullptr);
+  const Work work = plan_work(kernel_, problem(), dtype_, extents, groups_, nullptr);
   const int64_t tasks = extents.batch * groups_ * work.cut.blocks();
   return std::min<int64_t>(num_threads(), tasks) * divide_up(work.cut.scratch, 64) * 64;
 }
