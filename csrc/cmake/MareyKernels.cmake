@@ -14,7 +14,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(MAREY_ISA_FLAGS_baseline -march=x86-64-v2)
   set(MAREY_ISA_FLAGS_avx2 -march=x86-64-v3)
   set(MAREY_ISA_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
-  set(MAREY_ISA_FLAGS_avx512_bf16 -march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16)
+  # The instructions of AMX are behind a question at run time (core/tile_amx.h).
+  set(MAREY_ISA_FLAGS_avx512_bf16 -march=x86-64-v4 -mprefer-vector-width=512 -mavx512bf16
+                                  -mamx-tile -mamx-bf16)
 else()
   set(MAREY_ISAS baseline)
   set(MAREY_ISA_FLAGS_baseline "")
