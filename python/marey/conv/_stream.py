@@ -6,8 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from marey import _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey._arrays import (
+    concatenate,
+    from_numpy_like,
+    kernels,
+    plain,
+    to_array,
+    to_array_like,
+    zeros_like,
+)
 from marey.conv._conv3d import _optional
 from marey.conv._options import Activation, Algorithm, Layout, Numbers, Padding, options
 
@@ -60,7 +67,7 @@ class CausalConv3d:
         activation: Activation = None,
         algorithm: Algorithm = "auto",
     ) -> None:
-        filters = to_numpy(self._name, "weight", weight)
+        filters = to_array(self._name, "weight", weight)
         checked = options(
             self._name,
             filters,
@@ -87,7 +94,9 @@ class CausalConv3d:
         added = _optional(self._name, "bias", bias, filters)
         arguments: Any = checked.arguments()
         strides, padded, *rest = arguments
-        self._packed = _cpu.Conv3d(self._name, filters, added, strides, (0, 0, *padded[2:]), *rest)
+        make = kernels(self._name, filters).Conv3d
+        self._packed: Any = make(self._name, filters, added, strides, (0, 0, *padded[2:]), *rest)
+        self._like = zeros_like(filters, (0,), np.dtype(np.float32))
 
     def __call__(self, x: Any, state: Any = None, *, out: Any = None) -> tuple[Any, Any]:
         """Convolve the next frames of a stream.
@@ -106,7 +115,7 @@ class CausalConv3d:
         y, state
             As from `causal_conv3d`.
         """
-        source = to_numpy(self._name, "x", x)
+        source = to_array_like(self._name, "x", x, self._like)
         if source.ndim != 5:
             raise ValueError(f"[{self._name}] x: expected five axes; found shape {source.shape}")
         past = _optional(self._name, "state", state, source)
@@ -118,28 +127,19 @@ class CausalConv3d:
                 f"{source.shape}; found {past.shape}"
             )
         if past is None:
-            past = np.zeros(shape, source.dtype)
+            past = zeros_like(source, tuple(shape), source.dtype)
         before = past if source.shape[self._time] else None
         y = self._packed(source, before, _optional(self._name, "out", out, source))
-        kept = np.empty(shape, source.dtype)
-        self._keep(kept, source, past)
         convert = from_numpy_like(x)
-        return (convert(y) if out is None else out), convert(kept)
+        return (convert(y) if out is None else out), convert(plain(self._last(source, past)))
 
-    def _keep(
-        self,
-        kept: np.ndarray[Any, Any],
-        x: np.ndarray[Any, Any],
-        past: np.ndarray[Any, Any],
-    ) -> None:
-        """Write the last frames of what has been seen."""
-        to, new = kept.swapaxes(0, self._time), x.swapaxes(0, self._time)
-        fresh = min(len(new), self._kept)
-        old = self._kept - fresh
-        if old:
-            to[:old] = past.swapaxes(0, self._time)[fresh:]
-        if fresh:
-            to[old:] = new[len(new) - fresh :]
+    def _last(self, x: Any, past: Any) -> Any:
+        """Return a copy of the last frames of what has been seen."""
+        fresh = min(x.shape[self._time], self._kept)
+        ahead = (slice(None),) * self._time
+        old = past[(*ahead, slice(fresh, None))]
+        new = x[(*ahead, slice(x.shape[self._time] - fresh, None))]
+        return concatenate([old, new], self._time)
 
 
 class _CausalCall(CausalConv3d):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey._arrays import from_numpy_like, kernels, plain, to_array_like
 from marey.recurrent import _call
 
 if TYPE_CHECKING:
@@ -31,9 +31,13 @@ class Gradients(NamedTuple):
     peephole: Any = None
 
 
-def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return `array`, copied if its last axis is strided."""
-    if array.shape[-1] <= 1 or array.strides[-1] == array.itemsize:
+def _contiguous(array: Any) -> Any:
+    """Return `array`, copied if its last axis is strided and the compiled code cannot step so."""
+    if (
+        not isinstance(array, np.ndarray)
+        or array.shape[-1] <= 1
+        or array.strides[-1] == array.itemsize
+    ):
         return array
     return array.copy()
 
@@ -57,7 +61,7 @@ def _backward(
 ) -> Gradients:
     source = _call.time_first(function, "x", x, batch_first)
     arrays = [
-        None if w is None else to_numpy(function, argument, w)
+        None if w is None else to_array_like(function, argument, w, source)
         for argument, w in zip(
             ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole"), weights, strict=True
         )
@@ -76,6 +80,10 @@ def _backward(
     run = _Run(function, cell, arrays, given_weights, reverse)
     if checkpoints is not None:
         every = _arguments.integer(function, "checkpoints", checkpoints, 1)
+        if not isinstance(source, np.ndarray):
+            raise ValueError(
+                f"[{function}] checkpoints: expected None on a CUDA device; found {checkpoints}"
+            )
         if kept is not None or y is not None:
             raise ValueError(
                 f"[{function}] checkpoints: expected neither y nor kept beside it; found one"
@@ -112,21 +120,22 @@ class _Run:
     ) -> None:
         self.function, self.cell, self.arrays = function, cell, arrays
         self.weights, self.reverse = weights, reverse
-        self._packed: _cpu.CellWeights | None = None
+        self._packed: Any = None
 
     @property
-    def packed(self) -> _cpu.CellWeights:
+    def packed(self) -> Any:
         if self._packed is None:
-            self._packed = _call.pack(self.function, self.cell, *self.arrays)
+            self._packed = _call.pack(self.function, self.cell, *map(plain, self.arrays))
         return self._packed
 
     def back(
         self, x: Any, y: Any, states: Any, grad_y: Any, ends: Any, lengths: Any, kept: Any
     ) -> tuple[Any, ...]:
-        if kept is None:  # an RNN keeps nothing
+        compute = kernels(self.function, x)
+        if kept is None and compute is _cpu:  # an RNN keeps nothing
             rows = x.shape[0] * x.shape[1] if lengths is None else int(lengths.sum())
             kept = np.empty((rows, 0), np.float64 if x.dtype == np.float64 else np.float32)
-        backward: Callable[..., tuple[Any, ...]] = _cpu.recurrent_backward
+        backward: Callable[..., tuple[Any, ...]] = compute.recurrent_backward
         return backward(
             self.function,
             self.cell,
@@ -145,6 +154,7 @@ class _Run:
         """Go forward once more, keeping everything."""
         run: Any = self.packed.run
         y, _, _, kept = run(self.function, x, *states, lengths, self.reverse, True, None)
+        y, kept = (to_array_like(self.function, "y", a, x) for a in (y, kept))
         return self.back(x, y, states, grad_y, ends, lengths, kept)
 
     def by_chunks(
