@@ -9,6 +9,8 @@
 
 #include "core/buffer.h"
 
+#include "core/amx.h"
+
 namespace marey {
 namespace {
 
@@ -88,6 +90,8 @@ void check_interrupted() {
   if (check == nullptr) return;
   if (const auto now = Clock::now(); now - last_check > kCheckEvery) {
     last_check = now;
+    // What a signal's handler calls may have tiles of its own.
+    if (t_tiles.configured) release_tiles();
     if (check()) throw Interrupted();
   }
 }
@@ -103,6 +107,7 @@ bool Team::barrier(int thread) {
     if (check != nullptr) {
       if (const int64_t now = now_ns(); now - checked_ns_ > kCheckEveryNs) {
         checked_ns_ = now;
+        if (t_tiles.configured) release_tiles();  // as in check_interrupted
         if (check()) stop_.store(pass, std::memory_order_relaxed);
       }
     }
@@ -131,6 +136,7 @@ void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
   if (threads <= 1) {
     Team team(1);
     team.checked_ns_ = now_ns();
+    const TileRegion region;
     fn(body, team, 0);
     stopped = team.stop_.load() >= 0;
   } else {
@@ -140,6 +146,7 @@ void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
     {
       // OpenMP may give fewer threads than asked for: each says the same.
       team.size_.store(omp_get_num_threads(), std::memory_order_relaxed);
+      const TileRegion region;
       fn(body, team, omp_get_thread_num());
     }
     stopped = team.stop_.load() >= 0;
@@ -167,7 +174,10 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Range
     int64_t begin = 0;
     int64_t end = 0;
     while (queue.next(begin, end)) {
-      fn(body, begin, end, mine);
+      {
+        const TileRegion region;
+        fn(body, begin, end, mine);
+      }
       if (thread == 0 && check != nullptr) {
         if (const auto now = Clock::now(); now - last_check > kCheckEvery) {
           last_check = now;

@@ -134,6 +134,8 @@ class CellWeights:
         bias_ih: typing.Any,
         bias_hh: typing.Any,
         peephole: typing.Any,
+        weight_hr: typing.Any = None,
+        layer_norm: typing.Any = None,
     ) -> None: ...
     def run(
         self,
@@ -150,6 +152,8 @@ class CellWeights:
     def hidden(self) -> int: ...
     @property
     def input(self) -> int: ...
+    @property
+    def state(self) -> int: ...
 
 class Linear:
     def __call__(

@@ -649,9 +649,15 @@ class CellWeights:
         bias_ih: DeviceArray | None,
         bias_hh: DeviceArray | None,
         peephole: DeviceArray | None,
+        weight_hr: DeviceArray | None = None,
+        layer_norm: Any = None,
     ) -> None:
-        if peephole is not None:
-            raise ValueError(f"[{function}] peephole: expected None on a CUDA device; found one")
+        refused = {"peephole": peephole, "weight_hr": weight_hr, "layer_norm": layer_norm}
+        for argument, given_one in refused.items():
+            if given_one is not None:
+                raise ValueError(
+                    f"[{function}] {argument}: expected None on a CUDA device; found one"
+                )
         self._cuda = module
         self._cell = cell
         named = {"weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
@@ -660,6 +666,7 @@ class CellWeights:
         self._held = [weight_ih.copy(), *(held.get(k) for k in named)]
         self._views = [None if array is None else array.view for array in self._held]
         self.hidden = int(module.recurrent_check(function, cell, *self._views))
+        self.state = self.hidden
         self.input = weight_ih.shape[1]
 
     def run(

@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/activation.h"
 #include "core/buffer.h"
 #include "core/dispatch.h"
 #include "core/isa.h"
@@ -20,7 +21,6 @@
 
 namespace marey {
 
-enum class Activation : int { none, relu, gelu, silu };
 enum class ConvAlgorithm : int { automatic, direct, winograd };
 
 // Of time, height and width.
