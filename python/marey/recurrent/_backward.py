@@ -168,7 +168,10 @@ class _Run:
     def forward(self, x: Any, states: Any, lengths: Any, keep: bool) -> tuple[Any, ...]:
         """Return y, h_n, c_n and what was kept."""
         h0, c0 = states
-        return self.packed.run(self.function, x, h0, c0, lengths, self.reverse, keep, None)
+        found: tuple[Any, ...] = self.packed.run(
+            self.function, x, h0, c0, lengths, self.reverse, keep, None
+        )
+        return found
 
     def whole(self, x: Any, states: Any, grad_y: Any, ends: Any, lengths: Any) -> tuple[Any, ...]:
         """Go forward once more, keeping everything."""
