@@ -213,9 +213,13 @@ def attention_backward(
         if bias is None:
             raise ValueError(f"[{name}] bias_grad: expected False without a bias; found True")
         grad_bias = np.zeros(to_numpy(name, "bias", bias).shape, to_numpy(name, "bias", bias).dtype)
-    backward: Any = _cpu.attention_backward
-    grads = backward(
-        *arrays.values(),
+    grads = _cpu.attention_backward(
+        arrays["grad"],
+        arrays["q"],
+        arrays["k"],
+        arrays["v"],
+        arrays["out"],
+        arrays["lse"],
         mask_or_none(name, mask, shape, arrays["q"]),
         added,
         # The view is read-only, but the memory is ours: compiled code adds to it.

@@ -103,11 +103,24 @@ def space_time_attention(
     sequences = [_as_sequences(x, axis) for x in arrays]
     view = _as_sequences(target, axis)
     token = None if class_token is None else _class_token(name, class_token, arrays)
-    more = [None, None] if token is None else [_for_all(x, view.shape[:-3]) for x in token[1:]]
     left, right, alignment = limits(name, causal, None)
     factor, cap = scale_or_default(name, arrays[0], scale), softcap_or_zero(name, softcap)
-    attend: Any = _cpu.attention
-    attend(*sequences, None, None, factor, cap, left, right, alignment, False, view, *more)
+    _cpu.attention(
+        sequences[0],
+        sequences[1],
+        sequences[2],
+        None,
+        None,
+        factor,
+        cap,
+        left,
+        right,
+        alignment,
+        return_lse=False,
+        out=view,
+        more_k=None if token is None else _for_all(token[1], view.shape[:-3]),
+        more_v=None if token is None else _for_all(token[2], view.shape[:-3]),
+    )
     if not np.may_share_memory(view, target):
         target[...] = view.swapaxes(-2, -3).reshape(shape)
     convert = from_numpy_like(q)
@@ -115,10 +128,22 @@ def space_time_attention(
     if token is None:
         return result
     of_class = np.empty((*token[0].shape[:2], 1, shape[5]), arrays[0].dtype)
-    whole = [_as_sequences(x, "joint") for x in arrays[1:]]
-    more = [x[:, :, None] for x in token[1:]]
-    attend(
-        token[0][:, :, None], *whole, None, None, factor, cap, None, None, 0, False, of_class, *more
+    class_q, class_k, class_v = (x[:, :, None] for x in token)
+    _cpu.attention(
+        class_q,
+        _as_sequences(arrays[1], "joint"),
+        _as_sequences(arrays[2], "joint"),
+        None,
+        None,
+        factor,
+        cap,
+        None,
+        None,
+        0,
+        return_lse=False,
+        out=of_class,
+        more_k=class_k,
+        more_v=class_v,
     )
     return result, convert(of_class[:, :, 0])
 

@@ -143,9 +143,13 @@ def attention_varlen_backward(
     arguments = {"grad": grad, "q": q, "k": k, "v": v, "out": out, "lse": lse}
     arrays = {argument: to_numpy(name, argument, x) for argument, x in arguments.items()}
     left, right, alignment = limits(name, causal, window)
-    backward: Any = _cpu.attention_varlen_backward
-    grads = backward(
-        *arrays.values(),
+    grads = _cpu.attention_varlen_backward(
+        arrays["grad"],
+        arrays["q"],
+        arrays["k"],
+        arrays["v"],
+        arrays["out"],
+        arrays["lse"],
         _offsets(name, "cu_seqlens_q", cu_seqlens_q),
         _offsets(name, "cu_seqlens_k", cu_seqlens_k),
         scale_or_default(name, arrays["q"], scale),
