@@ -184,7 +184,7 @@ CHECKED: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
     "laplacian": lambda: (P._laplacian, (double(9, 5, 3), 2, 2)),
     "collapse": lambda: (P._collapse, ([double(9, 5), double(5, 3)], None)),
     "attention": lambda: (
-        A._attention,
+        A._softmax._attention,
         (*[double(1, 2, 4, 8) for _ in range(3)], None, None, "no", None, None, None, None),
     ),
 }

@@ -50,6 +50,16 @@ class Conv3d:
         del held
         return y.array
 
+    def stream(self, x: DeviceArray, past: DeviceArray, out: DeviceArray | None) -> Any:
+        """Return the result, and the last frames seen, as many as `past` has."""
+        time = 1 if self._options[4] else 2
+        frames, kept = x.shape[time], past.shape[time]
+        y = self(x, past if frames else None, out)
+        fresh = min(frames, kept)
+        ahead = (slice(None),) * time
+        parts = [past[(*ahead, slice(fresh, None))], x[(*ahead, slice(frames - fresh, None))]]
+        return y, x.library.concatenate([part.array for part in parts], time)
+
     def packed_bytes(self) -> int:
         return int(self._weight.size * self._weight.dtype.itemsize)
 

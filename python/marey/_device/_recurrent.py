@@ -27,6 +27,13 @@ def _on_device(
     return DeviceArray(x.library, there)
 
 
+def _refuse(function: str, **arguments: Any) -> None:
+    """Raise a ValueError for what only the CPU's kernels have."""
+    for argument, given in arguments.items():
+        if given is not None:
+            raise ValueError(f"[{function}] {argument}: expected None on a CUDA device; found one")
+
+
 class CellWeights:
     """The class of `marey._cpu`, for weights on a device: nothing is packed."""
 
@@ -40,9 +47,10 @@ class CellWeights:
         bias_ih: DeviceArray | None,
         bias_hh: DeviceArray | None,
         peephole: DeviceArray | None,
+        weight_hr: DeviceArray | None = None,
+        layer_norm: Any = None,
     ) -> None:
-        if peephole is not None:
-            raise ValueError(f"[{function}] peephole: expected None on a CUDA device; found one")
+        _refuse(function, peephole=peephole, weight_hr=weight_hr, layer_norm=layer_norm)
         self._cuda = module
         self._cell = cell
         named = {"weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
@@ -51,6 +59,7 @@ class CellWeights:
         self._held = [weight_ih.copy(), *(held.get(k) for k in named)]
         self._views = [None if array is None else array.view for array in self._held]
         self.hidden = int(module.recurrent_check(function, cell, *self._views))
+        self.state = self.hidden
         self.input = weight_ih.shape[1]
 
     def run(
@@ -142,17 +151,16 @@ class RecurrentKernels:
         grad_c: DeviceArray | None,
         kept: DeviceArray | None,
     ) -> Any:
-        named = {"weight_ih": weights[0], "weight_hh": weights[1], "peephole": weights[2], "y": y,
-                 "h0": h0, "c0": c0, "grad": grad_y, "grad_h": grad_h, "grad_c": grad_c,
-                 "kept": kept}  # fmt: skip
+        weight_ih, weight_hh, peephole, weight_hr, layer_norm = weights
+        _refuse(function, peephole=peephole, weight_hr=weight_hr, layer_norm=layer_norm)
+        named = {"weight_ih": weight_ih, "weight_hh": weight_hh, "y": y, "h0": h0, "c0": c0,
+                 "grad": grad_y, "grad_h": grad_h, "grad_c": grad_c, "kept": kept}  # fmt: skip
         views = {
             k: None if array is None else beside(function, k, array, x).view
             for k, array in named.items()
         }
-        if views.pop("peephole") is not None:
-            raise ValueError(f"[{function}] peephole: expected None on a CUDA device; found one")
         steps, rows, inputs = x.shape
-        gates, hidden = weights[1].shape
+        gates, hidden = weight_hh.shape
         real = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
         if kept is None:  # an RNN keeps nothing
             views["kept"] = x.empty((steps * rows, 0), real).view
@@ -182,4 +190,4 @@ class RecurrentKernels:
             queue=x.queue,
         )
         del held, ends
-        return (*(None if g is None else g.array for g in made), None)
+        return (*(None if g is None else g.array for g in made), None, None)

@@ -57,6 +57,18 @@ def to_tensor(array: Any) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
+def new(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> torch.Tensor:
+    """Return an empty tensor of this one's type, and its shape unless told, in C order."""
+    if shape is not None:
+        return tensor.new_empty(list(shape))
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def wants_gradient(*tensors: torch.Tensor | None) -> bool:
+    """Return whether a result of these tensors is to be differentiated."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _to_arrays(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return to_array(value)

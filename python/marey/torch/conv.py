@@ -8,9 +8,11 @@ import torch
 
 from marey import conv as plain
 from marey.conv._options import LAYOUTS, Activation, Layout, Numbers, Padding, pairs, triple
-from marey.torch._operation import gradient, operation
+from marey.torch._operation import gradient, operation, wants_gradient
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from marey.torch._operation import Call
@@ -107,7 +109,31 @@ def _gradient(call: Call, grad: Tensor) -> dict[str, Any]:
     return {name: next(grads) for name, needed in zip(names, needs, strict=True) if needed}
 
 
+def _second(call: Call, grads: Sequence[Tensor]) -> dict[str, Any]:
+    """Differentiate the gradients, each of which is linear in `grad` and in one other tensor."""
+    arriving = iter(grads)
+    of_x, of_weight, of_bias = (next(arriving) if need else None for need in call.wanted)
+    options = (call.stride, call.padding, call.dilation, call.groups, call.layout)
+    of_grad = torch.zeros_like(call.grad)
+    found: dict[str, Any] = {}
+    if of_x is not None:
+        of_grad = of_grad + _conv3d(of_x, call.weight, None, *options, None)
+        found["weight"] = _conv3d_backward(
+            call.grad, of_x, call.weight, *options, [False, True, False]
+        )[0]
+    if of_weight is not None:
+        of_grad = of_grad + _conv3d(call.x, of_weight, None, *options, None)
+        found["x"] = _conv3d_backward(call.grad, call.x, of_weight, *options, [True, False, False])[
+            0
+        ]
+    if of_bias is not None:
+        shape = (1, -1, 1, 1, 1) if call.layout == "NCTHW" else (-1,)
+        of_grad = of_grad + of_bias.view(shape)
+    return {**found, "grad": of_grad}
+
+
 gradient(_conv3d, _gradient, save=["x", "weight"])
+gradient(_conv3d_backward, _second, save=["grad", "x", "weight"])
 
 _ACTIVATIONS = {
     "relu": torch.nn.functional.relu,
@@ -160,9 +186,7 @@ def conv3d(
     steps, apart = triple(name, "stride", stride, 1), triple(name, "dilation", dilation, 1)
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
     around = pairs(name, padding, kernel, apart, steps)
-    wanted = torch.is_grad_enabled() and (
-        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    )
+    wanted = wants_gradient(x, weight, bias)
     fused = None if wanted else activation
     y = _conv3d(x, weight, bias, steps, around, apart, groups, layout, fused)
     return _ACTIVATIONS[activation](y) if wanted and activation is not None else y

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from marey import _adjoints, pyramid
-from marey.torch._operation import gradient, operation
+from marey.torch._operation import gradient, new, operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +36,8 @@ def _halved(image: Tensor, channel_axis: int | None) -> Tensor:
     return _resized(image, (height + 1) // 2, (width + 1) // 2, channel_axis)
 
 
-def _new(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
 def _levels(image: Tensor, levels: int, channel_axis: int | None) -> list[Tensor]:
-    found = [_new(image)]
+    found = [new(image)]
     for _ in range(levels):
         found.append(_halved(found[-1], channel_axis))
     return found
@@ -75,7 +71,7 @@ _laplacian = operation(
 _collapse = operation(
     "pyramid_collapse(Tensor[] bands, int? channel_axis) -> Tensor",
     lambda bands, axis: pyramid.collapse(bands, channel_axis=axis),
-    lambda call: _new(call.bands[0]),
+    lambda call: new(call.bands[0]),
 )
 
 # Adjoints; the gradient of one is the operation itself.
@@ -92,12 +88,12 @@ _up_adjoint = operation(
 _gaussian_adjoint = operation(
     "pyramid_gaussian_adjoint(Tensor[] grads, int? channel_axis) -> Tensor",
     _adjoints.gaussian,
-    lambda call: _new(call.grads[0]),
+    lambda call: new(call.grads[0]),
 )
 _laplacian_adjoint = operation(
     "pyramid_laplacian_adjoint(Tensor[] grads, int? channel_axis) -> Tensor",
     _adjoints.laplacian,
-    lambda call: _new(call.grads[0]),
+    lambda call: new(call.grads[0]),
 )
 _collapse_adjoint = operation(
     "pyramid_collapse_adjoint(Tensor grad, int levels, int? channel_axis) -> Tensor[]",
