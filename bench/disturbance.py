@@ -8,6 +8,7 @@ STAT = Path("/proc/stat")
 QUIET = 0.03  # of the processor: what to wait for
 DISTURBED = 0.1  # of the processor: what spoils a time
 PATIENCE = 20.0  # seconds to wait for it
+LOOK = 0.5  # seconds, in which the processor's hundredths tell its QUIET share
 IDLE = (3, 4)  # columns of /proc/stat: idle, and waiting for input or output
 GUEST = (8, 9)  # counted in user and nice already
 
@@ -29,7 +30,7 @@ def wait_until_quiet() -> None:
     end = time.perf_counter() + PATIENCE
     while time.perf_counter() < end:
         disturbance = Disturbance()
-        time.sleep(1)
+        time.sleep(LOOK)
         if disturbance.share() < QUIET:
             return
 

@@ -1,9 +1,10 @@
 """A race: marey and a peer do one piece of work by turns, in one process, on the same threads.
 
-Their results are compared first. Then rounds follow; in each, first the peer and then marey
+Their results are compared first. Then rounds follow, until a budget of seconds is spent; in each,
+first the peer and then marey
 1. rests, because idle threads of OpenMP, onnxruntime and OpenVINO spin for a while after a call and
    would steal the cores from whoever runs next;
-2. warms up;
+2. warms up, unless a call is so long that it has warmed up before it has well begun;
 3. is timed over a block of calls.
 A round gives one ratio of two times taken within a fraction of a second, so that what drifts on
 the machine moves both; the median of the ratios is the result and their quartiles are its spread.
@@ -25,9 +26,10 @@ from bench.disturbance import DISTURBED, Disturbance, wait_until_quiet
 PAUSE = 0.05  # seconds of rest before a block
 WARM_UP = 0.02  # seconds of calls before a block
 BLOCK = 0.05  # seconds of calls that are timed together
-CALIBRATION_CALLS = 5  # to find out how many calls make a block
-BUDGET = 5.0  # seconds a race should take
-ROUNDS = (5, 25)  # at least, at most
+CALIBRATION = 0.2  # seconds of calls, to find out how many make a block
+LONG = 0.2  # seconds of a call that needs no warm-up
+BUDGET = 3.0  # seconds the rounds should take; a family has some thirty races
+ROUNDS = (3, 25)  # at least, however slow the peer; at most
 OWN = "marey"  # begins the name of a peer that is another program of ours
 COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing long videos needs little memory
 
@@ -121,9 +123,18 @@ class Block:
         self.program = program
         seconds = _fastest(program)
         self.calls = max(1, round(BLOCK / seconds))
-        # Work of a second and more has warmed up before it has well begun.
-        self.warm_up_calls = 0 if seconds > 1 else max(1, round(WARM_UP / seconds))
+        self.warm_up_calls = 0 if seconds > LONG else max(1, round(WARM_UP / seconds))
         self.seconds = PAUSE + (self.warm_up_calls + self.calls) * seconds
+        # A long call is a turn already: where a peer takes many seconds none must be wasted.
+        self._first_turn = seconds if seconds > LONG else None
+
+    def turn(self) -> float:
+        """Seconds a call, timed after rest and warm-up."""
+        if self._first_turn is not None:
+            seconds, self._first_turn = self._first_turn, None
+            return seconds
+        self.settle()
+        return _seconds(self.run) / self.calls
 
     def settle(self) -> None:
         """Rest and warm up."""
@@ -193,22 +204,22 @@ class Round:
 def _by_turns(benchmark: Any, ours: Program, theirs: Program) -> list[Round]:
     their_seconds: list[float] = []
     disturbances: list[float] = []
-    disturbance = Disturbance()
 
     def before_our_block() -> None:
         nonlocal disturbance
         if their_seconds:
             disturbances.append(disturbance.share())
-        disturbance = Disturbance()
-        their_block.settle()
-        their_seconds.append(_seconds(their_block.run) / their_block.calls)
+            disturbance = Disturbance()
+        their_seconds.append(their_block.turn())
         our_block.settle()
         # pytest-benchmark divides by it; its own argument for it excludes a setup.
         benchmark.stats.iterations = our_block.calls
 
     wait_until_quiet()
     with _no_garbage_collection():
-        our_block, their_block = Block(ours), Block(theirs)
+        our_block = Block(ours)
+        disturbance = Disturbance()
+        their_block = Block(theirs)
         rounds = int(np.clip(BUDGET / (our_block.seconds + their_block.seconds), *ROUNDS))
         benchmark.pedantic(our_block.run, setup=before_our_block, rounds=rounds)
     disturbances.append(disturbance.share())
@@ -239,10 +250,12 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 def _fastest(program: Program) -> float:
     """Seconds of a call that little has disturbed."""
-    best = _seconds(program.call)
-    for _ in range(CALIBRATION_CALLS if best < 1 else 0):
+    spent = best = _seconds(program.call)
+    while spent < CALIBRATION:
         program.reset()
-        best = min(best, _seconds(program.call))
+        seconds = _seconds(program.call)
+        spent += seconds
+        best = min(best, seconds)
     return best
 
 

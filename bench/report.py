@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Family:
 
 def main() -> None:
     text = [INTRODUCTION]
-    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+    for folder in sorted({path.parent for path in RESULTS.glob("*/*.json")}):
         families = [
             Family(p.stem, json.loads(p.read_text())) for p in sorted(folder.glob("*.json"))
         ]
@@ -221,12 +222,13 @@ def plot(family: Family) -> Figure:
         for peer in family.peers
         if peer in work.races
     ]
+    colours = dict(zip(family.peers, cycle(COLOURS), strict=False))
     figure = Figure(figsize=(8, 1.1 + 0.3 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
     ticks: dict[str, list[int]] = {}
     for y, (work, peer, ratio) in enumerate(bars):
         median, q1, q3 = ratio["median"], ratio["q1"], ratio["q3"]
-        axes.barh(y, median - 1, left=1, height=0.75, color=COLOURS[family.peers.index(peer)])
+        axes.barh(y, median - 1, left=1, height=0.75, color=colours[peer])
         axes.errorbar(
             median, y, xerr=[[median - q1], [q3 - median]], color="black", capsize=3, lw=1
         )
@@ -237,7 +239,9 @@ def plot(family: Family) -> Figure:
     axes.set_xscale("log")
     lowest, highest = min(ratio["q1"] for *_, ratio in bars), max(ratio["q3"] for *_, ratio in bars)
     shown = [
-        x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if lowest / 2 <= x <= highest * 2
+        x
+        for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+        if lowest / 2 <= x <= highest * 2
     ]
     axes.set_xticks(shown, [f"{x:g}x" for x in shown])
     axes.minorticks_off()
@@ -245,7 +249,7 @@ def plot(family: Family) -> Figure:
     axes.axvline(1, color="black", lw=1)
     axes.set_xlabel("times as fast as the peer, median and quartiles (logarithmic)")
     axes.spines[["top", "right"]].set_visible(False)
-    for colour, peer in zip(COLOURS, family.peers, strict=False):
+    for peer, colour in colours.items():
         axes.barh(0, 0, color=colour, label=f"{peer} {family.version(peer)}")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marey import _rates, config, pulse
-from marey.pulse import PulseMonitor, PulseWarning, estimate, patch_means
+from marey import config
+from marey.pulse import PulseMonitor, PulseWarning, _rates, estimate, patch_means
+from marey.pulse._regions import skin_coloured
 from marey.reference import pulse as reference
 from numpy.typing import NDArray
 
@@ -327,6 +328,16 @@ class TestEstimate:
         with pytest.raises(ValueError, match="NaN"):
             estimate(bad, 30)
 
+    @pytest.mark.filterwarnings("ignore::marey.pulse.PulseWarning")
+    @pytest.mark.parametrize("method", ["pos", "chrom", "green"])
+    @pytest.mark.parametrize("roi", [None, "frame"])
+    def test_it_is_the_reference(self, method: Any, roi: str | None) -> None:
+        frames, times = clip(72, seconds=8, fs=20, size=(48, 64), dropped=0.1)
+        found = estimate(frames, times=times, method=method, roi=roi)
+        bpm, snr_db = reference.estimate(frames, times=times, method=method, roi=roi)
+        assert found.bpm == pytest.approx(bpm, abs=0.1)
+        assert found.snr_db == pytest.approx(snr_db, abs=0.1)
+
     def test_errors_name_the_function_that_was_called(self) -> None:
         frames = np.full((100, 16, 16, 3), 120, np.uint8)
         for arguments in (
@@ -451,8 +462,8 @@ class TestMonitor:
 def test_skin_is_told_from_other_colours() -> None:
     skin = [(224, 172, 140), (198, 134, 106), (141, 85, 60), (90, 56, 40)]
     other = [(40, 60, 150), (60, 120, 50), (128, 128, 128), (5, 3, 2), (255, 255, 255)]
-    assert pulse.skin_coloured(skin).all()
-    assert not pulse.skin_coloured(other).any()
+    assert skin_coloured(skin).all()
+    assert not skin_coloured(other).any()
 
 
 class TestRealClips:

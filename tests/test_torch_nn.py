@@ -85,6 +85,19 @@ def test_recurrent_layers(name: str, options: dict[str, Any]) -> None:
     assert "marey" in ours(x)[0].grad_fn.name() or options.get("bidirectional")
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_projections(bidirectional: bool) -> None:
+    theirs, ours = pair("LSTM", 5, 7, proj_size=3, num_layers=2, bidirectional=bidirectional)
+    x = torch.randn(6, 4, 5, dtype=torch.float64)
+    count = 4 if bidirectional else 2
+    h = torch.randn(count, 4, 3, dtype=torch.float64)
+    state = (h, torch.randn(count, 4, 7, dtype=torch.float64))
+    with torch.no_grad():
+        same(ours(x, state), theirs(x, state))
+        one = tuple(s[:, 0] for s in state)
+        same(ours(x[:, 0], one), theirs(x[:, 0], one))
+
+
 @pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_recurrent_cells(name: str, bias: bool) -> None:

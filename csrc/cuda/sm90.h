@@ -42,6 +42,18 @@ MAREY_HOST_DEVICE uint64_t descriptor(uint32_t address, uint32_t leading, uint32
          uint64_t{1} << 62;
 }
 
+// Whether a device has these instructions.
+inline bool is_hopper(const Queue& queue) {
+#ifdef __CUDACC__
+  int major = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, queue.device));
+  return major == 9;
+#else
+  static_cast<void>(queue);
+  return true;
+#endif
+}
+
 // A tensor in memory that the copy engine reads tiles of, and zeros beyond its edges. Axis 0 is the
 // fastest.
 struct TensorShape {
@@ -111,6 +123,12 @@ MAREY_DEVICE void copy_tile(void* shared, const TensorMap* map, int c0, int c1, 
       "%4, %5, %6, %7}], [%2];" ::"r"(shared_address(shared)),
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
       : "memory");
+}
+
+// After this thread's ordinary writes to shared memory (and copies that it waited for), before the
+// barrier behind which products read them.
+MAREY_DEVICE void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 template <int kRegisters>
@@ -282,6 +300,7 @@ inline void copy_tile(void* shared, const TensorMap* map, int c0, int c1, int c2
   });
 }
 
+inline void fence_async_proxy() {}
 template <int kRegisters>
 void fewer_registers() {}
 template <int kRegisters>

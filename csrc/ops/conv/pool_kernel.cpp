@@ -16,19 +16,13 @@
 
 #include "core/tile.h"
 #include "ops/conv/pool.h"
+#include "ops/conv/pool_lanes.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
 
 constexpr int64_t kKeptBytes = 24 << 10;
 constexpr int64_t kMostTaps = 64;  // of a window that is not taken apart
-constexpr int64_t kAlignment = 64;
-
-// Rows of scratch end with room for two vectors.
-template <class T>
-int64_t row_bytes(int64_t items) {
-  return (items * static_cast<int64_t>(sizeof(T)) + 3 * kAlignment - 1) / kAlignment * kAlignment;
-}
 
 // a > b ? a : b, which is b where either is NaN.
 template <class T>
@@ -94,20 +88,6 @@ struct DividedBy {
   Vec<T> divisor;
   Vec<T> operator()(const Vec<T>& v, int64_t /*f*/) const { return v / divisor; }
 };
-
-template <class V, class S>
-V load_some(const S* p, int64_t count) {
-  alignas(kAlignment) S lanes[V::size()] = {};
-  std::memcpy(lanes, p, static_cast<std::size_t>(count) * sizeof(S));
-  return load_as<V>(lanes);
-}
-
-template <class D, class V>
-void store_some(D* p, const V& v, int64_t count) {
-  alignas(kAlignment) D lanes[V::size()];
-  store_as(lanes, v);
-  std::memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(D));
-}
 
 // Where the values of a window lie: n > 0 of them, in items from the first.
 struct Taps {
@@ -488,79 +468,6 @@ PoolKernel pool_of(Pooling kind) {
   return kind == Pooling::max ? pool_of<Maximum<T>, S, T>() : pool_of<Sum<T>, S, T>();
 }
 
-// Sums are carried on in float64 after that many additions. Of lanes few rows are added at a time:
-// more than eight streams outrun the prefetchers.
-constexpr int64_t kRunBlock = 32;
-constexpr int64_t kLanesBlock = 8;
-
-template <class T>
-void add_to(double* sum, const Vec<T>& v, int64_t count) {
-  using Wide = Vec<double>;
-  alignas(kAlignment) T lanes[Vec<T>::size()];
-  store(lanes, v);
-  if (count == static_cast<int64_t>(Vec<T>::size())) {
-    for (std::size_t k = 0; k < Vec<T>::size(); k += Wide::size()) {
-      store(sum + k, load<Wide>(sum + k) + load<Wide>(lanes + k));
-    }
-    return;
-  }
-  for (int64_t k = 0; k < count; ++k) sum[k] += static_cast<double>(lanes[k]);
-}
-
-template <class S, class T>
-void sum_lanes(const void* x, int64_t count, int64_t pitch, int64_t lanes, double* sum) {
-  using V = Vec<T>;
-  constexpr int64_t kLanes = static_cast<int64_t>(V::size());
-  constexpr int kSide = 4;
-  const S* from = static_cast<const S*>(x);
-  for (int64_t first = 0; first < count; first += kLanesBlock) {
-    const S* block = from + first * pitch;
-    const int64_t rows = std::min(kLanesBlock, count - first);
-    int64_t lane = 0;
-    for (; lane + kSide * kLanes <= lanes; lane += kSide * kLanes) {
-      V total[kSide] = {};
-      for (int64_t i = 0; i < rows; ++i) {
-        const S* p = block + i * pitch + lane;
-        for (int k = 0; k < kSide; ++k) total[k] += load_as<V>(p + k * kLanes);
-      }
-      for (int k = 0; k < kSide; ++k) add_to<T>(sum + lane + k * kLanes, total[k], kLanes);
-    }
-    for (; lane < lanes; lane += kLanes) {
-      const int64_t some = std::min(kLanes, lanes - lane);
-      V total = 0;
-      for (int64_t i = 0; i < rows; ++i) {
-        const S* p = block + i * pitch + lane;
-        total += some == kLanes ? load_as<V>(p) : load_some<V>(p, some);
-      }
-      add_to<T>(sum + lane, total, some);
-    }
-  }
-}
-
-template <class S, class T>
-void sum_run(const void* x, int64_t count, double* sum) {
-  using V = Vec<T>;
-  constexpr int64_t kLanes = static_cast<int64_t>(V::size());
-  constexpr int kSide = 4;
-  double lanes[V::size()] = {};
-  const S* from = static_cast<const S*>(x);
-  int64_t k = 0;
-  while (k < count) {
-    V total[kSide] = {};
-    const int64_t end = std::min(count, k + kRunBlock * kSide * kLanes);
-    for (; k + kSide * kLanes <= end; k += kSide * kLanes) {
-      for (int u = 0; u < kSide; ++u) total[u] += load_as<V>(from + k + u * kLanes);
-    }
-    for (; k + kLanes <= end; k += kLanes) total[0] += load_as<V>(from + k);
-    if (k < end && end == count) {
-      total[1] += load_some<V>(from + k, end - k);
-      k = end;
-    }
-    add_to<T>(lanes, (total[0] + total[1]) + (total[2] + total[3]), kLanes);
-  }
-  for (const double lane : lanes) *sum += lane;
-}
-
 }  // namespace
 
 PoolKernel select_pool(DType dtype, Pooling kind) {
@@ -571,20 +478,6 @@ PoolKernel select_pool(DType dtype, Pooling kind) {
       return pool_of<double, double>(kind);
     case DType::bf16:
       return pool_of<bfloat16, float>(kind);
-    case DType::u8:
-      break;
-  }
-  return {};
-}
-
-SumKernel select_sum(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return {sum_lanes<float, float>, sum_run<float, float>};
-    case DType::f64:
-      return {sum_lanes<double, double>, sum_run<double, double>};
-    case DType::bf16:
-      return {sum_lanes<bfloat16, float>, sum_run<bfloat16, float>};
     case DType::u8:
       break;
   }

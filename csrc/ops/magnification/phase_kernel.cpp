@@ -6,7 +6,7 @@
 #include "core/trig.h"
 #include "ops/magnification/increments_lanes.h"
 #include "ops/magnification/phase.h"
-#include "ops/pyramid/rows.h"
+#include "ops/pyramid/row_buffers.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

@@ -4,7 +4,7 @@
 #include "ops/magnification/increments_lanes.h"
 #include "ops/magnification/riesz.h"
 #include "ops/pyramid/riesz_rows.h"
-#include "ops/pyramid/rows.h"
+#include "ops/pyramid/row_buffers.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

@@ -5,7 +5,8 @@
 // border they are found by walking through the forward operation's own borders (adjoint_taps), so
 // that the two cannot disagree, and the few border pixels of a row are computed one by one.
 #include "ops/pyramid/adjoint.h"
-#include "ops/pyramid/rows.h"
+#include "ops/pyramid/pixel_pairs.h"
+#include "ops/pyramid/row_buffers.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

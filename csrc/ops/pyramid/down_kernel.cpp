@@ -1,5 +1,5 @@
 #include "ops/pyramid/down.h"
-#include "ops/pyramid/rows.h"
+#include "ops/pyramid/down_rows.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

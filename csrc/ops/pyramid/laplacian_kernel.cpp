@@ -1,5 +1,6 @@
+#include "ops/pyramid/down_rows.h"
 #include "ops/pyramid/laplacian.h"
-#include "ops/pyramid/rows.h"
+#include "ops/pyramid/up_rows.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

@@ -1,5 +1,5 @@
-#include "ops/pyramid/rows.h"
 #include "ops/pyramid/up.h"
+#include "ops/pyramid/up_rows.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -48,7 +49,7 @@ def check_chunk(
     check_dtype(function, "x", x, dtypes, ", as the stream so far")
 
 
-class WindowStream:
+class WindowStream(ABC):
     """What filters over the last `size` frames have in common.
 
     The state is the last ``size - 1`` frames.
@@ -97,8 +98,9 @@ class WindowStream:
             self._state = self._latest(state, source)
         return from_numpy_like(x)(y) if out is None else out
 
+    @abstractmethod
     def _filter(self, x: Array, state: Array, out: Array | None) -> Array:
-        raise NotImplementedError
+        """The result for a chunk, given the frames before it."""
 
     def _initial(self, x: Array) -> Array:
         shape = list(x.shape)

@@ -52,7 +52,7 @@ def _ours(module: Any, input: Any, hx: Any) -> bool:  # noqa: A002
     """Return whether marey runs this call: whole tensors on the CPU, and no dropout."""
     if not isinstance(input, Tensor) or input.dim() not in (2, 3):
         return False
-    if module.proj_size != 0 or (module.training and module.dropout > 0):
+    if module.training and module.dropout > 0:
         return False
     states = hx if isinstance(hx, tuple) else (hx,)
     if not _eager(input, *module._flat_weights, *states):
@@ -60,11 +60,12 @@ def _ours(module: Any, input: Any, hx: Any) -> bool:  # noqa: A002
     # torch says what does not fit.
     batch = input.shape[0 if module.batch_first else 1] if input.dim() == 3 else 1
     layers = module.num_layers * (2 if module.bidirectional else 1)
-    shape = (
-        (layers, batch, module.hidden_size) if input.dim() == 3 else (layers, module.hidden_size)
+    sizes = (module.proj_size or module.hidden_size, module.hidden_size)  # of h and c
+    return input.shape[-1] == module.input_size and all(
+        state is None
+        or state.shape == ((layers, batch, size) if input.dim() == 3 else (layers, size))
+        for state, size in zip(states, sizes, strict=False)
     )
-    fits = input.shape[-1] == module.input_size
-    return fits and all(state is None or state.shape == shape for state in states)
 
 
 def _names(module: Any) -> list[str]:
