@@ -67,6 +67,8 @@ MAREY_DEVICE T cell_of(Cell cell, const T (&from_x)[kMostGates], const T (&from_
       const T v = from_x[0] + from_h[0];
       return v > T{0} ? v : (v == v ? T{0} : v);
     }
+    case Cell::linear:  // of the CPU's projections
+      break;
   }
   return T{0};
 }

@@ -123,6 +123,8 @@ MAREY_DEVICE T back(const BackArguments& a, int64_t row, int64_t unit, int64_t l
       gates[0] = a.cell == Cell::rnn_tanh ? dh * (one - y * y) : y <= T{0} ? T{0} : dh;
       return T{0};
     }
+    case Cell::linear:
+      break;
   }
   return T{0};
 }
