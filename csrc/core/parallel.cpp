@@ -7,9 +7,8 @@
 #include <atomic>
 #include <chrono>
 
-#include "core/buffer.h"
-
 #include "core/amx.h"
+#include "core/buffer.h"
 
 namespace marey {
 namespace {

@@ -6,7 +6,7 @@
 // of deep layers are reduced in one run. Along width a row stands between margins of -inf or 0, so
 // that no window has an edge; if C is 1 it is reduced at every position, and every stride-th one is
 // picked out, since vectors of neighbours cost less than gathered ones. Windows that do not overlap
-// are reduced at once: nothing would be kept.
+// are reduced at once: nothing would be kept; those of two neighbours along W in registers.
 //
 // At most 24 KiB of rows, because those of x that they are made of want room in the cache as well.
 #include <algorithm>
@@ -142,6 +142,35 @@ V even_lanes(const V& a, const V& b, std::integer_sequence<int, kLane...>) {
       __builtin_shufflevector(std::bit_cast<Raw>(a), std::bit_cast<Raw>(b), (2 * kLane)...));
 }
 
+template <class V, int... kLane>
+V odd_lanes(const V& a, const V& b, std::integer_sequence<int, kLane...>) {
+  using T = typename V::value_type;
+  using Raw [[gnu::vector_size(sizeof...(kLane) * sizeof(T))]] = T;
+  return std::bit_cast<V>(
+      __builtin_shufflevector(std::bit_cast<Raw>(a), std::bit_cast<Raw>(b), (2 * kLane + 1)...));
+}
+
+// out[q] = finish(the join of from[2 q + offset] and its neighbours) for q < count, which is at
+// least a vector. Reads nothing beyond the last.
+template <class Op, class T, class S, class D, class Finish>
+void reduce_pairs(const S* from, const Taps& taps, int64_t count, D* out, const Finish& finish) {
+  using V = Vec<T>;
+  constexpr int64_t kLanes = static_cast<int64_t>(V::size());
+  constexpr std::make_integer_sequence<int, static_cast<int>(V::size())> kAll{};
+  for (int64_t q = 0; q < count; q += kLanes) {
+    q = std::min(q, count - kLanes);
+    const S* p = from + 2 * q + taps.offset[0];
+    V low = load_as<V>(p);
+    V high = load_as<V>(p + kLanes);
+    for (int64_t i = 1; i < taps.n; ++i) {
+      p = from + 2 * q + taps.offset[i];
+      low = Op::join(low, load_as<V>(p));
+      high = Op::join(high, load_as<V>(p + kLanes));
+    }
+    store_as(out + q, finish(Op::join(even_lanes(low, high, kAll), odd_lanes(low, high, kAll)), q));
+  }
+}
+
 // out[q] = finish(the join of from[2 q + offset]) for q < count. Reads two vectors beyond the last.
 template <class Op, class T, class D, class Finish>
 void reduce_at_every_second(const T* from, const Taps& taps, int64_t count, D* out,
@@ -264,7 +293,8 @@ class Pool {
         s_(p_, rows.scratch),
         x_(static_cast<const S*>(rows.x)),
         time_(p_.t.inside(rows.t)),
-        wide_(!p_.w.trivial()) {
+        wide_(!p_.w.trivial()),
+        pairs_(s_.plan == Plan::two_steps && pairs_along_width(p_)) {
     if constexpr (Op::kDivides) {
       frames_ = std::max<int64_t>(p_.t.counted(rows.t, p_.count_include_pad), 1);
     }
@@ -297,11 +327,28 @@ class Pool {
       case Plan::one_step:
         return places(from, height.count, out);
       case Plan::two_steps:
+        if (pairs_) return pairs(from, box(height.count, 1), out);
         return along_width(from, box(height.count, 1), out);
       case Plan::three_steps:
         keep(height.first, height.first + (height.count - 1) * p_.h.dilation + 1);
         return along_width(s_.kept + (height.first - first_) * s_.row,
                            Taps{s_.heights, height.count}, out);
+    }
+  }
+
+  // Whether windows along W are neighbours two by two, all inside of x, and fill a vector.
+  static bool pairs_along_width(const PoolProblem& p) {
+    return p.channels == 1 && p.w.kernel == 2 && p.w.stride == 2 && p.w.dilation == 1 &&
+           p.w.before == 0 && 2 * p.w.out <= p.w.in &&
+           p.w.out >= static_cast<int64_t>(Vec<T>::size());
+  }
+
+  void pairs(const S* from, const Taps& taps, S* out) const {
+    if constexpr (Op::kDivides) {
+      const DividedBy<T> finish{Vec<T>(static_cast<T>(counted(0)))};
+      reduce_pairs<Op, T>(from, taps, p_.w.out, out, finish);
+    } else {
+      reduce_pairs<Op, T>(from, taps, p_.w.out, out, AsItIs{});
     }
   }
 
@@ -451,6 +498,7 @@ class Pool {
   const S* x_;
   const PoolAxis::Inside time_;
   const bool wide_;
+  const bool pairs_;                          // of positions along W, at once
   int64_t first_ = 0, end_ = 0;               // the rows of x in s_.kept
   int64_t box_rows_ = 0, box_columns_ = 0;    // of the window in s_.taps
   int64_t frames_ = 1, frames_and_rows_ = 1;  // that count for the mean
