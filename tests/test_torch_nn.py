@@ -73,6 +73,16 @@ def test_recurrent_layers(name: str, options: dict[str, Any]) -> None:
         same(ours(x, state), theirs(x, state))
         one = tuple(s[:, 0] for s in state) if name == "LSTM" else state[:, 0]
         same(ours(x[:, 0], one), theirs(x[:, 0], one))
+    grads = []
+    for module in (theirs, ours):
+        leaf = x.clone().requires_grad_()
+        y, last = module(leaf, state)
+        single, _ = module(leaf[:, 0], one)
+        ends = last if isinstance(last, tuple) else (last,)
+        loss = y.sin().sum() + single.cos().sum() + sum(end.square().sum() for end in ends)
+        grads.append(torch.autograd.grad(loss, [leaf, *module.parameters()]))
+    same(grads[1], grads[0])
+    assert "marey" in ours(x)[0].grad_fn.name() or options.get("bidirectional")
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

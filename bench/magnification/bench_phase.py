@@ -29,7 +29,7 @@ from bench.magnification.workloads import (
     synthetic,
 )
 
-FRAMES = 64
+FRAMES = 32
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "riesz": {"method": "riesz", "sigma": 2.0},

@@ -11,17 +11,18 @@ from bench.harness import Program, Workload
 from bench.temporal.workloads import CHUNK, SOS, Video, chunks
 
 FRAME = (360, 640, 3)
+SMALL_FRAME = (180, 320, 3)
 SIGMA = 2.0
 BAND = (0.4, 3.0, 30.0)
 VELOCITY = (0.6, -1.3)  # pixels a frame, down and to the left
 TAPS = np.array([1, 4, 6, 4, 1]) / 16
 
 
-def clip(frames: int, dtype: str) -> Video:
+def clip(frames: int, dtype: str, frame: tuple[int, ...]) -> Video:
     rng = np.random.default_rng(0)
     if dtype == "uint8":
-        return rng.integers(0, 256, (frames, *FRAME), np.uint8)
-    return rng.random((frames, *FRAME), np.dtype(dtype))
+        return rng.integers(0, 256, (frames, *frame), np.uint8)
+    return rng.random((frames, *frame), np.dtype(dtype))
 
 
 def _workload(
@@ -32,13 +33,14 @@ def _workload(
     ours: Callable[[Video], Any],
     tolerance: float,
     result_bytes: float | None = None,
+    frame: tuple[int, ...] = FRAME,
 ) -> Workload:
-    pixels = float(np.prod(FRAME))
+    pixels = float(np.prod(frame))
     read = frames * pixels * np.dtype(dtype).itemsize
     return Workload(
         name=f"{name}, {frames} frames {dtype}",
         operation=operation,
-        inputs=lambda: (clip(frames, dtype),),
+        inputs=lambda: (clip(frames, dtype, frame),),
         ours=lambda x: Program(lambda: ours(x)),
         amount=read + (read if result_bytes is None else result_bytes * pixels),
         unit="GB/s",
@@ -103,7 +105,13 @@ FILTERS = [
         "median of 5", "median_filter 5", 30, "float32", lambda x: temporal.median_filter(x, 5), 0
     ),
     _workload(
-        "median of 31", "median_filter 31", 40, "uint8", lambda x: temporal.median_filter(x, 31), 0
+        "median of 31, 180p",
+        "median_filter 31",
+        40,
+        "uint8",
+        lambda x: temporal.median_filter(x, 31),
+        0,
+        frame=SMALL_FRAME,
     ),
     _workload("median over all", "median", 60, "uint8", temporal.median, 0, 4),
     _workload("median over all", "median", 60, "float32", temporal.median, 1e-6, 4),

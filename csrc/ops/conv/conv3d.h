@@ -62,9 +62,9 @@ struct ConvStrides {
   std::array<int64_t, 3> s{};
 };
 
-// How the direct kernel takes its inputs: from a copy of the window that a block reads; where they
-// lie, channels side by side; or row by row, neighbours along W side by side.
-enum class ConvInputs : int { window, in_place, rows };
+// How the direct kernel takes its inputs: as a window with channels side by side, or as rows with
+// neighbours along W side by side.
+enum class ConvInputs : int { window, rows };
 
 // One group of a convolution: what the packed weights and the kernels depend on.
 struct ConvProblem {
@@ -117,7 +117,7 @@ struct ConvKernel {
   int64_t tile;         // of ConvProblem
   int64_t block_bytes;  // of scratch that a block should take at most
   double product_cost;  // products for each one of the direct sum
-  bool reads_in_place;  // whether it heeds ConvInputs
+  bool takes_rows;      // whether it heeds ConvInputs
   // Bytes of the packed weights of one group.
   int64_t (*packed_bytes)(const ConvProblem&);
   // Packs panels [first, last) of all channels.

@@ -122,7 +122,6 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   const int64_t threads = num_threads();
   const double taps = static_cast<double>(problem.tap_count());
   const double channels = static_cast<double>(problem.channels);
-  const bool copied = problem.inputs != ConvInputs::in_place;
   const double weights =
       taps * channels * (problem.depthwise ? 1.0 : static_cast<double>(problem.filters));
   Cut best;
@@ -147,20 +146,14 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
           const double share = 1.0 / static_cast<double>(cut.panel_groups);
           if (problem.depthwise) window *= share;
           const double block = positions * weights * share * kernel.product_cost +
-                               (copied ? window * kCopyCost : 0.0) + weights * share * kWeightCost +
-                               kBlockCost;
+                               window * kCopyCost + weights * share * kWeightCost + kBlockCost;
           // The longest thread, if blocks are handed out as threads become free.
           const double rounds = static_cast<double>(divide_up(cut.blocks() * repeats, threads));
           cut.cost = std::max(rounds, blocks / static_cast<double>(threads)) * block;
           if (cut.cost >= best.cost) continue;
           cut.scratch = scratch_of(kernel, problem, cut);
           const bool least = frames == 1 && height == 1 && parts >= panels;
-          // What is read in place wants room in the cache like a copy of it.
-          const auto block_bytes = static_cast<double>(cut.scratch) + (copied ? 0.0 : window * 4);
-          if (block_bytes > static_cast<double>(kernel.block_bytes) &&
-              !(least && best.blocks() == 0)) {
-            continue;
-          }
+          if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) continue;
           best = cut;
         }
       }
@@ -285,21 +278,12 @@ struct Work {
   Cut cut;
 };
 
-// What the kernel can do without: a window, where one tap along W reads nothing but x.
-ConvInputs inputs_of(const Work& work, DType dtype, int64_t history, int64_t positions) {
+// Whether one tap along W reads nothing but x, in rows that are long enough for vectors.
+ConvInputs inputs_of(const Work& work, int64_t history, int64_t positions) {
   const ConvTaps& width = work.problem.taps[2];
   if (width.count != 1 || width.offset[0] < 0) return ConvInputs::window;
   if ((positions - 1) * width.step + width.offset[0] >= work.problem.in[2]) {
     return ConvInputs::window;
-  }
-  if (work.x.c == 1 && history == 0) {
-    // Pairs of bfloat16 are read as one.
-    const auto even = [](int64_t n) { return n % 2 == 0; };
-    const ConvStrides& x = work.x;
-    if (dtype != DType::bf16 ||
-        (even(work.problem.channels) && even(x.s[0]) && even(x.s[1]) && even(x.s[2]))) {
-      return ConvInputs::in_place;
-    }
   }
   const int64_t lanes = divide_up(work.problem.out[2], kLanesOfRows) * kLanesOfRows;
   const bool rows = work.x.s[2] == 1 && work.out.s[2] == 1 && width.step == 1 &&
@@ -309,7 +293,7 @@ ConvInputs inputs_of(const Work& work, DType dtype, int64_t history, int64_t pos
 
 }  // namespace
 
-static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype,
+static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
                       const Convolution::Extents& extents, int64_t groups,
                       const Convolution::Arrays* arrays) {
   Work work;
@@ -328,9 +312,9 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype
       merge(0, 1, work.problem, strides);
       merge(1, 2, work.problem, strides);
     }
-    if (kernel.reads_in_place) {
+    if (kernel.takes_rows) {
       work.problem.inputs =
-          inputs_of(work, dtype, arrays->history, extents.first[2] + work.problem.out[2]);
+          inputs_of(work, arrays->history, extents.first[2] + work.problem.out[2]);
     }
   }
   work.cut = choose_cut(kernel, work.problem, extents.batch * groups);
@@ -338,7 +322,7 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype
 }
 
 void Convolution::run(const Extents& extents, const Arrays& arrays) const {
-  const Work work = plan_work(kernel_, problem(), dtype_, extents, groups_, &arrays);
+  const Work work = plan_work(kernel_, problem(), extents, groups_, &arrays);
   const Cut& cut = work.cut;
   const int64_t blocks = cut.blocks();
   const int64_t item = item_size(dtype_);
@@ -390,7 +374,7 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
 }
 
 int64_t Convolution::workspace(const Extents& extents) const {
-  const Work work = plan_work(kernel_, problem(), dtype_, extents, groups_, nullptr);
+  const Work work = plan_work(kernel_, problem(), extents, groups_, nullptr);
   const int64_t tasks = extents.batch * groups_ * work.cut.blocks();
   return std::min<int64_t>(num_threads(), tasks) * divide_up(work.cut.scratch, 64) * 64;
 }

@@ -133,7 +133,6 @@ class _Packed:
     """Weights packed once, with the options that go with them."""
 
     _name: str
-    _to_array = staticmethod(to_array)
 
     def __init__(
         self,
@@ -148,7 +147,7 @@ class _Packed:
         activation: Activation = None,
         algorithm: Algorithm = "auto",
     ) -> None:
-        filters = self._to_array(self._name, "weight", weight)
+        filters = to_array(self._name, "weight", weight)
         checked = self._checked(
             options(
                 self._name,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from marey._arrays import from_numpy_like, to_numpy
+from marey._arrays import from_numpy_like, plain, to_array_like, zeros_like
 from marey.conv._conv3d import _optional, _Packed
 
 if TYPE_CHECKING:
@@ -49,8 +47,6 @@ class CausalConv3d(_Packed):
 
     _name = "marey.CausalConv3d"
 
-    _to_array = staticmethod(to_numpy)
-
     def _checked(self, checked: Options, _filters: Any, _padding: Padding) -> Options:
         if checked.stride[0] != 1:
             raise ValueError(
@@ -83,7 +79,7 @@ class CausalConv3d(_Packed):
         y, state
             As from `causal_conv3d`.
         """
-        source = to_numpy(self._name, "x", x)
+        source = to_array_like(self._name, "x", x, self._like)
         if source.ndim != 5:
             raise ValueError(f"[{self._name}] x: expected five axes; found shape {source.shape}")
         past = _optional(self._name, "state", state, source)
@@ -95,10 +91,10 @@ class CausalConv3d(_Packed):
                 f"{source.shape}; found {past.shape}"
             )
         if past is None:
-            past = np.zeros(shape, source.dtype)
+            past = zeros_like(source, tuple(shape), source.dtype)
         y, kept = self._packed.stream(source, past, _optional(self._name, "out", out, source))
         convert = from_numpy_like(x)
-        return (convert(y) if out is None else out), convert(kept)
+        return (convert(y) if out is None else out), convert(plain(kept))
 
 
 class _CausalCall(CausalConv3d):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey._arrays import from_numpy_like, kernels, plain, to_array_like
 from marey.recurrent import _call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Gradients(NamedTuple):
@@ -30,9 +33,13 @@ class Gradients(NamedTuple):
     layer_norm: Any = None
 
 
-def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return `array`, copied if its last axis is strided."""
-    if array.shape[-1] <= 1 or array.strides[-1] == array.itemsize:
+def _contiguous(array: Any) -> Any:
+    """Return `array`, copied if its last axis is strided and the compiled code cannot step so."""
+    if (
+        not isinstance(array, np.ndarray)
+        or array.shape[-1] <= 1
+        or array.strides[-1] == array.itemsize
+    ):
         return array
     return array.copy()
 
@@ -57,7 +64,7 @@ def _backward(
 ) -> Gradients:
     source = _call.time_first(function, "x", x, batch_first)
     arrays = [
-        None if w is None else to_numpy(function, argument, w)
+        None if w is None else to_array_like(function, argument, w, source)
         for argument, w in zip(_call.WEIGHTS[:6], weights[:6], strict=True)
     ]
     norms = _call.norms(function, weights[6])
@@ -74,6 +81,11 @@ def _backward(
     run = _Run(function, cell, arrays, norms, reverse)
     if checkpoints is not None or truncate is not None:
         argument = "checkpoints" if truncate is None else "truncate"
+        if not isinstance(source, np.ndarray):
+            raise ValueError(
+                f"[{function}] {argument}: expected None on a CUDA device; found "
+                f"{checkpoints if truncate is None else truncate}"
+            )
         if kept is not None or y is not None:
             raise ValueError(
                 f"[{function}] {argument}: expected neither y nor kept beside it; found one"
@@ -118,23 +130,26 @@ class _Run:
     ) -> None:
         self.function, self.cell, self.arrays, self.norms = function, cell, arrays, norms
         self.reverse = reverse
-        self._packed: _cpu.CellWeights | None = None
+        self._packed: Any = None
 
     @property
-    def packed(self) -> _cpu.CellWeights:
+    def packed(self) -> Any:
         if self._packed is None:
-            self._packed = _call.pack(self.function, self.cell, [*self.arrays, self.norms])
+            arrays = [*map(plain, self.arrays), self.norms]
+            self._packed = _call.pack(self.function, self.cell, arrays)
         return self._packed
 
     def back(
         self, x: Any, y: Any, states: Any, grad_y: Any, ends: Any, lengths: Any, kept: Any
     ) -> tuple[Any, ...]:
-        if kept is None:  # an RNN keeps nothing
+        compute = kernels(self.function, x)
+        if kept is None and compute is _cpu:  # an RNN keeps nothing
             rows = x.shape[0] * x.shape[1] if lengths is None else int(lengths.sum())
             kept = np.empty((rows, 0), np.float64 if x.dtype == np.float64 else np.float32)
         weight_ih, weight_hh, _, _, peephole, weight_hr = self.arrays
         (h0, c0), (grad_h, grad_c) = states, ends
-        return _cpu.recurrent_backward(
+        backward: Callable[..., tuple[Any, ...]] = compute.recurrent_backward
+        return backward(
             self.function,
             self.cell,
             (weight_ih, weight_hh, peephole, weight_hr, self.norms),
@@ -153,11 +168,15 @@ class _Run:
     def forward(self, x: Any, states: Any, lengths: Any, keep: bool) -> tuple[Any, ...]:
         """Return y, h_n, c_n and what was kept."""
         h0, c0 = states
-        return self.packed.run(self.function, x, h0, c0, lengths, self.reverse, keep, None)
+        found: tuple[Any, ...] = self.packed.run(
+            self.function, x, h0, c0, lengths, self.reverse, keep, None
+        )
+        return found
 
     def whole(self, x: Any, states: Any, grad_y: Any, ends: Any, lengths: Any) -> tuple[Any, ...]:
         """Go forward once more, keeping everything."""
         y, _, _, kept = self.forward(x, states, lengths, True)
+        y, kept = (to_array_like(self.function, "y", a, x) for a in (y, kept))
         return self.back(x, y, states, grad_y, ends, lengths, kept)
 
     def by_chunks(
