@@ -225,12 +225,21 @@ class Block {
         ++count;
       }
     }
+    // Two maxima of every other key, since one would wait for itself.
     V highest[NV];
-    for (int j = 0; j < NV; ++j) highest[j] = load<V>(scores_ + j * W);
-    for (int64_t s = 1; s < count; ++s) {
+    V second[NV];
+    for (int j = 0; j < NV; ++j) highest[j] = second[j] = load<V>(scores_ + j * W);
+    int64_t key = 1;
+    for (; key + 2 <= count; key += 2) {
       for (int j = 0; j < NV; ++j) {
-        highest[j] = stdx::max(highest[j], load<V>(scores_ + s * kPitch + j * W));
+        const T* at = scores_ + key * kPitch + j * W;
+        highest[j] = stdx::max(highest[j], load<V>(at));
+        second[j] = stdx::max(second[j], load<V>(at + kPitch));
       }
+    }
+    for (int j = 0; j < NV; ++j) {
+      if (key < count) second[j] = stdx::max(second[j], load<V>(scores_ + key * kPitch + j * W));
+      highest[j] = stdx::max(highest[j], second[j]);
     }
     const V factor(late_factor_ ? factor_ : T(1));
     V total[NV];
