@@ -91,7 +91,8 @@ def steerable_residual(pyramid: SteerablePyramid) -> tuple[int, int]:
 
 def _frequencies(extent: int, whole: int) -> Array:
     """Return where the frequencies of a scale stand in the spectrum of the whole image."""
-    return np.round(scipy.fft.fftfreq(extent, 1 / extent)).astype(np.int64) % whole
+    places: Array = np.round(scipy.fft.fftfreq(extent, 1 / extent)).astype(np.int64) % whole
+    return places
 
 
 def _places(pyramid: SteerablePyramid, part: Array) -> tuple[Array, Array]:
@@ -136,7 +137,8 @@ def steerable_build(pyramid: SteerablePyramid, grads: Sequence[Array]) -> Array:
         spectrum = (scipy.fft.fft2(part) * response.conj()).sum(-3)
         scale = pixels / (part.shape[-2] * part.shape[-1])
         total[(..., *_places(pyramid, part))] += scale * spectrum
-    return scipy.fft.ifft2(total).real.astype(grads[0].dtype)
+    image: Array = scipy.fft.ifft2(total).real.astype(grads[0].dtype)
+    return image
 
 
 def steerable_collapse(pyramid: SteerablePyramid, grad: Array) -> list[Array]:
