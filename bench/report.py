@@ -174,7 +174,7 @@ def table(family: Family) -> str:
         name = f"{work.name} (disturbed)" if work.disturbance > DISTURBED else work.name
         ours = [name, duration(work.seconds), f"{work.rate:.3g} {work.unit}", share]
         rows.append([*ours, *(versus(work.races.get(peer)) for peer in family.peers)])
-    mean = f"**{family.against_fastest:.2f}x**"
+    mean = f"**{times(family.against_fastest)}**"
     rows.append([f"against the fastest peer of each row, geometric mean: {mean}"])
     return markdown(
         ["work", "marey", "", "of the limit", *(f"against {peer}" for peer in family.peers)], rows
@@ -185,8 +185,12 @@ def versus(race: dict[str, Any] | None) -> str:
     if race is None:
         return ""
     ratio = race["ratio"]
-    spread = f"({ratio['q1']:.2f} to {ratio['q3']:.2f})"
-    return f"**{ratio['median']:.2f}x** {spread}, {duration(race['peer_seconds']['median'])}"
+    spread = f"({times(ratio['q1'])} to {times(ratio['q3'])})"
+    return f"**{times(ratio['median'])}** {spread}, {duration(race['peer_seconds']['median'])}"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.2f}x"
 
 
 def memory_table(rows: list[dict[str, Any]]) -> str:
@@ -232,7 +236,7 @@ def plot(family: Family) -> Figure:
         axes.errorbar(
             median, y, xerr=[[median - q1], [q3 - median]], color="black", capsize=3, lw=1
         )
-        axes.text(max(q3, 1) * 1.06, y, f"{median:.2f}x", va="center", fontsize=9)
+        axes.text(max(q3, 1) * 1.06, y, times(median), va="center", fontsize=9)
         ticks.setdefault(work.name, []).append(y)
     axes.set_yticks([float(np.mean(at)) for at in ticks.values()], list(ticks))
     axes.invert_yaxis()
@@ -245,7 +249,7 @@ def plot(family: Family) -> Figure:
     ]
     axes.set_xticks(shown, [f"{x:g}x" for x in shown])
     axes.minorticks_off()
-    axes.set_xlim(min(lowest * 0.9, 0.9), highest * 1.5)
+    axes.set_xlim(min(lowest * 0.9, 0.9), highest * 2)
     axes.axvline(1, color="black", lw=1)
     axes.set_xlabel("times as fast as the peer, median and quartiles (logarithmic)")
     axes.spines[["top", "right"]].set_visible(False)

@@ -109,8 +109,9 @@ class TestBackward:
         check_backward(cuda, x, weight, layout, padding=1)
 
     @pytest.mark.parametrize("groups", [1, 3])
-    @pytest.mark.parametrize("stride", [1, (1, 2, 3), 4])
-    @pytest.mark.parametrize("dilation", [1, (2, 3, 2)])
+    @pytest.mark.parametrize(
+        ("stride", "dilation"), [(1, (2, 3, 2)), ((1, 2, 3), 1), ((1, 2, 3), (2, 3, 2)), (4, 1)]
+    )
     def test_options(self, cuda: Device, rng: Any, dilation: Any, stride: Any, groups: int) -> None:
         # With a stride of 4 some inputs meet no tap: their gradient is zero.
         x, weight, _ = arrays(rng, (1, 6, 6, 9, 11), (9, 6 // groups, 2, 3, 3))
@@ -150,9 +151,14 @@ class TestBackward:
 class TestTensorCores:
     """bfloat16 with channels side by side, eight of them or more: the kernel for Hopper."""
 
-    @pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 3), (1, 3, 2)])
     @pytest.mark.parametrize(
-        ("channels", "filters", "groups"), [(8, 3, 1), (24, 130, 1), (72, 16, 1), (16, 6, 2)]
+        ("channels", "filters", "groups", "kernel"),
+        [
+            (8, 3, 1, (3, 3, 3)),
+            (24, 130, 1, (1, 3, 2)),
+            (72, 16, 1, (1, 1, 1)),
+            (16, 6, 2, (3, 3, 3)),
+        ],
     )
     def test_forward_and_backward(
         self, cuda: Device, rng: Any, channels: int, filters: int, groups: int, kernel: Any

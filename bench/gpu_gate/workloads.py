@@ -396,7 +396,8 @@ def conv_backward_work(
 
     n, _, t, h, w = x
     padding = tuple(k // 2 for k in kernel)
-    out = (n, filters, *((size - 1) // stride + 1 for size in (t, h, w)))
+    along = zip((t, h, w), kernel, padding, strict=True)
+    out = (n, filters, *((size + 2 * p - k) // stride + 1 for size, k, p in along))
     weight = ((filters, x[1], *kernel), dtype)
     options = {"padding": padding, "stride": stride}
     needs = (not of_weight, of_weight, False)

@@ -25,6 +25,17 @@ class State {
  public:
   State(const View& z, int axis) : view_(z), axis_(axis + 1), series_(one_row(z, axis + 1), axis) {}
 
+  // Calls move(r, place) for every row, with the place of series `first`, if all `count` lie next
+  // to each other; returns whether they do.
+  template <class Move>
+  bool adjacent(int64_t first, int64_t count, Move&& move) const {
+    const int64_t run = series_.run_length();
+    if (first % run + count > run) return false;
+    int64_t offset = 0;
+    series_.offsets(first, 1, &offset);
+    for (int64_t r = 0; r < 2 * view_.shape[0]; ++r) move(r, row(r) + offset);
+    return true;
+  }
   std::byte* row(int64_t r) const {
     return view_.as<std::byte>() + r / 2 * view_.stride(0) + r % 2 * view_.stride(axis_);
   }
@@ -76,6 +87,12 @@ void load_state(const Plan& plan, const SeriesTile& tile, const Scratch& scratch
   std::memset(scratch.z, 0, static_cast<std::size_t>(plan.rows() * row));
   if (plan.zi == nullptr) return;
   const State zi(*plan.zi, plan.axis);
+  const auto n = static_cast<std::size_t>(tile.count * plan.item());
+  if (zi.adjacent(tile.first, tile.count, [&](int64_t r, const std::byte* place) {
+        std::memcpy(scratch.z + r * row, place, n);
+      })) {
+    return;
+  }
   zi.series().offsets(tile.first, tile.count, scratch.offsets);
   for (int64_t r = 0; r < plan.rows(); ++r) {
     gather_items(zi.row(r), scratch.offsets, scratch.z + r * row, tile.count, plan.item());
@@ -86,6 +103,12 @@ void store_state(const Plan& plan, const SeriesTile& tile, const Scratch& scratc
   if (plan.zf == nullptr) return;
   const int64_t row = plan.z_stride * plan.item();
   const State zf(*plan.zf, plan.axis);
+  const auto n = static_cast<std::size_t>(tile.count * plan.item());
+  if (zf.adjacent(tile.first, tile.count, [&](int64_t r, std::byte* place) {
+        std::memcpy(place, scratch.z + r * row, n);
+      })) {
+    return;
+  }
   zf.series().offsets(tile.first, tile.count, scratch.offsets);
   for (int64_t r = 0; r < plan.rows(); ++r) {
     scatter_items(zf.row(r), scratch.offsets, scratch.z + r * row, tile.count, plan.item());
