@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed")
 
 from marey import torch as mt  # noqa: E402
+from marey.torch import _pool  # noqa: E402
 from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.library import opcheck  # noqa: E402
 
@@ -84,6 +85,15 @@ def cell(name: str, **options: Any) -> tuple[Callable[..., Any], Callable[..., A
     )
 
 
+def pooling(name: str, **options: Any) -> tuple[Callable[..., Any], Callable[..., Any], list[Any]]:
+    shape = (1, 4, 5, 6, 2) if options.get("layout") == "NTHWC" else (1, 2, 4, 5, 6)
+    return (
+        lambda x: getattr(C, name)(x, 2, **options),
+        lambda x: getattr(marey.conv, name)(x, 2, **options),
+        [double(*shape)],
+    )
+
+
 def step(name: str) -> tuple[Callable[..., Any], Callable[..., Any], list[Any]]:
     gates = GATES[name]
     state = [double(2, 4) for _ in range(2 if name == "lstm" else 1)]
@@ -155,6 +165,32 @@ CASES: dict[str, Callable[[], Case]] = {
         )
         for layout in ("NCTHW", "NTHWC")
     },
+    "max_pool3d": lambda: pooling("max_pool3d", dilation=(1, 1, 2), ceil_mode=True),
+    "max_pool3d NTHWC": lambda: pooling("max_pool3d", layout="NTHWC", padding=(1, (0, 1), 0)),
+    "avg_pool3d": lambda: pooling("avg_pool3d", padding=1, count_include_pad=False),
+    "avg_pool3d ceil": lambda: pooling("avg_pool3d", stride=3, padding=(1, 1, 0), ceil_mode=True),
+    "global_avg_pool3d": lambda: (
+        lambda x: C.global_avg_pool3d(x, layout="NTHWC"),
+        lambda x: marey.conv.global_avg_pool3d(x, layout="NTHWC"),
+        [double(2, 3, 2, 2, 3)],
+    ),
+    "separable_conv3d": lambda: (
+        lambda *a: C.separable_conv3d(*a, padding=1, stride=(1, 2, 1), activation="gelu"),
+        lambda *a: marey.conv.separable_conv3d(*a, padding=1, stride=(1, 2, 1), activation="gelu"),
+        [double(1, 2, 3, 4, 3), double(3, 2, 1, 3, 2), double(2, 3, 3, 1, 1), double(3), double(2)],
+    ),
+    "causal_conv3d": lambda: (
+        lambda *a: C.causal_conv3d(*a[:3], state=a[3], padding=(0, 1, 0), dilation=(2, 1, 1)),
+        lambda *a: marey.conv.causal_conv3d(
+            *a[:3], state=a[3], padding=(0, 1, 0), dilation=(2, 1, 1)
+        ),
+        [double(1, 2, 3, 3, 3), double(2, 2, 2, 3, 1), double(2), double(1, 2, 2, 3, 3)],
+    ),
+    "inflate": lambda: (
+        lambda w: (C.inflate(w, 3), C.inflate(w, 4, "centre")),
+        lambda w: (marey.conv.inflate(w, 3), marey.conv.inflate(w, 4, "centre")),
+        [double(2, 2, 3, 1)],
+    ),
     "lstm": lambda: cell("lstm"),
     "lstm lengths": lambda: cell("lstm", lengths=[1, 3], peephole=True),
     "gru after": lambda: cell("gru", reverse=True),
@@ -210,6 +246,9 @@ def operations() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         name: [double(3, 2, 3), double(g * 32, 3), double(g * 32, 32), None, double(g * 32)]
         for name, g in GATES.items()
     }
+    windows = ([1, 2, 2], [1, 2, 1], [0, 0, 1, 0, 0, 1], [1] * 3, True, False, "NCTHW")
+    shapes = ((1, 1, 2, 3, 4), (2, 1, 1, 2, 2), (2, 2, 2, 1, 1))
+    separable = [double(*shape).detach() for shape in shapes]
     # Steps are for where no gradient is wanted.
     one = {
         name: [t if t is None else t.detach() for t in (s[0][0], double(2, 32), *s[1:])]
@@ -247,6 +286,13 @@ def operations() -> dict[str, tuple[Any, tuple[Any, ...]]]:
                 "NCTHW",
                 None,
             ),
+        ),
+        "max_pool3d": (_pool._max, (double(1, 1, 2, 3, 4), *windows)),
+        "avg_pool3d": (_pool._avg, (double(1, 1, 2, 3, 4), *windows)),
+        "global_avg_pool3d": (_pool._global, (double(1, 2, 2, 3, 4), "NCTHW")),
+        "separable_conv3d": (
+            C._separable,
+            (*separable, None, None, [1] * 3, [0] * 6, "NCTHW", "relu"),
         ),
         "lstm": (
             R._lstm,

@@ -34,6 +34,8 @@ def to_array(tensor: torch.Tensor) -> Any:
     """
     if tensor.requires_grad:
         tensor = tensor.detach()
+    if tensor.is_conj() or tensor.is_neg():  # not in memory yet
+        tensor = tensor.resolve_conj().resolve_neg()
     if tensor.device.type == "cuda":
         return tensor  # marey's functions take it, if there is a CUDA module
     if tensor.dtype is torch.bfloat16:

@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING
 import torch
 
 from marey import _adjoints, pyramid
+from marey.pyramid import RieszCoefficients
 from marey.torch._operation import gradient, new, operation
+from marey.torch._steerable import SteerablePyramid
+from marey.torch.temporal import convolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-__all__ = ["collapse", "down", "gaussian", "laplacian", "up"]
+__all__ = [
+    "RieszPyramid",
+    "SteerablePyramid",
+    "collapse",
+    "down",
+    "gaussian",
+    "laplacian",
+    "up",
+]
 
 Size = tuple[int, int]
 
@@ -253,3 +264,49 @@ def collapse(bands: Sequence[Tensor], *, channel_axis: int | None = -1) -> Tenso
     if not bands:
         raise ValueError("[marey.torch.pyramid] bands: expected at least one tensor; found none")
     return _collapse(bands, _axis(bands[0], channel_axis))
+
+
+class RieszPyramid:
+    """Riesz pyramid: `marey.pyramid.RieszPyramid` for tensors, differentiable.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width of the images.
+    levels : int, optional
+        The number of bands, as for `marey.pyramid.RieszPyramid`.
+    """
+
+    def __init__(self, shape: Size, levels: int | None = None) -> None:
+        plain = pyramid.RieszPyramid(shape, levels)
+        self.shape, self.levels = plain.shape, plain.levels
+
+    def build(self, image: Tensor) -> RieszCoefficients:
+        """Split images into bands and their Riesz transforms.
+
+        Parameters
+        ----------
+        image : Tensor, (..., H, W)
+            uint8, float32 or float64.
+
+        Returns
+        -------
+        RieszCoefficients
+            Of tensors.
+        """
+        if tuple(image.shape[-2:]) != self.shape:
+            raise ValueError(
+                f"[marey.torch.RieszPyramid] image: expected shape (..., {self.shape[0]}, "
+                f"{self.shape[1]}); found {tuple(image.shape)}"
+            )
+        *bands, lowpass = laplacian(image, self.levels, channel_axis=None)
+        x, y = ([convolve(band, _RIESZ, axis, "mirror") for band in bands] for axis in (-1, -2))
+        return RieszCoefficients(bands, x, y, lowpass)
+
+    def collapse(self, coefficients: RieszCoefficients) -> Tensor:
+        """Rebuild images from the bands and the low-pass residual: the inverse of `build`."""
+        return collapse([*coefficients.bands, coefficients.lowpass], channel_axis=None)
+
+
+# As csrc/ops/pyramid/riesz.h has it: band[i - 1] - band[i + 1], with a gain of 1 at pi / 4.
+_RIESZ = (-(0.5**0.5), 0.0, 0.5**0.5)
