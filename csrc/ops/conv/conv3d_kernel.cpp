@@ -25,6 +25,9 @@
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d.h"
 #include "ops/conv/conv3d_tile.h"
+#if defined(__AMX_BF16__)
+#include "ops/conv/conv3d_tile_amx.h"
+#endif
 #include "ops/conv/conv3d_window.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -32,6 +35,7 @@ namespace {
 
 // What the weights leave of the second-level cache.
 constexpr int64_t kBlockBytes = int64_t{448} << 10;
+constexpr int64_t kReadBehind = 32;
 
 template <class S>
 class Direct {
@@ -199,7 +203,10 @@ class Direct {
     const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
     const int64_t bias = take(lanes_ * kSum);
     const int64_t sums = take((kept + W * kPanel) * kSum);
-    const int64_t window = take(pixels * depth(chunk_) * static_cast<int64_t>(sizeof(T)));
+    // Tiles of AMX read whole blocks of rows, also behind the last position.
+    const int64_t behind = kPerItem == 2 ? kReadBehind * place_.width.step : 0;
+    const int64_t window =
+        take((pixels + behind) * depth(chunk_) * static_cast<int64_t>(sizeof(T)));
     scratch_bytes_ = bytes;
     if (b.scratch == nullptr) return;
     taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
@@ -233,6 +240,22 @@ class Direct {
     } while (c < p_.channels);
   }
 
+  // A row of positions from the window.
+  void sum_row(const ConvTile<T>* tiles, int64_t lanes, int64_t taps, int64_t depth_of_tap,
+               int64_t stride, const T* weights, C* sums, bool accumulate) const {
+#if defined(__AMX_BF16__)
+    if constexpr (kPerItem == 2) {
+      if (tiles_active()) {
+        const auto row = lanes == W ? conv_row_of_tiles<1> : conv_row_of_tiles<2>;
+        return row(positions_, window_, stride, taps_, taps, depth_of_tap, weights, sums,
+                   accumulate);
+      }
+    }
+#endif
+    conv_row(tiles, positions_, lanes, window_, stride, 1, taps_, taps, depth_of_tap, weights, sums,
+             accumulate);
+  }
+
   void sum_chunk(bool first, bool last) {
     static constexpr ConvTiles<T> kTiles;
     const int64_t pitch = depth(channels_);
@@ -247,8 +270,7 @@ class Direct {
       for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
         for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
           const int64_t taps = place_.list_taps(b_, t, h, pitch, pitch * lanes, merged_, taps_);
-          conv_row(tiles, positions_, lanes, window_, place_.width.step * pitch, 1, taps_, taps,
-                   run, weights, sums, !first);
+          sum_row(tiles, lanes, taps, run, place_.width.step * pitch, weights, sums, !first);
           if (last) {
             finish_sums<C>(sums, positions_, lanes, b_.bias != nullptr ? bias_ + lane : nullptr,
                            b_.activation);

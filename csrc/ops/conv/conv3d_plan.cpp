@@ -19,6 +19,8 @@ namespace {
 constexpr int64_t kUnchunked = 640;
 constexpr int64_t kChunkProducts = 512;
 constexpr int64_t kChunkOf = 16;
+// Of bfloat16, pairs of which are one product: whole tiles of AMX.
+constexpr int64_t kChunkOfPairs = 32;
 constexpr int64_t kLeastChunk = 8;
 // Positions along W are cut at multiples of this: rows of register tiles, or vectors of them.
 constexpr int64_t kColumns = 56;
@@ -37,8 +39,11 @@ constexpr double kBlockCost = 16.0 * 2000;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t chunk_of(int64_t channels, int64_t taps) {
+int64_t chunk_of(int64_t channels, int64_t taps, DType dtype) {
   if (channels * taps <= kUnchunked) return std::max<int64_t>(channels, 1);
+  if (dtype == DType::bf16) {
+    return std::max(2 * kChunkProducts / taps / kChunkOfPairs, int64_t{1}) * kChunkOfPairs;
+  }
   const int64_t chunk = kChunkProducts / taps;
   return chunk < kChunkOf ? kLeastChunk : chunk / kChunkOf * kChunkOf;
 }
@@ -247,7 +252,7 @@ ConvProblem Convolution::problem() const {
   problem.tile = kernel_.tile;
   problem.channels = channels_;
   problem.filters = filters_;
-  problem.chunk = chunk_of(channels_, std::max<int64_t>(problem.tap_count(), 1));
+  problem.chunk = chunk_of(channels_, std::max<int64_t>(problem.tap_count(), 1), dtype_);
   return problem;
 }
 
@@ -293,7 +298,7 @@ ConvInputs inputs_of(const Work& work, int64_t history, int64_t positions) {
 
 }  // namespace
 
-static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
+static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype,
                       const Convolution::Extents& extents, int64_t groups,
                       const Convolution::Arrays* arrays) {
   Work work;
@@ -312,7 +317,8 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
       merge(0, 1, work.problem, strides);
       merge(1, 2, work.problem, strides);
     }
-    if (kernel.takes_rows) {
+    // Tiles of AMX want the weights as they lie for a window.
+    if (kernel.takes_rows && !(dtype == DType::bf16 && active_isa() == Isa::avx512_amx)) {
       work.problem.inputs =
           inputs_of(work, arrays->history, extents.first[2] + work.problem.out[2]);
     }
@@ -322,7 +328,7 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
 }
 
 void Convolution::run(const Extents& extents, const Arrays& arrays) const {
-  const Work work = plan_work(kernel_, problem(), extents, groups_, &arrays);
+  const Work work = plan_work(kernel_, problem(), dtype_, extents, groups_, &arrays);
   const Cut& cut = work.cut;
   const int64_t blocks = cut.blocks();
   const int64_t item = item_size(dtype_);
@@ -374,7 +380,7 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
 }
 
 int64_t Convolution::workspace(const Extents& extents) const {
-  const Work work = plan_work(kernel_, problem(), extents, groups_, nullptr);
+  const Work work = plan_work(kernel_, problem(), dtype_, extents, groups_, nullptr);
   const int64_t tasks = extents.batch * groups_ * work.cut.blocks();
   return std::min<int64_t>(num_threads(), tasks) * divide_up(work.cut.scratch, 64) * 64;
 }
