@@ -197,6 +197,20 @@ def test_checkpoints_give_the_same_gradients(
 
 
 @every_cell
+@pytest.mark.usefixtures("isa")
+def test_bfloat16_does_not_depend_on_neighbours(
+    kind: str, options: Any, rng: np.random.Generator
+) -> None:
+    (x, *weights), options = inputs(kind, options, (3, 53, 9, 65), ml_dtypes.bfloat16, rng)
+    run = getattr(recurrent, kind)
+    y = run(x, *weights, **options)[0]
+    for rows in (slice(3, 4), slice(0, 2), slice(5, 22), slice(7, 47)):
+        some = {k: v[rows] if k in ("h0", "c0") else v for k, v in options.items()}
+        np.testing.assert_array_equal(run(x[:, rows], *weights, **some)[0], y[:, rows])
+
+
+@every_cell
+@pytest.mark.usefixtures("isa")
 def test_bfloat16_is_float32_inside(kind: str, options: Any, rng: np.random.Generator) -> None:
     arrays, options = inputs(kind, options, (7, 5, 9, 33), ml_dtypes.bfloat16, rng)
     y = getattr(recurrent, kind)(*arrays, **options)[0]
