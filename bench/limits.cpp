@@ -8,6 +8,10 @@
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
+#if defined(__AMX_BF16__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace {
 
@@ -37,7 +41,8 @@ double multiply_add(std::int64_t rounds, int threads, float* sink) {
   {
     const vec a = vec{} + 0.999f, b = vec{} + 0.001f;
     vec sum[accumulators];
-    // Not from 1: a sum of 1 stays 1, which the compiler sees, and one multiply-add would be missing.
+    // Not from 1: a sum of 1 stays 1, which the compiler sees, and one multiply-add would be
+    // missing.
     for (int i = 0; i < accumulators; ++i) sum[i] = vec{} + static_cast<float>(i + 2);
     for (std::int64_t r = 0; r < rounds; ++r) {
 #pragma GCC unroll 12
@@ -69,6 +74,49 @@ double bfloat16_dot([[maybe_unused]] std::int64_t rounds, [[maybe_unused]] int t
     sink[omp_get_thread_num()] = _mm512_cvtss_f32(total);
   }
   return 4.0 * lanes * dot_accumulators * static_cast<double>(rounds) * threads;
+#else
+  return 0.0;
+#endif
+}
+
+// The same with tiles: 8192 multiply-adds an instruction. 0 where there are none, or where the
+// operating system refuses them.
+double bfloat16_tiles([[maybe_unused]] std::int64_t rounds, [[maybe_unused]] int threads,
+                      [[maybe_unused]] float* sink) {
+#if defined(__AMX_BF16__) && defined(__linux__)
+  constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long tile_data = 18;
+  if (syscall(SYS_arch_prctl, request_permission, tile_data) != 0) return 0.0;
+  // Whole tiles: 16 rows of 64 bytes.
+  alignas(64) std::uint8_t config[64] = {1};
+  for (int i = 0; i < 8; ++i) {
+    config[16 + 2 * i] = 64;
+    config[48 + i] = 16;
+  }
+  rounds /= 8;
+#pragma omp parallel num_threads(threads)
+  {
+    _tile_loadconfig(config);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    _tile_zero(6);
+    _tile_zero(7);
+    for (std::int64_t r = 0; r < rounds; ++r) {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    float sums[16 * 16];
+    _tile_stored(0, sums, 64);
+    _tile_release();
+    sink[omp_get_thread_num()] = sums[0];
+  }
+  return 4.0 * 16384 * static_cast<double>(rounds) * threads;
 #else
   return 0.0;
 #endif

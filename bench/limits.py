@@ -28,7 +28,7 @@ class Limits:
 
     gflops: float  # float32 multiply-adds, counted as two operations each
     gbytes: float  # per second, read plus written
-    bfloat16_gflops: float  # dot products with float32 sums; 0 where there is no instruction
+    bfloat16_gflops: float  # tiles or dot products, with float32 sums; 0 without instructions
 
     def or_more(self, other: "Limits") -> "Limits":
         """The better of two measurements: a limit is what nothing disturbed."""
@@ -44,7 +44,8 @@ def measure(threads: int) -> Limits:
     library = _library()
     wait_until_quiet()
     gflops = max(_loop(library.multiply_add, threads) for _ in range(TRIALS)) / 1e9
-    bfloat16_gflops = max(_loop(library.bfloat16_dot, threads) for _ in range(TRIALS)) / 1e9
+    bfloat16_loops = (library.bfloat16_dot, library.bfloat16_tiles)
+    bfloat16_gflops = max(_loop(f, threads) for f in bfloat16_loops for _ in range(TRIALS)) / 1e9
     gbytes = max(_copy(library, threads) for _ in range(TRIALS)) / 1e9
     return Limits(gflops, gbytes, bfloat16_gflops)
 
@@ -87,7 +88,7 @@ def _library() -> ctypes.CDLL:
         subprocess.run([*command, "-o", str(partial)], check=True)
         partial.replace(path)
     library = ctypes.CDLL(str(path))
-    for loop in (library.multiply_add, library.bfloat16_dot):
+    for loop in (library.multiply_add, library.bfloat16_dot, library.bfloat16_tiles):
         loop.restype = ctypes.c_double
         loop.argtypes = (ctypes.c_int64, ctypes.c_int, ctypes.c_void_p)
     library.copy.restype = None

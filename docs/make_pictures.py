@@ -14,7 +14,7 @@ from pathlib import Path
 import marey
 import matplotlib as mpl
 import numpy as np
-from marey import video
+from marey import recurrent, video
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -205,6 +205,39 @@ def attention_memory(_: Path) -> None:
     plt.close(figure)
 
 
+def recurrent_gradients(_: Path) -> None:
+    """Draw how much the last state of a network depends on each frame before it."""
+    T, N, I, H = 200, 8, 16, 128
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((T, N, I)) / 4
+    orthogonal = np.linalg.qr(rng.standard_normal((4, H, H)))[0]
+    one = np.ones((N, H)) / H
+    figure, axis = plt.subplots(figsize=(6.4, 3.8))
+
+    def draw(label: str, gradient: np.ndarray, **style: object) -> None:
+        sizes = np.sqrt((gradient**2).sum(axis=-1).mean(axis=-1))[::-1]
+        print(f"{label}: {sizes[0]:.3g} at the last frame, {sizes[-1]:.3g} at the first")
+        axis.semilogy(sizes / sizes[0], label=label, **style)
+
+    for scale, color in ((0.8, "C0"), (1.0, "C2"), (1.6, "C3")):
+        weights = rng.uniform(-0.1, 0.1, (H, I)), scale * orthogonal[0]
+        back = recurrent.rnn_backward(None, x, *weights, grad_h=one)
+        draw(f"RNN, U = {scale} x orthogonal", back.x, color=color)
+    for forget, style in ((0, ":"), (2, "--"), (5, "-")):
+        bias = np.repeat([0.0, forget, 0, 0], H)
+        weights = rng.uniform(-0.1, 0.1, (4 * H, I)), 0.3 * orthogonal.reshape(4 * H, H)
+        back = recurrent.lstm_backward(None, x, *weights, bias, grad_h=one)
+        draw(f"LSTM, forget bias {forget}", back.x, color="black", linestyle=style)
+    axis.set_xlabel("frames before the last one")
+    axis.set_ylabel("gradient of the last state,\nrelative to that at the last frame")
+    axis.set_ylim(1e-14, 1e14)
+    axis.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(IMAGES / "recurrent_gradients.png", dpi=80)
+    plt.close(figure)
+
+
 PICTURES = {
     "attention_memory": attention_memory,
     "baby": baby,
@@ -212,6 +245,7 @@ PICTURES = {
     "background": background,
     "crane": crane,
     "guitar": guitar,
+    "recurrent_gradients": recurrent_gradients,
 }
 
 if __name__ == "__main__":

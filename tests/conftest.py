@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     isas = [FORCED_ISA] if FORCED_ISA else config.available_isas()
     if "avx512" in isas and metafunc.definition.get_closest_marker("no_bf16"):
-        isas = [isa for isa in isas if isa != "avx512_bf16"]
+        isas = [isa for isa in isas if isa not in ("avx512_bf16", "avx512_amx")]
     metafunc.parametrize("isa", isas, indirect=True)
 
 

@@ -54,6 +54,7 @@ CASES = {
     "dense, many": Case(97, 97, (3, 3, 3), (2, 3, 4), padding=1),
     "spatial": Case(7, 17, (1, 3, 3), (2, 7, 17), padding=(0, 1, 1)),
     "temporal": Case(17, 7, (3, 1, 1), (7, 5, 17), padding=(1, 0, 0)),
+    "temporal, many": Case(230, 33, (3, 1, 1), (3, 6, 16), padding=(1, 0, 0), activation="relu"),
     "wide": Case(2, 3, (1, 1, 3), (1, 1, 97), padding=(0, 0, 1)),
     "tall": Case(2, 3, (1, 3, 1), (1, 97, 1), padding=(0, 1, 0)),
     "long": Case(2, 3, (3, 1, 1), (97, 1, 1), padding=(1, 0, 0)),

@@ -88,6 +88,26 @@ class Torch(Device):
         return np.asarray(array.cpu().numpy())
 
 
+class Recorder:
+    """The compiled module, and what one of its functions returned: the names of kernels."""
+
+    def __init__(self, module: Any, function: str) -> None:
+        self.module = module
+        self.function = function
+        self.kernels: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.module, name)
+        if name != self.function:
+            return found
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.kernels.append(found(*arguments, **named))
+            return self.kernels[-1]
+
+        return call
+
+
 DEVICES = ("on_cpu-forward", "on_cpu-shuffled", "cupy", "torch")
 
 

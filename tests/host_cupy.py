@@ -106,6 +106,12 @@ class HostLibrary:
     def broadcast(self, array: HostArray, shape: tuple[int, ...]) -> HostArray:
         return HostArray(np.broadcast_to(array.numpy, shape), array.owner)
 
+    def strided(
+        self, array: HostArray, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> HostArray:
+        view = np.lib.stride_tricks.as_strided(array.numpy, shape, strides)
+        return HostArray(view, array.owner)
+
     def put(self, array: np.ndarray[Any, Any], device: int) -> HostArray:
         return self.copy(HostArray(array))
 

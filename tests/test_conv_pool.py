@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 CASES: dict[str, tuple[int, tuple[int, int, int], dict[str, Any]]] = {
     "everything 1": (1, (1, 1, 1), {"kernel": 1}),
     "default stride": (5, (4, 6, 8), {"kernel": 2}),
+    "pairs along width": (3, (4, 6, 47), {"kernel": 2}),
     "one value of each window": (3, (4, 7, 9), {"kernel": 1, "stride": (2, 3, 4)}),
     "stem": (17, (3, 17, 19), {"kernel": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)}),
     "same size": (7, (4, 7, 17), {"kernel": 3, "stride": 1, "padding": 1}),

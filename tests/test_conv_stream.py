@@ -17,6 +17,7 @@ CAUSAL = {
     "dense": Case(17, 33, (3, 3, 3), (9, 7, 17), padding=(0, 1, 1)),
     "many": Case(64, 40, (3, 3, 3), (5, 7, 7), padding=(0, 1, 1), N=2),
     "temporal": Case(17, 7, (5, 1, 1), (11, 3, 7)),
+    "temporal, longer rows": Case(17, 7, (3, 1, 1), (5, 4, 17), dilation=(2, 1, 1)),
     "one step": Case(5, 7, (1, 3, 3), (4, 5, 7)),
     "dilation": Case(5, 7, (3, 3, 1), (13, 5, 7), dilation=(4, 1, 1), activation="relu"),
     "stride": Case(3, 7, (2, 3, 3), (5, 9, 11), stride=(1, 2, 2), padding=(0, 1, 1)),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_devices import Device
+from cuda_devices import Device, Recorder
 from marey import _device
 from marey import attention as ours
 from marey.reference import attention as reference
@@ -111,21 +111,6 @@ class TestBfloat16:
         np.testing.assert_allclose(cuda.get(lse), exact_lse, rtol=1e-3, atol=1e-3)
 
 
-class _Recorder:
-    """The compiled module, and the names of the attention kernels that ran."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.kernels: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.module, name)
-
-    def attention(self, *arguments: Any, **named: Any) -> str:
-        self.kernels.append(self.module.attention(*arguments, **named))
-        return self.kernels[-1]
-
-
 class TestWhichKernelRuns:
     @pytest.mark.parametrize(
         ("depth", "dtype", "expected"),
@@ -136,7 +121,7 @@ class TestWhichKernelRuns:
     ) -> None:
         if not cuda.has_hopper:
             pytest.skip("not a Hopper device")
-        recorder = _Recorder(_device.cuda_module())
+        recorder = Recorder(_device.cuda_module(), "attention")
         monkeypatch.setattr(_device, "_module", recorder)
         kind = ml_dtypes.bfloat16 if dtype else np.float32
         q, k, v = arrays(rng, (3, 2, 20, 3, depth), (3, 2, 33, 3, depth), kind)

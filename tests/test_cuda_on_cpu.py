@@ -34,6 +34,15 @@ class TestFaultsAreFound:
         with pytest.raises(RuntimeError, match="deadlock: 64 threads wait"):
             module.run_fault("deadlock")
 
+    def test_a_grid_of_which_some_blocks_never_wait(self, module: Any) -> None:
+        with pytest.raises(RuntimeError, match="deadlock: 256 threads wait"):
+            module.run_fault("grid deadlock")
+
+    def test_blocks_that_wait_for_each_other(self, module: Any) -> None:
+        for order in ("forward", "backward", "shuffled"):
+            module.set_order(order)
+            assert module.run_fault("grid barrier")[:4] == [1, 2, 3, 0]
+
     def test_a_write_behind_shared_memory(self, module: Any) -> None:
         with pytest.raises(RuntimeError, match="a write behind shared memory"):
             module.run_fault("write behind")

@@ -1,4 +1,4 @@
-"""Recurrent networks on a CUDA device, forward."""
+"""Recurrent networks on a CUDA device."""
 
 from typing import Any
 
@@ -45,7 +45,8 @@ def _flat(results: Any) -> list[Any]:
 class TestTheSameAsOnTheCpu:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
     @pytest.mark.parametrize(
-        ("steps", "rows", "inputs", "hidden"), [(1, 1, 1, 1), (5, 3, 7, 17), (3, 70, 20, 33)]
+        ("steps", "rows", "inputs", "hidden"),
+        [(1, 1, 1, 1), (5, 3, 7, 17), (3, 70, 20, 33), (2, 130, 3, 18), (2, 2, 3, 135)],
     )
     def test_sizes(
         self,
@@ -73,7 +74,96 @@ class TestTheSameAsOnTheCpu:
         check(cuda, kind, parts, batch_first=True)
 
 
+def check_backward(
+    cuda: Device,
+    kind: str,
+    parts: list[NDArray[Any]],
+    rng: Any,
+    *,
+    keep: bool = False,
+    **options: Any,
+) -> None:
+    """Compare all gradients with the CPU's, in float64."""
+    x, _, weight = parts[:3]
+    steps, rows = x.shape[1::-1] if options.get("batch_first") else x.shape[:2]
+    hidden = weight.shape[1]
+    shape = (rows, steps, hidden) if options.get("batch_first") else (steps, rows, hidden)
+    grad = rng.standard_normal(shape).astype(x.dtype)
+    states = {"h0": x.dtype, "grad_h": x.dtype}
+    if kind == "lstm":
+        real = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+        states |= {"c0": real, "grad_c": real}
+    given = {k: rng.standard_normal((rows, hidden)).astype(t) for k, t in states.items()}
+    backward = getattr(recurrent, f"{kind}_backward")
+    there = {k: cuda.put(v) for k, v in given.items()}
+    held = list(map(cuda.put, parts))
+    if keep:
+        before = {k: v for k, v in there.items() if k in ("h0", "c0")}
+        forward = getattr(recurrent, kind)
+        if kind == "rnn":
+            there["y"] = forward(*held, **before, **options)[0]
+        else:
+            there["y"], _, there["kept"] = forward(*held, keep=True, **before, **options)
+    ours = backward(cuda.put(grad), *held, **there, **options)
+    wide = [a.astype(np.float64) for a in parts]
+    here = {k: v.astype(np.float64) for k, v in given.items()}
+    exact = backward(grad.astype(np.float64), *wide, **here, **options)
+    # Of bfloat16 the states in between are rounded too.
+    limit = {"float32": 5e-6, "float64": 1e-13, "bfloat16": 2**-5}[x.dtype.name]
+    for name, got, expected in zip(ours._fields, ours, exact, strict=True):
+        if expected is None:
+            assert got is None
+            continue
+        result = cuda.get(got)
+        assert result.shape == expected.shape
+        assert result.dtype == (x.dtype if name in ("x", "h0") else np.result_type(x.dtype, "f4"))
+        largest = max(float(np.abs(expected).max(initial=0)), 1)
+        error = np.abs(result.astype(np.float64) - expected).max(initial=0)
+        assert error <= limit * largest, name
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+class TestBackward:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+    @pytest.mark.parametrize(
+        ("steps", "rows", "inputs", "hidden"), [(1, 1, 1, 1), (5, 3, 7, 17), (3, 70, 20, 66)]
+    )
+    def test_sizes(
+        self,
+        cuda: Device,
+        rng: Any,
+        steps: int,
+        rows: int,
+        inputs: int,
+        hidden: int,
+        dtype: Any,
+        kind: str,
+    ) -> None:
+        parts = arrays(rng, kind, steps, rows, inputs, hidden, dtype)
+        check_backward(cuda, kind, parts, rng)
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_lengths_and_direction(
+        self, cuda: Device, rng: Any, keep: bool, reverse: bool, kind: str
+    ) -> None:
+        parts = arrays(rng, kind, 6, 4, 5, 9, np.float32)
+        check_backward(cuda, kind, parts, rng, keep=keep, reverse=reverse, lengths=[6, 0, 3, 1])
+
+    def test_batch_first(self, cuda: Device, rng: Any, kind: str) -> None:
+        parts = arrays(rng, kind, 4, 6, 5, 9, np.float32)
+        check_backward(cuda, kind, parts, rng, batch_first=True)
+
+    def test_no_steps(self, cuda: Device, rng: Any, kind: str) -> None:
+        check_backward(cuda, kind, arrays(rng, kind, 0, 3, 5, 9, np.float32), rng)
+
+
 class TestErrors:
+    def test_checkpoints(self, cuda: Device, rng: Any) -> None:
+        parts = list(map(cuda.put, arrays(rng, "lstm", 2, 2, 2, 2, np.float32)))
+        with pytest.raises(ValueError, match="checkpoints: expected None on a CUDA device"):
+            recurrent.lstm_backward(None, *parts, checkpoints=1)
+
     def test_what_there_is_no_kernel_for(self, cuda: Device, rng: Any) -> None:
         parts = list(map(cuda.put, arrays(rng, "gru", 2, 2, 2, 2, np.float32)))
         with pytest.raises(ValueError, match="reset: expected 'after' on a CUDA device"):

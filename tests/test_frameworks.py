@@ -70,39 +70,52 @@ class TestTorch:
         np.testing.assert_array_equal(out.numpy(), marey.temporal.sosfilt(SOS, x.numpy()))
 
     def test_neither_slows_the_other(self) -> None:
-        """In turn in one process each takes the time that it takes alone, within 10 %."""
+        """In turn in one process each takes the time that it takes alone, within 10 %.
+
+        Medians of series that take turns. Between two calls the caches are filled with something
+        else, so that what the other left there, which is no matter of threads, counts for nothing.
+        A third kind of series, alone again, says whether the machine is quiet enough to tell.
+        """
         torch = self.torch
-        x = torch.rand(64, 128, 128)
+        x, y = np.random.default_rng(0).random((2, 64, 128, 128), np.float32)
         a = torch.rand(700, 700)
+        away, elsewhere = np.zeros((2, 1 << 20))
 
         def ours() -> None:
             for _ in range(4):
-                marey.temporal.sosfilt(SOS, x)
+                marey.temporal.sosfilt(SOS, x, out=y)
 
         def theirs() -> None:
             torch.mm(a, a)
 
         def seconds(function: Any) -> float:
+            np.copyto(away, elsewhere)
             start = time.perf_counter()
             function()
             return time.perf_counter() - start
 
-        def least(*functions: Any) -> list[float]:
-            for function in functions:
-                function()
-            times = [[seconds(function) for function in functions] for _ in range(40)]
-            return [min(column) for column in zip(*times, strict=True)]
+        for _attempt in range(5):
+            alone: dict[Any, list[float]] = {ours: [], theirs: []}
+            again: dict[Any, list[float]] = {ours: [], theirs: []}
+            mixed: dict[Any, list[float]] = {ours: [], theirs: []}
+            for _ in range(30):
+                for times in (alone, again):
+                    for function in (ours, theirs):
+                        times[function] += [seconds(function) for _ in range(3)][1:]
+                turns = [(seconds(ours), seconds(theirs)) for _ in range(3)][1:]
+                mixed[ours] += [pair[0] for pair in turns]
+                mixed[theirs] += [pair[1] for pair in turns]
 
-        # A busy machine disturbs either: what holds must be seen once in a few tries.
-        ratios = []
-        for _ in range(5):
-            (alone_ours,), (alone_theirs,) = least(ours), least(theirs)
-            mixed_ours, mixed_theirs = least(ours, theirs)
-            ratios.append(max(mixed_ours / alone_ours, mixed_theirs / alone_theirs))
-            if ratios[-1] < 1.1:
-                break
-        print(f"in turn / alone: {min(ratios):.3f}")
-        assert min(ratios) < 1.1
+            def ratio(above: Any, below: Any) -> float:
+                return max(float(np.median(above[f]) / np.median(below[f])) for f in (ours, theirs))
+
+            control = max(ratio(again, alone), ratio(alone, again))
+            found = max(ratio(mixed, alone), ratio(mixed, again))
+            print(f"in turn / alone: {found:.3f}; alone / alone: {control:.3f}")
+            if control < 1.05:
+                assert found < 1.1
+                return
+        pytest.skip(f"the machine is too busy: a time measured twice differs by {control:.2f}")
 
 
 class TestJax:

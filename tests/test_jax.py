@@ -146,6 +146,116 @@ def test_uint8(rng: np.random.Generator) -> None:
     close(mjax.down(frames, channel_axis=None), P.down(frames, channel_axis=None))
 
 
+# Layers of networks: ours, marey's own, and the shapes of their arrays.
+Layer = tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]]]
+C, R = marey.conv, marey.recurrent
+
+
+def sequence(name: str, gates: int, **options: Any) -> Layer:
+    def of(module: Any) -> Callable[..., Any]:
+        def run(*arrays: Any) -> Any:
+            x, w, u, b, d, h0, *c0 = arrays
+            more = {"c0": c0[0]} if c0 else {}
+            return getattr(module, name)(x, w, u, b, d, h0=h0, **more, **options)
+
+        return run
+
+    N, T = (2, 3) if options.get("batch_first") else (3, 2)
+    shapes = [(T, N, 4), (5 * gates, 4), (5 * gates, 5), (5 * gates,), (5 * gates,)]
+    batch = T if options.get("batch_first") else N
+    return of(mjax), of(R), [*shapes, *[(batch, 5)] * (2 if name == "lstm" else 1)]
+
+
+LAYERS: dict[str, Layer] = {
+    "attention": (
+        lambda *a: mjax.attention(*a, causal=True, softcap=3.0),
+        lambda *a: marey.attention.attention(*a, causal=True, softcap=3.0),
+        [(2, 4, 5, 8), (2, 2, 5, 8), (2, 2, 5, 6)],
+    ),
+    "attention window": (
+        lambda *a: mjax.attention(*a, window=(1, 0), scale=0.3),
+        lambda *a: marey.attention.attention(*a, window=(1, 0), scale=0.3),
+        [(2, 3, 8), (2, 3, 8), (2, 3, 8)],
+    ),
+    "linear": (mjax.linear, marey.attention.linear, [(2, 3, 5), (4, 5), (4,)]),
+    "linear without bias": (mjax.linear, marey.attention.linear, [(5,), (4, 5)]),
+    "conv3d": (
+        lambda *a: mjax.conv3d(*a, stride=(1, 2, 1), padding=(1, (0, 1), 1), groups=2),
+        lambda *a: C.conv3d(*a, stride=(1, 2, 1), padding=(1, (0, 1), 1), groups=2),
+        [(1, 4, 3, 5, 4), (6, 2, 2, 3, 3), (6,)],
+    ),
+    "conv3d NTHWC": (
+        lambda *a: mjax.conv3d(*a, layout="NTHWC", padding="same", dilation=(1, 2, 1)),
+        lambda *a: C.conv3d(*a, layout="NTHWC", padding="same", dilation=(1, 2, 1)),
+        [(2, 3, 5, 4, 2), (3, 2, 2, 2, 1)],
+    ),
+    "lstm": sequence("lstm", 4),
+    "gru": sequence("gru", 3, reverse=True),
+    "gru before": sequence("gru", 3, reset="before", batch_first=True),
+    "rnn": sequence("rnn", 1),
+}
+every_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+def arrays_of(name: str, rng: np.random.Generator, *batch: int) -> list[Any]:
+    return [0.5 * rng.standard_normal((*batch, *shape)) for shape in LAYERS[name][2]]
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_are_mareys_under_jit(name: str, dtype: str, rng: np.random.Generator) -> None:
+    ours, plain, _ = LAYERS[name]
+    arrays = [jnp.asarray(x, dtype) for x in arrays_of(name, rng)]
+    if name == "lstm" and dtype == "bfloat16":
+        arrays[-1] = arrays[-1].astype(jnp.float32)
+    found, expected = jax.jit(ours)(*arrays), plain(*map(np.asarray, arrays))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(np.asarray(a, np.float64), b.astype(np.float64), rtol=1e-6)
+
+
+@every_layer
+def test_gradients_of_layers(name: str, rng: np.random.Generator) -> None:
+    arrays = [jnp.asarray(x) for x in arrays_of(name, rng)]
+    check_grads(jax.jit(LAYERS[name][0]), arrays, order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+@every_layer
+def test_vmap_of_layers_and_their_gradients(name: str, rng: np.random.Generator) -> None:
+    ours, plain, _ = LAYERS[name]
+    arrays = arrays_of(name, rng, 2)
+    found = jax.vmap(ours)(*arrays)
+    for k in range(2):
+        close(jax.tree.map(lambda y, k=k: y[k], found), plain(*[x[k] for x in arrays]), rtol=1e-12)
+
+    def loss(*arrays: Any) -> Any:
+        return sum(jnp.sum(y**2) for y in jax.tree.leaves(ours(*arrays)))
+
+    every = tuple(range(len(arrays)))
+    grads = jax.vmap(jax.grad(loss, every))(*arrays)
+    for k in range(2):
+        one = jax.grad(loss, every)(*[x[k] for x in arrays])
+        for a, b in zip(grads, one, strict=True):
+            np.testing.assert_allclose(a[k], b, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_in_bfloat16(rng: np.random.Generator) -> None:
+    for name in ("attention", "linear", "conv3d", "gru"):
+        exact = arrays_of(name, rng)
+        rounded = [jnp.asarray(x, jnp.bfloat16) for x in exact]
+
+        def loss(*arrays: Any, name: str = name) -> Any:
+            leaves = jax.tree.leaves(LAYERS[name][0](*arrays))
+            return sum(jnp.sum(y.astype(jnp.float32)) for y in leaves)
+
+        every = tuple(range(len(exact)))
+        found = jax.grad(loss, every)(*rounded)
+        expected = jax.grad(loss, every)(*[x.astype(jnp.float64) for x in rounded])
+        for a, b in zip(found, expected, strict=True):
+            assert a.dtype == jnp.bfloat16
+            assert float(jnp.abs(a.astype(jnp.float64) - b).max()) <= 0.05 * float(jnp.abs(b).max())
+
+
 def test_errors_say_what_was_expected() -> None:
     x = jnp.ones((5, 4))
     with pytest.raises(ValueError, match=r"axis: expected an axis of shape \(5, 4\)"):
@@ -154,3 +264,9 @@ def test_errors_say_what_was_expected() -> None:
         mjax.convolve(x, [1, 2], mode="upwards")
     with pytest.raises(Exception, match=r"\[marey.sosfiltfilt\]"):
         jax.block_until_ready(mjax.sosfiltfilt(SOS, x, padlen=9))
+    with pytest.raises(ValueError, match=r"\[marey.jax.linear\] x, weight: expected shapes"):
+        mjax.linear(x, jnp.ones((3, 5)))
+    with pytest.raises(ValueError, match=r"\[marey.jax.conv3d\] x, weight: expected 5 axes"):
+        mjax.conv3d(x, x)
+    with pytest.raises(Exception, match=r"\[marey.recurrent\] weight_hh"):
+        jax.block_until_ready(mjax.rnn(jnp.ones((2, 3, 4)), x, jnp.ones((5, 6))))

@@ -15,11 +15,15 @@ GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("lstm", {}),
     ("lstm", {"peephole": True}),
+    ("lstm", {"weight_hr": True}),
+    ("lstm", {"layer_norm": True, "peephole": True}),
+    ("lstm", {"weight_hr": True, "layer_norm": True}),
     ("gru", {"reset": "after"}),
     ("gru", {"reset": "before"}),
     ("rnn", {"nonlinearity": "tanh"}),
     ("rnn", {"nonlinearity": "relu"}),
 ]
+NORMS = ("norm_ih", "norm_hh", "norm_c")
 every_cell = pytest.mark.parametrize(("kind", "options"), CASES, ids=str)
 SIZES = [(3, 1, 1, 1), (1, 1, 5, 7), (5, 4, 9, 17), (9, 17, 33, 97), (4, 3, 128, 113)]  # T, N, I, H
 
@@ -30,15 +34,27 @@ def inputs(
     """Return x and the weights, and the options with arrays for the states and peepholes."""
     T, N, I, H = size
     rows, bound = GATES[kind] * H, H**-0.5
-    shapes = [(rows, I), (rows, H), (rows,), (rows,)]
+    P = -(-H // 2) if "weight_hr" in options else H
+    shapes = [(rows, I), (rows, P), (rows,), (rows,)]
     weights = [rng.uniform(-bound, bound, shape).astype(dtype) for shape in shapes]
     real = np.float32 if dtype == ml_dtypes.bfloat16 else dtype
-    options = options | {"h0": rng.standard_normal((N, H)).astype(dtype)}
+    options = options | {"h0": rng.standard_normal((N, P)).astype(dtype)}
     if kind == "lstm":
         options["c0"] = rng.standard_normal((N, H)).astype(real)
     if "peephole" in options:
         options["peephole"] = rng.uniform(-1, 1, (3, H)).astype(dtype)
+    if "weight_hr" in options:
+        options["weight_hr"] = rng.uniform(-bound, bound, (P, H)).astype(dtype)
+    if "layer_norm" in options:
+        sizes = ((rows,), (rows,), (2, H))
+        options["layer_norm"] = tuple(rng.uniform(0.5, 1.5, s).astype(dtype) for s in sizes)
     return (rng.standard_normal((T, N, I)).astype(dtype), *weights), options
+
+
+def every_array(gradients: recurrent.Gradients) -> list[NDArray[Any]]:
+    """Return all that there are."""
+    *most, norms = gradients
+    return [g for g in (*most, *(norms or ())) if g is not None]
 
 
 def flat(result: Any) -> list[Any]:
@@ -110,6 +126,8 @@ class TestSequences:
         (x, *weights), options = inputs(kind, options, (1, 5, 9, 19), dtype, rng)
         expected = flat(getattr(recurrent, kind)(x, *weights, **options))[1:]
         states = [options.pop(name) for name in ("h0", "c0") if name in options]
+        if {"weight_hr", "layer_norm"} & options.keys():
+            return  # sequences alone have them
         result = getattr(recurrent, kind + "_step")(x[0], *states, *weights, **options)
         tolerance = 20 * float(np.finfo(dtype).eps)
         for a, b in zip(result if kind == "lstm" else [result], expected, strict=True):
@@ -129,6 +147,8 @@ class TestSequences:
         back = dict(zip(("grad_h", "grad_c"), grads[1:], strict=False))
         cast = [a.astype(dtype) for a in arrays]
         typed = {k: v.astype(dtype) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        if "layer_norm" in options:
+            typed["layer_norm"] = [a.astype(dtype) for a in options["layer_norm"]]
         result = getattr(recurrent, kind + "_backward")(
             grads[0].astype(dtype), *cast, **typed,
             **{name: g.astype(dtype) for name, g in back.items()},
@@ -136,21 +156,29 @@ class TestSequences:
 
         def loss(**changed: Any) -> float:
             names = ["x", "weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+            norms = {k: changed.pop(k) for k in NORMS if k in changed}
             all_arrays = dict(zip(names, arrays, strict=True)) | options | changed
+            if norms:
+                kept = dict(zip(NORMS, options["layer_norm"], strict=True)) | norms
+                all_arrays["layer_norm"] = list(kept.values())
             out = flat(getattr(reference, kind)(**all_arrays))
             return float(sum(np.sum(g * r) for g, r in zip(grads, out, strict=True)))
 
         named = dict(
             zip(["x", "weight_ih", "weight_hh", "bias_ih", "bias_hh"], arrays, strict=True)
         )
-        named |= {k: options[k] for k in ("h0", "c0", "peephole") if k in options}
+        named |= {k: options[k] for k in ("h0", "c0", "peephole", "weight_hr") if k in options}
+        found_at = result._asdict()
+        if "layer_norm" in options:
+            named |= dict(zip(NORMS, options["layer_norm"], strict=True))
+            found_at |= dict(zip(NORMS, result.layer_norm, strict=True))
         for name, array in named.items():
             direction = rng.standard_normal(array.shape)
             eps = 1e-6
             slope = (
                 loss(**{name: array + eps * direction}) - loss(**{name: array - eps * direction})
             ) / (2 * eps)
-            found = float(np.sum(getattr(result, name).astype(float) * direction))
+            found = float(np.sum(found_at[name].astype(float) * direction))
             assert found == pytest.approx(slope, rel=2e-4, abs=2e-4), name
 
 
@@ -161,12 +189,11 @@ def test_checkpoints_give_the_same_gradients(
     arrays, options = inputs(kind, options, (10, 4, 3, 5), np.float64, rng)
     options |= {"lengths": [10, 0, 7, 3], "reverse": True}
     back = getattr(recurrent, kind + "_backward")
-    grad = rng.standard_normal((10, 4, 5))
+    grad = rng.standard_normal((10, 4, options["h0"].shape[1]))
     whole = back(grad, *arrays, **options)
     chunked = back(grad, *arrays, **options, checkpoints=3)
-    for a, b in zip(whole, chunked, strict=True):
-        if a is not None:
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    for a, b in zip(every_array(whole), every_array(chunked), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
 @every_cell

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed")
 
 from marey import torch as mt  # noqa: E402
-from marey.torch import nn  # noqa: E402
+from marey.torch import _steerable, nn  # noqa: E402
 from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.library import opcheck  # noqa: E402
 
@@ -128,6 +128,55 @@ def test_adjoints_of_pyramids(isa: str, channels: int | None, dtype: Any) -> Non
             assert abs(left - right) <= 8 * eps * max(float(products.abs().sum()), 1)
 
 
+def energy(coefficients: Any) -> Any:
+    """A number in which each coefficient's real and imaginary part counts in its own way."""
+    total = 0.0
+    for k, part in enumerate(
+        [coefficients.highpass, *coefficients.bands, coefficients.lowpass], start=1
+    ):
+        real = torch.view_as_real(part) if part.is_complex() else part
+        weights = torch.linspace(0.5, k, real.numel(), dtype=real.dtype).reshape(real.shape)
+        total = total + (weights * real).sin().sum()
+    return total
+
+
+@pytest.mark.parametrize("shape", [(16, 18), (17, 13)])
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_steerable_pyramid(shape: tuple[int, int], fraction: float) -> None:
+    pyramid = P.SteerablePyramid(shape, 3, None, fraction)
+    own = marey.pyramid.SteerablePyramid(shape, 3, None, fraction)
+    image = double(2, *shape)
+    found, expected = pyramid.build(image), own.build(image.detach().numpy())
+    for a, b in zip(found.bands, expected.bands, strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b, strict=True)
+    torch.testing.assert_close(pyramid.collapse(found), image)
+    assert gradcheck(lambda x: energy(pyramid.build(x)), (image,), fast_mode=True)
+
+    def changed(x: Any) -> Any:
+        c = pyramid.build(x)
+        c.bands = [band * band.abs() for band in c.bands]
+        return pyramid.collapse(c)
+
+    assert gradcheck(changed, (image,), fast_mode=True)
+
+
+def test_riesz_pyramid() -> None:
+    pyramid, own = P.RieszPyramid((17, 18), 2), marey.pyramid.RieszPyramid((17, 18), 2)
+    image = double(2, 17, 18)
+    found, expected = pyramid.build(image), own.build(image.detach().numpy())
+    for name in ("bands", "x", "y"):
+        for a, b in zip(getattr(found, name), getattr(expected, name), strict=True):
+            np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(pyramid.collapse(found), image)
+
+    def amplitudes(x: Any) -> Any:
+        c = pyramid.build(x)
+        return [(b**2 + x**2 + y**2) for b, x, y in zip(c.bands, c.x, c.y, strict=True)]
+
+    assert gradcheck(amplitudes, (image,), fast_mode=True)
+    assert gradgradcheck(amplitudes, (image,), fast_mode=True)
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "causal": {"causal": True},
@@ -183,8 +232,9 @@ CHECKED: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
     "gaussian": lambda: (P._gaussian, (double(9, 5, 3), 2, 2)),
     "laplacian": lambda: (P._laplacian, (double(9, 5, 3), 2, 2)),
     "collapse": lambda: (P._collapse, ([double(9, 5), double(5, 3)], None)),
+    "steerable": lambda: (_steerable._build, (double(9, 8), 9, 8, 2, 1, 1.0)),
     "attention": lambda: (
-        A._attention,
+        A._softmax._attention,
         (*[double(1, 2, 4, 8) for _ in range(3)], None, None, "no", None, None, None, None),
     ),
 }

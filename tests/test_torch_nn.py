@@ -9,7 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed")
 
 from marey import torch as mt  # noqa: E402
-from marey.torch import nn  # noqa: E402
+from marey.torch import _accelerate, nn  # noqa: E402
+from marey.torch.nn import _transformer  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,29 @@ def test_recurrent_layers(name: str, options: dict[str, Any]) -> None:
         same(ours(x), theirs(x))
         same(ours(x, state), theirs(x, state))
         one = tuple(s[:, 0] for s in state) if name == "LSTM" else state[:, 0]
+        same(ours(x[:, 0], one), theirs(x[:, 0], one))
+    grads = []
+    for module in (theirs, ours):
+        leaf = x.clone().requires_grad_()
+        y, last = module(leaf, state)
+        single, _ = module(leaf[:, 0], one)
+        ends = last if isinstance(last, tuple) else (last,)
+        loss = y.sin().sum() + single.cos().sum() + sum(end.square().sum() for end in ends)
+        grads.append(torch.autograd.grad(loss, [leaf, *module.parameters()]))
+    same(grads[1], grads[0])
+    assert "marey" in ours(x)[0].grad_fn.name() or options.get("bidirectional")
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_projections(bidirectional: bool) -> None:
+    theirs, ours = pair("LSTM", 5, 7, proj_size=3, num_layers=2, bidirectional=bidirectional)
+    x = torch.randn(6, 4, 5, dtype=torch.float64)
+    count = 4 if bidirectional else 2
+    h = torch.randn(count, 4, 3, dtype=torch.float64)
+    state = (h, torch.randn(count, 4, 7, dtype=torch.float64))
+    with torch.no_grad():
+        same(ours(x, state), theirs(x, state))
+        one = tuple(s[:, 0] for s in state)
         same(ours(x[:, 0], one), theirs(x[:, 0], one))
 
 
@@ -143,6 +167,43 @@ def test_transformer_encoder_layer(kind: str, norm_first: bool) -> None:
         same(a.grad, b.grad), name
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(bias: bool) -> None:
+    theirs, ours = pair("Linear", 5, 7, bias=bias)
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    for wanted in (True, False):
+        with torch.set_grad_enabled(wanted):
+            same(ours(x), theirs(x))
+    weight = list(ours.parameters())
+    grads = torch.autograd.grad(ours(x).sin().sum(), [x, *weight])
+    for a, b in zip(
+        grads, torch.autograd.grad(theirs(x).sin().sum(), [x, *theirs.parameters()]), strict=True
+    ):
+        same(a, b)
+    with torch.no_grad():
+        ours.weight.zero_()
+        same(ours(x), theirs.bias.expand(2, 3, 7) if bias else torch.zeros_like(ours(x)))
+
+
+def test_hooks_keep_what_they_saw() -> None:
+    """A layer writes where it stands only what nobody else holds."""
+    _, ours = pair("TransformerEncoderLayer", 16, 4, 32, batch_first=True, activation="gelu")
+    x = torch.randn(3, 6, 16, dtype=torch.float64)
+    seen: list[Any] = []
+    for module in (ours.self_attn, ours.linear1, ours.linear2):
+        module.register_forward_hook(lambda *a: seen.append((first(a[-1]), first(a[-1]).clone())))
+    before = x.clone()
+    with torch.no_grad():
+        ours(x)
+    assert len(seen) == 3
+    for kept, copied in [*seen, (x, before)]:
+        same(kept, copied, rtol=0, atol=0)
+
+
+def first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
 def test_filters_keep_their_precision() -> None:
     sos = marey.temporal.butter_bandpass(0.4, 3, fs=30)
     module = nn.SosFilter(sos).to(torch.float32).half()
@@ -188,25 +249,31 @@ class Video(torch.nn.Module):
         return self.head(x.transpose(1, 2).flatten(2).mean(1))
 
 
-def test_accelerate_and_restore() -> None:
+@pytest.mark.parametrize("faster", [True, False])
+def test_accelerate_and_restore(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Video().eval()
     clip = torch.randn(2, 3, 16, 12, 12)
     with torch.no_grad():
         expected = model(clip)
+        monkeypatch.setattr(_accelerate, "linear_is_faster", lambda _: faster)
+        monkeypatch.setattr(_transformer, "linear_is_faster", lambda _: faster)
         acceleration = mt.accelerate(model)
         found = model(clip)
+        linear = {name: "Linear" for name in ("layer.linear1", "layer.linear2", "head") if faster}
         assert acceleration.replaced == {
             "stem.0": "Conv3d",
             "gru": "GRU",
             "layer": "TransformerEncoderLayer",
             "layer.self_attn": "MultiheadAttention",
+            **linear,
         }
         assert acceleration.attention_calls == 1
         assert "stem.0: Conv3d" in str(acceleration)
         same(found, expected, rtol=1e-4, atol=1e-5)
         assert acceleration.restore() is model
         assert type(model.gru) is torch.nn.GRU
-        assert "_packed" not in model.gru.__dict__
+        for module in (model.gru, model.layer.self_attn, model.head):
+            assert "_packed" not in module.__dict__
         same(model(clip), expected, rtol=0, atol=0)
         assert acceleration.attention_calls == 1
 
@@ -226,19 +293,21 @@ def test_an_error_in_the_model_leaves_no_trace() -> None:
     assert torch.nn.functional.scaled_dot_product_attention is original
 
 
-def test_training_is_unchanged() -> None:
+@pytest.mark.parametrize("faster", [True, False])
+def test_training_is_unchanged(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty steps down the same curve, with convolution, attention and linear layers of ours."""
+    monkeypatch.setattr(_accelerate, "linear_is_faster", lambda _: faster)
     model = Video()
+    model.layer.dropout1.p = model.layer.dropout2.p = model.layer.dropout.p = 0.0
+    model.layer.self_attn.dropout = 0.0
     other = copy.deepcopy(model)
     acceleration = mt.accelerate(other)
     clip, label = torch.randn(2, 3, 16, 12, 12), torch.tensor([1, 3])
-    model.layer.dropout.p = other.layer.dropout.p = 0.0
-    for m in (model, other):
-        m.layer.dropout1.p = m.layer.dropout2.p = m.layer.self_attn.dropout = 0.0
     curves: list[list[float]] = []
     for m in (model, other):
         optimizer = torch.optim.SGD(m.parameters(), lr=0.05)
         losses = []
-        for _ in range(3):
+        for _ in range(20):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(m(clip), label)
             loss.backward()
@@ -246,4 +315,11 @@ def test_training_is_unchanged() -> None:
             losses.append(float(loss.detach()))
         curves.append(losses)
     acceleration.restore()
+    assert curves[0][-1] < 0.5 * curves[0][0]
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+def test_gradients_of_convolution_are_mareys() -> None:
+    conv = nn.Conv3d(2, 3, 3, padding=1)
+    y = conv(torch.randn(1, 2, 4, 5, 6))
+    assert "marey_conv3d" in y.grad_fn.name()

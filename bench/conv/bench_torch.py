@@ -101,6 +101,22 @@ class Programs:
         function = functions.max_pool3d if pool.kind == "max" else functions.avg_pool3d
         return without_gradients(lambda: function(x, pool.kernel, pool.stride, pool.padding))
 
+    def pool_training(self, pool: Pool, x: Any, grad: Any) -> Program:
+        (x,) = self.tensors(x)
+        grad = to_torch(grad) if pool.kernel is None else self.tensors(grad)[0]
+        x.requires_grad_()
+        functions = torch.nn.functional
+        function = functions.max_pool3d if pool.kind == "max" else functions.avg_pool3d
+
+        def call() -> Any:
+            if pool.kernel is None:
+                y = x.mean((2, 3, 4))
+            else:
+                y = function(x, pool.kernel, pool.stride, pool.padding)
+            return torch.autograd.grad(y, x, grad)[0]
+
+        return Program(call, result=lambda: call().numpy())
+
 
 def _peer(name: str, memory_format: Any, layouts: tuple[str, ...]) -> Peer:
     does = Programs(memory_format)
@@ -112,6 +128,7 @@ def _peer(name: str, memory_format: Any, layouts: tuple[str, ...]) -> Peer:
             f"forward {layout} bfloat16": does.forward,
             f"pool {layout} float32": does.pool,
             f"pool {layout} bfloat16": does.pool,
+            f"pool training {layout}": does.pool_training,
             f"function {layout}": does.forward,
             f"training {layout}": does.training,
             f"causal whole clip {layout}": does.causal,

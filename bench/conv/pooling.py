@@ -27,6 +27,16 @@ class Pool:
     stride: Triple | None = None
     padding: Triple = (0, 0, 0)
 
+    @property
+    def output(self) -> Triple:
+        if self.kernel is None or self.stride is None:
+            return (1, 1, 1)
+        t, h, w = (
+            (n + 2 * p - k) // s + 1
+            for n, k, s, p in zip(self.size, self.kernel, self.stride, self.padding, strict=True)
+        )
+        return t, h, w
+
 
 POOLS = [
     Pool("max 1x3x3 / 1x2x2", "max", 64, (16, 112, 112), (1, 3, 3), (1, 2, 2), (0, 1, 1)),
@@ -37,6 +47,7 @@ POOLS = [
     Pool("mean 3x3x3 / 1", "mean", 192, (8, 28, 28), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
     Pool("global mean", "mean", 512, (16, 28, 28)),
 ]
+TRAINED = ["max 1x3x3 / 1x2x2", "max 2x2x2 / 2", "max 3x3x3 / 1", "mean 2x2x2 / 2", "global mean"]
 
 
 def inputs(pool: Pool, dtype: str) -> tuple[Pool, Array]:
@@ -68,13 +79,54 @@ def ours(layout: str) -> Callable[..., Program]:
     return program
 
 
+def training_inputs(pool: Pool) -> tuple[Pool, Array, Array]:
+    """And the gradient of the result."""
+    pool, x = inputs(pool, "float32")
+    shape = (1, pool.C, *pool.output) if pool.kernel else (1, pool.C)
+    return pool, x, np.random.default_rng(1).standard_normal(shape, np.float32)
+
+
+def training(layout: str) -> Callable[..., Program]:
+    """Forward, then the gradient."""
+
+    def program(pool: Pool, x: Array, grad: Array) -> Program:
+        x = laid_out(layout, x)
+        if pool.kernel is not None:
+            grad = laid_out(layout, grad)
+        window = (pool.kernel, pool.stride, pool.padding)
+
+        def call() -> Array:
+            _call(pool, x, layout, None)
+            if pool.kernel is None:
+                return conv.global_avg_pool3d_backward(grad, x.shape, layout=layout)
+            if pool.kind == "max":
+                return conv.max_pool3d_backward(grad, x, *window, layout=layout)
+            return conv.avg_pool3d_backward(grad, x.shape, *window, layout=layout)
+
+        def result() -> Array:
+            y = call()
+            return np.moveaxis(y, -1, 1) if layout == "NTHWC" else y
+
+        return Program(call, result=result)
+
+    return program
+
+
+def _training(pool: Pool, layout: str) -> Workload:
+    read, written = pool.C * math.prod(pool.size), pool.C * math.prod(pool.output)
+    return Workload(
+        name=f"forward and backward {pool.name}, {pool.C} {layout}",
+        operation=f"pool training {layout}",
+        inputs=lambda: training_inputs(pool),
+        ours=training(layout),
+        amount=2 * (read + written) * 4,
+        unit="GB/s",
+        tolerance=1e-5,
+    )
+
+
 def _workload(pool: Pool, layout: str, dtype: str) -> Workload:
-    read = pool.C * math.prod(pool.size)
-    written = pool.C
-    if pool.kernel is not None:
-        assert pool.stride is not None
-        sides = zip(pool.size, pool.kernel, pool.stride, pool.padding, strict=True)
-        written *= math.prod((n + 2 * p - k) // s + 1 for n, k, s, p in sides)
+    read, written = pool.C * math.prod(pool.size), pool.C * math.prod(pool.output)
     return Workload(
         name=f"{pool.name}, {pool.C} {layout} {dtype}",
         operation=f"pool {layout} {dtype}",
@@ -90,4 +142,5 @@ def _workload(pool: Pool, layout: str, dtype: str) -> Workload:
 POOLINGS = [
     *(_workload(pool, layout, "float32") for layout in LAYOUTS for pool in POOLS),
     *(_workload(pool, layout, "bfloat16") for layout in LAYOUTS for pool in POOLS[:3]),
+    *(_training(pool, layout) for layout in LAYOUTS for pool in POOLS if pool.name in TRAINED),
 ]

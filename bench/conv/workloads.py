@@ -185,7 +185,7 @@ def training(layout: str) -> Callable[..., Program]:
 
 
 def causal(layout: str, frame_by_frame: bool) -> Callable[..., Program]:
-    """Causal along time: a whole clip in one call, or a call for each frame."""
+    """Causal along time, weights packed once: a clip in one call, or a call for each frame."""
     axis = 1 if layout == "NTHWC" else 2
 
     def program(layer: Layer, x: Array, weight: Array) -> Program:
@@ -194,11 +194,12 @@ def causal(layout: str, frame_by_frame: bool) -> Callable[..., Program]:
         _, h, w = layer.padding
         options = {"padding": (0, h, w), "groups": layer.groups, "layout": layout}
         frames = [x.take(range(i, i + 1), axis) for i in range(T)] if frame_by_frame else [x]
+        convolve = conv.CausalConv3d(weight, **options)
 
         def outputs() -> Iterator[Array]:
             state = None
             for frame in frames:
-                y, state = conv.causal_conv3d(frame, weight, state=state, **options)
+                y, state = convolve(frame, state)
                 yield y
 
         def call() -> None:

@@ -27,8 +27,10 @@ SIZES = {
     "GRU": [(32, 100, 512, 512)],
     "RNN": [(32, 100, 512, 512)],
 }
+TRAINED = {"LSTM": (32, 100, 512, 512), "GRU": (32, 100, 512, 512)}
 RAGGED = (32, 100, 512, 512)
-STEP = (1, 128, 128)  # N, I, H
+STEPS = 100
+STEP = (1, STEPS, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,51 @@ def forward(inputs: Layer) -> Program:
     )
 
 
+def ragged_as_whole(inputs: Layer) -> Program:
+    """The full batch, as if the lengths were not known."""
+    network = getattr(recurrent, inputs.kind)(inputs.weights)
+    lengths = inputs.lengths
+    assert lengths is not None
+
+    def result() -> NDArray[Any]:
+        y = np.array(network(inputs.x)[0])
+        y[np.arange(len(y))[:, None] >= lengths] = 0
+        return y
+
+    return Program(lambda: network(inputs.x), result=result)
+
+
+def gradients(inputs: Layer) -> Program:
+    """A sequence there and back: all gradients."""
+    name = inputs.kind.lower()
+    run, back = getattr(recurrent, name), getattr(recurrent, name + "_backward")
+    weights = list(inputs.weights.values())
+    grad = np.random.default_rng(1).standard_normal(
+        (*inputs.x.shape[:2], weights[1].shape[1]), np.float32
+    )
+
+    def call() -> list[NDArray[Any]]:
+        y, _, kept = run(inputs.x, *weights, keep=True)
+        return list(back(grad, inputs.x, *weights, y=y, kept=kept)[:5])
+
+    return Program(call)
+
+
+def steps(inputs: Layer) -> Program:
+    """Frame by frame, the state with the caller."""
+    weights = list(inputs.weights.values())
+    N, H = inputs.x.shape[1], weights[1].shape[1]
+    frames = list(inputs.x)
+
+    def call() -> NDArray[Any]:
+        h, c = np.zeros((2, N, H), np.float32)
+        for frame in frames:
+            h, c = recurrent.lstm_step(frame, h, c, *weights)
+        return np.asarray(h)
+
+    return Program(call)
+
+
 def operations(kind: str, N: int, T: int, I: int, H: int) -> float:
     return 2.0 * N * T * GATES[kind] * H * (I + H)
 
@@ -105,7 +152,33 @@ def _ragged() -> Workload:
     )
 
 
+def _gradients(kind: str, size: tuple[int, ...]) -> Workload:
+    return Workload(
+        name=f"{kind} {'x'.join(map(str, size))} and gradients",
+        operation="gradients float32",
+        inputs=partial(layer, kind, size, "float32"),
+        ours=gradients,
+        amount=3 * operations(kind, *size),
+        unit="GFLOP/s",
+        tolerance=2e-3,  # of gradients of some hundred
+    )
+
+
+def _steps() -> Workload:
+    return Workload(
+        name=f"lstm_step {'x'.join(map(str, STEP))}",
+        operation="steps",
+        inputs=partial(layer, "LSTM", STEP, "float32"),
+        ours=steps,
+        amount=STEPS,
+        unit="frames/s",
+        tolerance=1e-5,
+    )
+
+
 WORKLOADS = [
     *(_forward(kind, size, dtype) for dtype in TYPES for kind in SIZES for size in SIZES[kind]),
     _ragged(),
+    *(_gradients(kind, size) for kind, size in TRAINED.items()),
+    _steps(),
 ]

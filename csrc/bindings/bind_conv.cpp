@@ -94,6 +94,32 @@ class PyConv3d {
     return result;
   }
 
+  // Of the next frames of a stream: the result, and the last frames seen, as many as `past` has.
+  py::tuple stream(const py::object& x, const py::object& past, const py::object& out) const {
+    const View given = view_of(function_, "x", x, kAccepted);
+    const View before = view_of(function_, "state", past, kAccepted);
+    const int time = channels_last_ ? 1 : 2;
+    Shape expected = given.shape;
+    if (expected.ndim == 5 && before.ndim() == 5) expected[time] = before.shape[time];
+    if (!(before.shape == expected)) {
+      throw ValueError(function_, "state", "frames as those of x " + to_string(given.shape),
+                       to_string(before.shape));
+    }
+    if (before.dtype != given.dtype) {
+      throw TypeError(function_, "state", name(given.dtype), name(before.dtype));
+    }
+    const bool some = given.ndim() == 5 && given.shape[time] != 0;
+    py::array y = call(x, some ? past : py::none(), out);
+    py::array kept = new_array(before.shape, given.dtype);
+    const View target = in_order(view_of(function_, "state", kept, kAccepted), channels_last_);
+    {
+      // The views stay valid: the arguments are held by the caller, the results by this frame.
+      const py::gil_scoped_release release;
+      keep_last_frames(in_order(before, channels_last_), in_order(given, channels_last_), target);
+    }
+    return py::make_tuple(y, kept);
+  }
+
   // x through this convolution in space, then through `temporal`.
   py::array separable(const PyConv3d& temporal, const py::object& x, const py::object& out) const {
     const View source = in_order(view_of(function_, "x", x, kAccepted), channels_last_);
@@ -194,6 +220,7 @@ void register_conv(py::module_& module) {
            py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("channels_last"),
            py::arg("activation"), py::arg("algorithm"))
       .def("__call__", &PyConv3d::call, py::arg("x"), py::arg("past"), py::arg("out"))
+      .def("stream", &PyConv3d::stream, py::arg("x"), py::arg("past"), py::arg("out"))
       .def("separable", &PyConv3d::separable, py::arg("temporal"), py::arg("x"), py::arg("out"))
       .def("workspace", &PyConv3d::workspace, py::arg("shape"))
       .def("algorithm", &PyConv3d::algorithm, py::arg("shape"))

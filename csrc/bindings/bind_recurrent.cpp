@@ -26,19 +26,46 @@ std::optional<View> optional_view(std::string_view function, std::string_view ar
 
 const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
 
+// Views of one layer's weights, None for those that it does not have.
+struct Weights {
+  std::optional<View> bias_ih, bias_hh, peephole, hr, norms[3];
+  WeightViews views;
+
+  Weights(const std::string& function, const py::object& weight_ih, const py::object& weight_hh,
+          const py::object& first, const py::object& second, const py::object& peepholes,
+          const py::object& weight_hr, const py::object& layer_norm)
+      : bias_ih(optional_view(function, "bias_ih", first)),
+        bias_hh(optional_view(function, "bias_hh", second)),
+        peephole(optional_view(function, "peephole", peepholes)),
+        hr(optional_view(function, "weight_hr", weight_hr)) {
+    views.ih = view_of(function, "weight_ih", weight_ih, kAccepted);
+    views.hh = view_of(function, "weight_hh", weight_hh, kAccepted);
+    views.bias_ih = pointer(bias_ih);
+    views.bias_hh = pointer(bias_hh);
+    views.peephole = pointer(peephole);
+    views.hr = pointer(hr);
+    if (layer_norm.is_none()) return;
+    const auto given = layer_norm.cast<py::tuple>();
+    constexpr const char* kNames[] = {"norm_ih", "norm_hh", "norm_c"};
+    for (std::size_t k = 0; k < 3; ++k)
+      norms[k] = view_of(function, kNames[k], given[k], kAccepted);
+    views.norm_ih = pointer(norms[0]);
+    views.norm_hh = pointer(norms[1]);
+    views.norm_c = pointer(norms[2]);
+  }
+  Weights(const Weights&) = delete;
+  Weights& operator=(const Weights&) = delete;
+};
+
 std::shared_ptr<CellWeights> make_weights(const std::string& function, int cell,
                                           const py::object& ih, const py::object& hh,
                                           const py::object& bias_ih, const py::object& bias_hh,
-                                          const py::object& peephole) {
-  const std::optional<View> first = optional_view(function, "bias_ih", bias_ih);
-  const std::optional<View> second = optional_view(function, "bias_hh", bias_hh);
-  const std::optional<View> peepholes = optional_view(function, "peephole", peephole);
-  const WeightViews views{view_of(function, "weight_ih", ih, kAccepted),
-                          view_of(function, "weight_hh", hh, kAccepted), pointer(first),
-                          pointer(second), pointer(peepholes)};
+                                          const py::object& peephole, const py::object& hr,
+                                          const py::object& layer_norm) {
+  const Weights weights(function, ih, hh, bias_ih, bias_hh, peephole, hr, layer_norm);
   // The views stay valid: the arguments are held by the caller.
   const py::gil_scoped_release release;
-  return std::make_shared<CellWeights>(function, static_cast<Cell>(cell), views);
+  return std::make_shared<CellWeights>(function, static_cast<Cell>(cell), weights.views);
 }
 
 using Lengths = std::optional<py::array_t<int64_t, py::array::c_style>>;
@@ -76,7 +103,7 @@ py::tuple run(const CellWeights& weights, const std::string& function, const py:
   args.h0 = pointer(h);
   args.c0 = pointer(c);
 
-  const Shape shape{3, {args.x.shape[0], N, weights.hidden()}};
+  const Shape shape{3, {args.x.shape[0], N, weights.state()}};
   py::array y = result_array(function, out, shape, weights.dtype(), args.x);
   args.y = view_of(function, "out", y, kAccepted);
   if (args.y.shape.count() != 0 && args.y.shape[2] > 1 &&
@@ -86,20 +113,19 @@ py::tuple run(const CellWeights& weights, const std::string& function, const py:
   for (const View* state : {args.h0, args.c0}) {
     if (state != nullptr) check_no_overlap(function, args.y, *state);
   }
-  const Shape state_shape{2, {N, weights.hidden()}};
-  py::array hn = new_array(state_shape, weights.dtype());
+  py::array hn = new_array({2, {N, weights.state()}}, weights.dtype());
   args.hn = view_of(function, "h_n", hn, kAccepted);
   py::object cn = py::none();
   if (weights.cell() == Cell::lstm) {
-    cn = new_array(state_shape, weights.real());
+    cn = new_array({2, {N, weights.hidden()}}, weights.real());
     args.cn = view_of(function, "c_n", cn, kAccepted);
   }
   py::object kept = py::none();
   if (keep) {
     int64_t rows = args.x.shape[0] * N;
     if (args.lengths != nullptr) rows = std::accumulate(args.lengths, args.lengths + N, int64_t{0});
-    py::array memory = new_array(
-        {2, {rows, kept_gates(weights.cell()) * kept_pitch(weights.hidden())}}, weights.real());
+    py::array memory =
+        new_array({2, {rows, weights.kept() * kept_pitch(weights.hidden())}}, weights.real());
     args.kept = static_cast<std::byte*>(memory.mutable_data());
     kept = memory;
   }
@@ -111,8 +137,10 @@ py::tuple run(const CellWeights& weights, const std::string& function, const py:
   return py::make_tuple(y, hn, cn, kept);
 }
 
-// Gradients of x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, peephole (the last two None where
-// there are none). The arrays are those of the call that kept `kept`, whose shapes were checked.
+// Gradients of x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, peephole, weight_hr and the three
+// of layer norm (from c0 on None where there are none). `weights`: weight_ih, weight_hh, peephole,
+// weight_hr, layer_norm. The arrays are those of the call that kept `kept`, whose shapes were
+// checked.
 py::tuple run_back(const std::string& function, int cell, const py::tuple& weights,
                    const py::object& x, const py::object& y, const py::object& h0,
                    const py::object& c0, const Lengths& lengths, bool reverse,
@@ -120,12 +148,12 @@ py::tuple run_back(const std::string& function, int cell, const py::tuple& weigh
                    const py::array& kept) {
   BackwardArgs args;
   args.cell = static_cast<Cell>(cell);
-  args.weights.ih = view_of(function, "weight_ih", weights[0], kAccepted);
-  args.weights.hh = view_of(function, "weight_hh", weights[1], kAccepted);
-  const std::optional<View> peephole = optional_view(function, "peephole", weights[2]);
-  args.weights.peephole = pointer(peephole);
+  const Weights given_weights(function, weights[0], weights[1], py::none(), py::none(), weights[2],
+                              weights[3], weights[4]);
+  args.weights = given_weights.views;
   check_weights(function, args.cell, args.weights);
-  const int64_t hidden = args.weights.hh.shape[1];
+  const int64_t hidden = args.weights.hidden();
+  const int64_t units = args.weights.state();
   const int64_t input = args.weights.ih.shape[1];
   const DType dtype = args.weights.hh.dtype;
   const DType real = dtype == DType::bf16 ? DType::f32 : dtype;
@@ -148,14 +176,15 @@ py::tuple run_back(const std::string& function, int cell, const py::tuple& weigh
       throw TypeError(function, argument, name(expected), name(view.dtype));
     return &view;
   };
-  const Shape sequence{3, {T, N, hidden}};
-  const Shape state{2, {N, hidden}};
+  const Shape sequence{3, {T, N, units}};
+  const Shape state{2, {N, units}};
+  const Shape cells{2, {N, hidden}};
   args.y = *given("y", y, sequence, dtype);
   args.h0 = given("h0", h0, state, dtype);
-  args.c0 = given("c0", c0, state, real);
+  args.c0 = given("c0", c0, cells, real);
   args.grad_y = given("grad", grad_y, sequence, dtype);
   args.grad_hn = given("grad_h", grad_hn, state, dtype);
-  args.grad_cn = given("grad_c", grad_cn, state, real);
+  args.grad_cn = given("grad_c", grad_cn, cells, real);
   for (const View* each : {static_cast<const View*>(&args.y), args.grad_y}) {
     if (each != nullptr && each->shape.count() != 0 && each->shape[2] > 1 &&
         each->stride(2) != item_size(each->dtype)) {
@@ -166,7 +195,7 @@ py::tuple run_back(const std::string& function, int cell, const py::tuple& weigh
   int64_t rows = T * N;
   if (args.lengths != nullptr) rows = std::accumulate(args.lengths, args.lengths + N, int64_t{0});
   const View memory = view_of(function, "kept", kept);
-  const Shape expected{2, {rows, kept_gates(args.cell) * kept_pitch(hidden)}};
+  const Shape expected{2, {rows, args.weights.kept(args.cell) * kept_pitch(hidden)}};
   if (!(memory.shape == expected) || memory.dtype != real ||
       (memory.shape.count() != 0 && !is_contiguous(memory, 0, 2))) {
     throw ValueError(function, "kept", "what the forward call with keep=True returned",
@@ -183,20 +212,22 @@ py::tuple run_back(const std::string& function, int cell, const py::tuple& weigh
   };
   args.grad_x = result({3, {T, N, input}}, dtype);
   args.grad_ih = result({2, {gates, input}}, real);
-  args.grad_hh = result({2, {gates, hidden}}, real);
+  args.grad_hh = result({2, {gates, units}}, real);
   args.grad_bias_ih = result({1, {gates}}, real);
   args.grad_bias_hh = result({1, {gates}}, real);
   args.grad_h0 = result(state, dtype);
-  if (args.cell == Cell::lstm) {
-    args.grad_c0 = result(state, real);
-  } else {
+  const auto result_if = [&](bool there, const Shape& shape) {
+    if (there) return result(shape, real);
     results.append(py::none());
-  }
-  if (args.weights.peephole != nullptr) {
-    args.grad_peephole = result({2, {3, hidden}}, real);
-  } else {
-    results.append(py::none());
-  }
+    return View{};
+  };
+  const bool normed = args.weights.norm_c != nullptr;
+  args.grad_c0 = result_if(args.cell == Cell::lstm, cells);
+  args.grad_peephole = result_if(args.weights.peephole != nullptr, {2, {3, hidden}});
+  args.grad_hr = result_if(args.weights.hr != nullptr, {2, {units, hidden}});
+  args.grad_norm_ih = result_if(normed, {1, {gates}});
+  args.grad_norm_hh = result_if(normed, {1, {gates}});
+  args.grad_norm_c = result_if(normed, {2, {2, hidden}});
   {
     // The views stay valid: the arguments are held by the caller, the results by this frame.
     const py::gil_scoped_release release;
@@ -300,9 +331,11 @@ py::object run_step(const char* function, int cell, const py::handle& x, const p
 void register_recurrent(py::module_& module) {
   py::class_<CellWeights, std::shared_ptr<CellWeights>>(module, "CellWeights")
       .def(py::init(&make_weights), py::arg("function"), py::arg("cell"), py::arg("weight_ih"),
-           py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("peephole"))
+           py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("peephole"),
+           py::arg("weight_hr") = py::none(), py::arg("layer_norm") = py::none())
       .def_property_readonly("input", &CellWeights::input)
       .def_property_readonly("hidden", &CellWeights::hidden)
+      .def_property_readonly("state", &CellWeights::state)
       .def("run", &run, py::arg("function"), py::arg("x"), py::arg("h0"), py::arg("c0"),
            py::arg("lengths"), py::arg("reverse"), py::arg("keep"), py::arg("out"));
   module.def("recurrent_step", &run_step, py::arg("function"), py::arg("cell"), py::arg("x"),

@@ -23,7 +23,19 @@ namespace marey::python {
   F(median) \
   F(ideal_bandpass) \
   F(attention_defaults) \
-  F(attention)
+  F(attention) \
+  F(attention_backward) \
+  F(linear) \
+  F(linear_backward) \
+  F(conv3d_defaults) \
+  F(conv3d_create) \
+  F(conv3d_run) \
+  F(conv3d_destroy) \
+  F(conv3d_backward) \
+  F(recurrent_create) \
+  F(recurrent_run) \
+  F(recurrent_destroy) \
+  F(recurrent_backward)
 // clang-format on
 
 struct CApi {

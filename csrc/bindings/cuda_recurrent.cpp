@@ -90,7 +90,7 @@ void py_recurrent(const std::string& function, int cell, const py::handle& weigh
                   const py::handle& weight_hh, const py::handle& bias_ih, const py::handle& bias_hh,
                   const py::handle& x, const py::handle& lengths, bool reverse, const py::handle& y,
                   const py::handle& first, const py::handle& second, const py::handle& c,
-                  const py::handle& gates, const py::handle& queue) {
+                  const py::handle& gates, const py::handle& kept, const py::handle& queue) {
   const Weights weights(function, cell, weight_ih, weight_hh, bias_ih, bias_hh);
   cuda::RecurrentSequence sequence;
   sequence.x = device_view(function, "x", x);
@@ -106,10 +106,74 @@ void py_recurrent(const std::string& function, int cell, const py::handle& weigh
   sequence.state[1] = workspace_pointer(second);
   sequence.c = workspace_pointer(c);
   sequence.gates = workspace_pointer(gates);
+  sequence.kept = workspace_pointer(kept);
   const DeviceQueue where(queue);
   // The views stay valid: the caller holds the arrays.
   const py::gil_scoped_release release;
   cuda::run_recurrent(*where, weights.layer, sequence);
+}
+
+int64_t py_backward_workspace(const std::string& function, int cell, const py::handle& weight_ih,
+                              const py::handle& weight_hh, const py::handle& x) {
+  const Weights weights(function, cell, weight_ih, weight_hh, py::none(), py::none());
+  const View source = device_view(function, "x", x);
+  check_shape(function, "x", source, {-1, -1, weights.ih.shape[1]});
+  return cuda::recurrent_backward_workspace(weights.layer, source.shape[0], source.shape[1]);
+}
+
+// `gradients`: the pointers of new C-ordered arrays, as RecurrentGradients has them.
+void py_backward(const std::string& function, int cell, const py::handle& weight_ih,
+                 const py::handle& weight_hh, const py::handle& x, const py::handle& y,
+                 const py::handle& h0, const py::handle& c0, const py::handle& lengths,
+                 bool reverse, const py::handle& grad, const py::handle& grad_h,
+                 const py::handle& grad_c, const py::handle& kept, const py::tuple& gradients,
+                 const py::handle& workspace, const py::handle& queue) {
+  const Weights weights(function, cell, weight_ih, weight_hh, py::none(), py::none());
+  const DType dtype = weights.ih.dtype;
+  const DType real = dtype == DType::f64 ? DType::f64 : DType::f32;
+  const int64_t hidden = weights.hh.shape[1];
+  const auto given = [&](const char* argument, const py::handle& array, DType expected,
+                         std::initializer_list<int64_t> shape) {
+    const std::optional<View> view = optional_device_view(function, argument, array);
+    if (!view) return view;
+    check_shape(function, argument, *view, shape);
+    if (view->dtype != expected) {
+      throw TypeError(function, argument, name(expected), name(view->dtype));
+    }
+    return view;
+  };
+  cuda::RecurrentGradients g;
+  g.x = *given("x", x, dtype, {-1, -1, weights.ih.shape[1]});
+  const int64_t steps = g.x.shape[0];
+  const int64_t rows = g.x.shape[1];
+  g.y = *given("y", y, dtype, {steps, rows, hidden});
+  const std::optional<View> grad_y = given("grad", grad, dtype, {steps, rows, hidden});
+  const std::optional<View> first_h = given("h0", h0, dtype, {rows, hidden});
+  const std::optional<View> first_c = given("c0", c0, real, {rows, hidden});
+  const std::optional<View> last_h = given("grad_h", grad_h, dtype, {rows, hidden});
+  const std::optional<View> last_c = given("grad_c", grad_c, real, {rows, hidden});
+  const int64_t count = kept_gates(weights.layer.cell) * hidden;
+  const View memory = *given("kept", kept, real, {steps * rows, count});
+  if (memory.shape.count() != 0 && !is_contiguous(memory, 0, 2)) {
+    throw ValueError(function, "kept", "what the forward call with keep=True returned",
+                     "other strides");
+  }
+  g.kept = memory.data;
+  g.grad_y = pointer(grad_y);
+  g.h0 = pointer(first_h);
+  g.c0 = pointer(first_c);
+  g.grad_hn = pointer(last_h);
+  g.grad_cn = pointer(last_c);
+  g.lengths = static_cast<const int64_t*>(workspace_pointer(lengths));
+  g.reverse = reverse;
+  void** to[] = {&g.grad_x,       &g.grad_ih, &g.grad_hh, &g.grad_bias_ih,
+                 &g.grad_bias_hh, &g.grad_h0, &g.grad_c0};
+  for (std::size_t k = 0; k < std::size(to); ++k) *to[k] = workspace_pointer(gradients[k]);
+  g.workspace = workspace_pointer(workspace);
+  const DeviceQueue where(queue);
+  // The views stay valid: the caller holds the arrays.
+  const py::gil_scoped_release release;
+  cuda::run_recurrent_backward(*where, weights.layer, g);
 }
 
 }  // namespace
@@ -122,7 +186,15 @@ void register_cuda_recurrent(py::module_& module) {
   module.def("recurrent", &py_recurrent, py::arg("function"), py::arg("cell"), py::arg("weight_ih"),
              py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("x"),
              py::arg("lengths"), py::arg("reverse"), py::arg("y"), py::arg("first"),
-             py::arg("second"), py::arg("c"), py::arg("gates"), py::arg("queue"));
+             py::arg("second"), py::arg("c"), py::arg("gates"), py::arg("kept"), py::arg("queue"));
+  module.def("recurrent_kept", [](int cell) { return kept_gates(kCells[cell]); }, py::arg("cell"));
+  module.def("recurrent_backward_workspace", &py_backward_workspace, py::arg("function"),
+             py::arg("cell"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("x"));
+  module.def("recurrent_backward", &py_backward, py::arg("function"), py::arg("cell"),
+             py::arg("weight_ih"), py::arg("weight_hh"), py::arg("x"), py::arg("y"), py::arg("h0"),
+             py::arg("c0"), py::arg("lengths"), py::arg("reverse"), py::arg("grad"),
+             py::arg("grad_h"), py::arg("grad_c"), py::arg("kept"), py::arg("gradients"),
+             py::arg("workspace"), py::arg("queue"));
 }
 
 }  // namespace marey::python

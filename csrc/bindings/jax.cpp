@@ -5,6 +5,7 @@
 // that a batch axis in front, which vmap adds, changes nothing.
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <string>
 #include <utility>
 #include <vector>
@@ -162,20 +163,138 @@ marey_status ideal_bandpass(const Call& call) {
                                  &y);
 }
 
-// Arguments q, k, v; results out, lse.
-marey_status attention(const Call& call) {
-  const marey_array q = call.arg(0);
-  const marey_array k = call.arg(1);
-  const marey_array v = call.arg(2);
-  const marey_array out = call.ret(0);
-  const marey_array lse = call.ret(1);
+// All arguments, or results, of a call that has so many.
+template <std::size_t kCount>
+class Arrays {
+ public:
+  explicit Arrays(const Call& call) {
+    for (std::size_t k = 0; k < kCount; ++k) arrays_[k] = call.arg(k);
+  }
+  const marey_array& operator[](std::size_t k) const { return arrays_[k]; }
+
+ private:
+  std::array<marey_array, kCount> arrays_;
+};
+
+template <std::size_t kCount>
+class Results {
+ public:
+  explicit Results(const Call& call) {
+    for (std::size_t k = 0; k < kCount; ++k) arrays_[k] = call.ret(k);
+  }
+  const marey_array& operator[](std::size_t k) const { return arrays_[k]; }
+
+ private:
+  std::array<marey_array, kCount> arrays_;
+};
+
+marey_attention_options attention_options(const Call& call) {
   marey_attention_options options = g_marey->attention_defaults();
   options.scale = call.number("scale");
   options.softcap = call.number("softcap");
   options.left = call.integer("left");
   options.right = call.integer("right");
   options.alignment = call.axis("alignment");
-  return g_marey->attention(&q, &k, &v, nullptr, nullptr, &options, &out, &lse);
+  return options;
+}
+
+// Arguments q, k, v; results out, lse.
+marey_status attention(const Call& call) {
+  const Arrays<3> a(call);
+  const Results<2> r(call);
+  const marey_attention_options options = attention_options(call);
+  return g_marey->attention(&a[0], &a[1], &a[2], nullptr, nullptr, &options, &r[0], &r[1]);
+}
+
+// Arguments grad, q, k, v, out, lse; results their gradients.
+marey_status attention_backward(const Call& call) {
+  const Arrays<6> a(call);
+  const Results<3> r(call);
+  const marey_attention_options options = attention_options(call);
+  return g_marey->attention_backward(&a[0], &a[1], &a[2], &a[3], &a[4], &a[5], nullptr, nullptr,
+                                     &options, &r[0], &r[1], &r[2]);
+}
+
+// Arguments x, weight and, if there are three, bias.
+marey_status linear(const Call& call) {
+  const marey_array x = call.arg(0);
+  const marey_array weight = call.arg(1);
+  const marey_array y = call.ret(0);
+  const bool with_bias = call.args.size() > 2;
+  const marey_array bias = with_bias ? call.arg(2) : marey_array{};
+  return g_marey->linear(&x, &weight, with_bias ? &bias : nullptr, &y);
+}
+
+marey_status linear_backward(const Call& call) {
+  const Arrays<3> a(call);
+  const Results<3> r(call);
+  return g_marey->linear_backward(&a[0], &a[1], &a[2], &r[0], &r[1], &r[2]);
+}
+
+marey_conv3d_options conv3d_options(const Call& call) {
+  marey_conv3d_options options = g_marey->conv3d_defaults();
+  const auto numbers = call.numbers("window");  // of T, H, W: stride, before, after, dilation
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    options.stride[axis] = static_cast<int64_t>(numbers[axis]);
+    options.before[axis] = static_cast<int64_t>(numbers[3 + axis]);
+    options.after[axis] = static_cast<int64_t>(numbers[6 + axis]);
+    options.dilation[axis] = static_cast<int64_t>(numbers[9 + axis]);
+  }
+  options.groups = call.integer("groups");
+  return options;
+}
+
+// Arguments x, weight and, if there are three, bias.
+marey_status conv3d(const Call& call) {
+  const marey_array x = call.arg(0);
+  const marey_array weight = call.arg(1);
+  const marey_array y = call.ret(0);
+  const bool with_bias = call.args.size() > 2;
+  const marey_array bias = with_bias ? call.arg(2) : marey_array{};
+  const marey_conv3d_options options = conv3d_options(call);
+  marey_conv3d* packed = nullptr;
+  marey_status status =
+      g_marey->conv3d_create(&weight, with_bias ? &bias : nullptr, &options, &packed);
+  if (status != MAREY_OK) return status;
+  status = g_marey->conv3d_run(packed, &x, &y);
+  g_marey->conv3d_destroy(packed);
+  return status;
+}
+
+marey_status conv3d_backward(const Call& call) {
+  const Arrays<3> a(call);
+  const Results<3> r(call);
+  const marey_conv3d_options options = conv3d_options(call);
+  return g_marey->conv3d_backward(&a[0], &a[1], &a[2], &options, &r[0], &r[1], &r[2]);
+}
+
+// Arguments x, weight_ih, weight_hh, bias_ih, bias_hh, h0 and c0, which counts for an LSTM only;
+// results y, h_n and c_n.
+marey_status recurrent(const Call& call) {
+  const Arrays<7> a(call);
+  const Results<3> r(call);
+  const auto cell = static_cast<marey_cell>(call.integer("cell"));
+  const bool lstm = cell == MAREY_LSTM;
+  marey_recurrent* layer = nullptr;
+  marey_status status = g_marey->recurrent_create(cell, &a[1], &a[2], &a[3], &a[4], &layer);
+  if (status != MAREY_OK) return status;
+  status = g_marey->recurrent_run(layer, &a[0], &a[5], lstm ? &a[6] : nullptr, nullptr,
+                                  call.axis("reverse"), &r[0], &r[1], lstm ? &r[2] : nullptr);
+  g_marey->recurrent_destroy(layer);
+  return status;
+}
+
+// The same arguments after the gradients of the results; results the arguments' gradients.
+marey_status recurrent_backward(const Call& call) {
+  const Arrays<10> a(call);
+  const Results<7> r(call);
+  const auto cell = static_cast<marey_cell>(call.integer("cell"));
+  const bool lstm = cell == MAREY_LSTM;
+  const marey_recurrent_gradients to{
+      &r[0], &r[1], &r[2], &r[3], &r[4], &r[5], lstm ? &r[6] : nullptr};
+  return g_marey->recurrent_backward(cell, &a[4], &a[5], &a[6], &a[7], &a[3], &a[8],
+                                     lstm ? &a[9] : nullptr, nullptr, call.axis("reverse"), &a[0],
+                                     &a[1], lstm ? &a[2] : nullptr, &to);
 }
 
 using Handler = XLA_FFI_Error*(XLA_FFI_CallFrame*);
@@ -198,19 +317,27 @@ PYBIND11_MODULE(_jax, module, py::mod_gil_not_used()) {
                                                         .attr("c_api")
                                                         .cast<py::capsule>()
                                                         .get_pointer<const marey::python::CApi>());
-  const std::pair<const char*, Handler*> handlers[] = {{"down", handler<down>},
-                                                       {"up", handler<up>},
-                                                       {"down_adjoint", handler<down_adjoint>},
-                                                       {"up_adjoint", handler<up_adjoint>},
-                                                       {"laplacian", handler<laplacian>},
-                                                       {"collapse", handler<collapse>},
-                                                       {"sosfilt", handler<sosfilt>},
-                                                       {"sosfiltfilt", handler<sosfiltfilt>},
-                                                       {"convolve", handler<convolve>},
-                                                       {"median_filter", handler<median_filter>},
-                                                       {"median", handler<median>},
-                                                       {"ideal_bandpass", handler<ideal_bandpass>},
-                                                       {"attention", handler<attention>}};
+  const std::pair<const char*, Handler*> handlers[] = {
+      {"down", handler<down>},
+      {"up", handler<up>},
+      {"down_adjoint", handler<down_adjoint>},
+      {"up_adjoint", handler<up_adjoint>},
+      {"laplacian", handler<laplacian>},
+      {"collapse", handler<collapse>},
+      {"sosfilt", handler<sosfilt>},
+      {"sosfiltfilt", handler<sosfiltfilt>},
+      {"convolve", handler<convolve>},
+      {"median_filter", handler<median_filter>},
+      {"median", handler<median>},
+      {"ideal_bandpass", handler<ideal_bandpass>},
+      {"attention", handler<attention>},
+      {"attention_backward", handler<attention_backward>},
+      {"linear", handler<linear>},
+      {"linear_backward", handler<linear_backward>},
+      {"conv3d", handler<conv3d>},
+      {"conv3d_backward", handler<conv3d_backward>},
+      {"recurrent", handler<recurrent>},
+      {"recurrent_backward", handler<recurrent_backward>}};
   py::dict table;
   for (const auto& [name, handler] : handlers) {
     table[name] = py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");

@@ -11,6 +11,8 @@
 #include "core/view.h"
 #include "include/marey/marey.h"
 #include "ops/attention/attention.h"
+#include "ops/attention/backward.h"
+#include "ops/linear/linear.h"
 #include "ops/pyramid/adjoint.h"
 #include "ops/pyramid/down.h"
 #include "ops/pyramid/image.h"
@@ -146,6 +148,23 @@ marey::Window window_of(const char* function, int64_t size, marey_boundary bound
     throw ValueError(function, "boundary", "a marey_boundary", std::to_string(which));
   }
   return {size, before, static_cast<marey::Boundary>(which), cval, nullptr};
+}
+
+// The options of attention as the kernels take them.
+marey::AttentionOptions plan_of(const char* name, const View& queries,
+                                const marey_attention_options* options) {
+  const marey_attention_options wanted = options ? *options : marey_attention_defaults();
+  if (wanted.alignment < 0 || wanted.alignment > 2) {
+    throw ValueError(name, "alignment", "0, 1 or 2", std::to_string(wanted.alignment));
+  }
+  marey::AttentionOptions plan;
+  const auto depth = static_cast<double>(std::max<int64_t>(queries.shape[queries.ndim() - 1], 1));
+  plan.scale = wanted.scale == 0 ? 1 / std::sqrt(depth) : wanted.scale;
+  plan.softcap = wanted.softcap;
+  if (wanted.left >= 0) plan.left = wanted.left;
+  if (wanted.right >= 0) plan.right = wanted.right;
+  plan.alignment = static_cast<marey::Alignment>(wanted.alignment);
+  return plan;
 }
 
 }  // namespace
@@ -381,19 +400,69 @@ marey_status marey_attention(const marey_array* q, const marey_array* k, const m
     if (mask != nullptr) allowed = view_of(name, "mask", mask);
     if (bias != nullptr) added = view_of(name, "bias", bias);
     if (lse != nullptr) normaliser = view_of(name, "lse", lse);
-    const marey_attention_options wanted = options ? *options : marey_attention_defaults();
-    if (wanted.alignment < 0 || wanted.alignment > 2) {
-      throw ValueError(name, "alignment", "0, 1 or 2", std::to_string(wanted.alignment));
-    }
-    marey::AttentionOptions plan;
-    const auto depth = static_cast<double>(std::max<int64_t>(queries.shape[queries.ndim() - 1], 1));
-    plan.scale = wanted.scale == 0 ? 1 / std::sqrt(depth) : wanted.scale;
-    plan.softcap = wanted.softcap;
-    if (wanted.left >= 0) plan.left = wanted.left;
-    if (wanted.right >= 0) plan.right = wanted.right;
-    plan.alignment = static_cast<marey::Alignment>(wanted.alignment);
+    const marey::AttentionOptions plan = plan_of(name, queries, options);
     marey::attention(queries, keys, values, mask ? &allowed : nullptr, bias ? &added : nullptr,
                      plan, result, lse ? &normaliser : nullptr);
+  });
+}
+
+marey_status marey_attention_backward(const marey_array* grad, const marey_array* q,
+                                      const marey_array* k, const marey_array* v,
+                                      const marey_array* out, const marey_array* lse,
+                                      const marey_array* mask, const marey_array* bias,
+                                      const marey_attention_options* options,
+                                      const marey_array* grad_q, const marey_array* grad_k,
+                                      const marey_array* grad_v) {
+  return guarded([&] {
+    const char* name = "marey.attention_backward";
+    const View queries = view_of(name, "q", q);
+    const View keys = view_of(name, "k", k);
+    const View values = view_of(name, "v", v);
+    if (queries.ndim() < 3 || values.ndim() != queries.ndim()) {
+      throw ValueError(name, "q", "shape (..., h, L, D), and as many axes of v",
+                       to_string(queries.shape));
+    }
+    View allowed;
+    View added;
+    if (mask != nullptr) allowed = view_of(name, "mask", mask);
+    if (bias != nullptr) added = view_of(name, "bias", bias);
+    const View of_q = view_of(name, "grad_q", grad_q);
+    const View of_k = view_of(name, "grad_k", grad_k);
+    const View of_v = view_of(name, "grad_v", grad_v);
+    expect(name, "grad_q", of_q, queries.shape, queries.dtype);
+    expect(name, "grad_k", of_k, keys.shape, keys.dtype);
+    expect(name, "grad_v", of_v, values.shape, values.dtype);
+    marey::attention_backward(view_of(name, "grad", grad), queries, keys, values,
+                              view_of(name, "out", out), view_of(name, "lse", lse),
+                              mask ? &allowed : nullptr, bias ? &added : nullptr,
+                              plan_of(name, queries, options), {of_q, of_k, of_v, nullptr});
+  });
+}
+
+marey_status marey_linear(const marey_array* x, const marey_array* weight, const marey_array* bias,
+                          const marey_array* y) {
+  return guarded([&] {
+    const char* name = "marey.linear";
+    const View matrix = view_of(name, "weight", weight);
+    View added;
+    if (bias != nullptr) added = view_of(name, "bias", bias);
+    marey::linear(view_of(name, "x", x), marey::pack_weight(matrix), bias ? &added : nullptr,
+                  marey::Activation::none, nullptr, view_of(name, "y", y));
+  });
+}
+
+marey_status marey_linear_backward(const marey_array* grad, const marey_array* x,
+                                   const marey_array* weight, const marey_array* grad_x,
+                                   const marey_array* grad_weight, const marey_array* grad_bias) {
+  return guarded([&] {
+    const char* name = "marey.linear_backward";
+    View to[3];
+    if (grad_x != nullptr) to[0] = view_of(name, "grad_x", grad_x);
+    if (grad_weight != nullptr) to[1] = view_of(name, "grad_weight", grad_weight);
+    if (grad_bias != nullptr) to[2] = view_of(name, "grad_bias", grad_bias);
+    marey::linear_backward(view_of(name, "grad", grad), view_of(name, "x", x),
+                           view_of(name, "weight", weight), grad_x ? &to[0] : nullptr,
+                           grad_weight ? &to[1] : nullptr, grad_bias ? &to[2] : nullptr);
   });
 }
 

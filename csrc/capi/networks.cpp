@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "capi/checked.h"
+#include "capi/conv.h"
 #include "ops/conv/conv3d.h"
 #include "ops/recurrent/sequence.h"
 
@@ -23,6 +24,31 @@ struct marey_recurrent {
   marey::CellWeights packed;
 };
 
+namespace marey::capi {
+namespace {
+
+Triple triple(const int64_t (&values)[3]) { return {values[0], values[1], values[2]}; }
+
+}  // namespace
+
+Conv3dOptions plan_of(const char* name, const marey_conv3d_options* options) {
+  const marey_conv3d_options wanted = options ? *options : marey_conv3d_defaults();
+  if (wanted.activation < MAREY_NO_ACTIVATION || wanted.activation > MAREY_SILU) {
+    throw ValueError(name, "activation", "a marey_activation",
+                     std::to_string(static_cast<int>(wanted.activation)));
+  }
+  Conv3dOptions plan;
+  plan.stride = triple(wanted.stride);
+  plan.dilation = triple(wanted.dilation);
+  plan.before = triple(wanted.before);
+  plan.after = triple(wanted.after);
+  plan.groups = wanted.groups;
+  plan.activation = static_cast<Activation>(wanted.activation);
+  return plan;
+}
+
+}  // namespace marey::capi
+
 namespace {
 
 static_assert(MAREY_LSTM == static_cast<int>(marey::Cell::lstm) &&
@@ -32,8 +58,6 @@ static_assert(MAREY_LSTM == static_cast<int>(marey::Cell::lstm) &&
               MAREY_RNN_RELU == static_cast<int>(marey::Cell::rnn_relu));
 static_assert(MAREY_NO_ACTIVATION == static_cast<int>(marey::Activation::none) &&
               MAREY_SILU == static_cast<int>(marey::Activation::silu));
-
-marey::Triple triple(const int64_t (&values)[3]) { return {values[0], values[1], values[2]}; }
 
 // A view of an array that may be missing, and where it is.
 class Optional {
@@ -61,18 +85,7 @@ marey_status marey_conv3d_create(const marey_array* weight, const marey_array* b
                                  const marey_conv3d_options* options, marey_conv3d** conv) {
   return guarded([&] {
     const char* name = "marey.Conv3d";
-    const marey_conv3d_options wanted = options ? *options : marey_conv3d_defaults();
-    if (wanted.activation < MAREY_NO_ACTIVATION || wanted.activation > MAREY_SILU) {
-      throw ValueError(name, "activation", "a marey_activation",
-                       std::to_string(static_cast<int>(wanted.activation)));
-    }
-    marey::Conv3dOptions plan;
-    plan.stride = triple(wanted.stride);
-    plan.dilation = triple(wanted.dilation);
-    plan.before = triple(wanted.before);
-    plan.after = triple(wanted.after);
-    plan.groups = wanted.groups;
-    plan.activation = static_cast<marey::Activation>(wanted.activation);
+    const marey::Conv3dOptions plan = marey::capi::plan_of(name, options);
     const View filters = view_of(name, "weight", weight);
     const Optional added(name, "bias", bias);
     *conv =

@@ -16,18 +16,23 @@ option(MAREY_CUDA_HOPPER "Compile the kernels of sm_90a" ON)
 
 # Everything generic, and what is for Hopper alone.
 set(MAREY_CUDA_KERNELS
+    csrc/ops/attention/attention_backward_cuda.cu
     csrc/ops/attention/attention_cuda.cu
     csrc/ops/conv/conv3d_cuda.cu
+    csrc/ops/conv/conv3d_weights_cuda.cu
     csrc/ops/magnification/linear_cuda.cu
     csrc/ops/pyramid/down_cuda.cu
     csrc/ops/pyramid/up_cuda.cu
+    csrc/ops/recurrent/recurrent_backward_cuda.cu
     csrc/ops/recurrent/recurrent_cuda.cu
+    csrc/ops/recurrent/recurrent_sequence_cuda.cu
     csrc/ops/temporal/convolve_cuda.cu
     csrc/ops/temporal/median_cuda.cu
     csrc/ops/temporal/median_filter_cuda.cu
     csrc/ops/temporal/sosfilt_cuda.cu
     csrc/ops/temporal/sosfiltfilt_cuda.cu)
-set(MAREY_CUDA_HOPPER_KERNELS csrc/ops/attention/attention_sm90.cu)
+set(MAREY_CUDA_HOPPER_KERNELS csrc/ops/attention/attention_sm90.cu
+                              csrc/ops/conv/conv3d_sm90.cu)
 # What is the same on every device.
 set(MAREY_CUDA_SOURCES
     csrc/bindings/cuda_arrays.cpp
@@ -38,6 +43,7 @@ set(MAREY_CUDA_SOURCES
     csrc/bindings/cuda_pyramid.cpp
     csrc/bindings/cuda_recurrent.cpp
     csrc/bindings/cuda_temporal.cpp
+    csrc/ops/attention/arguments_cuda.cpp
     csrc/ops/attention/checks.cpp
     csrc/ops/conv/checks.cpp
     csrc/ops/pyramid/image.cpp

@@ -14,6 +14,8 @@ namespace {
 
 constexpr int64_t kCacheLine = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
+// What smaller blocks are rounded to, so that one fits again.
+constexpr int64_t kSmallStep = int64_t{16} << 10;
 
 constexpr int64_t round_up(int64_t bytes, int64_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
@@ -25,6 +27,12 @@ struct Block {
 };
 
 Block map_block(int64_t bytes) {
+  if (bytes < kHugePage) {
+    void* start = mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) throw std::bad_alloc();
+    return {static_cast<std::byte*>(start), bytes};
+  }
   // One huge page more than needed, so that an aligned part can be cut out of it.
   const int64_t mapped = bytes + kHugePage;
   void* start = mmap(nullptr, static_cast<std::size_t>(mapped), PROT_READ | PROT_WRITE,
@@ -71,7 +79,10 @@ class BlockCache {
 
   void give_back(const Block& block) noexcept {
 #if defined(MADV_FREE)
-    madvise(block.memory, static_cast<std::size_t>(block.bytes), MADV_FREE);
+    // To mark the pages of a small block one by one costs as much as a short call.
+    if (block.bytes >= kHugePage) {
+      madvise(block.memory, static_cast<std::size_t>(block.bytes), MADV_FREE);
+    }
 #endif
     Block surplus[kMaxKept + 1];
     std::size_t count = 0;
@@ -133,7 +144,7 @@ BlockCache& cache() {
 
 Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
   if (bytes >= kKeptBytes) {
-    const Block block = cache().take(round_up(bytes, kHugePage));
+    const Block block = cache().take(round_up(bytes, bytes < kHugePage ? kSmallStep : kHugePage));
     memory_ = {block.memory, FreeBlock{block.bytes}};
     return;
   }

@@ -2,9 +2,10 @@
 // Memory for results, workspace and state.
 //
 // A fresh large allocation costs more than most kernels: the operating system clears every page
-// when it is first touched, which for a filtered video takes longer than the filter. So large
-// blocks are kept when they are freed, up to a limit, and handed out again. While kept they are
-// marked as free for the operating system to take back when memory is short (MADV_FREE).
+// when it is first touched, which for a filtered video takes longer than the filter, and for one
+// frame of a stream as long as its convolution. So blocks are kept when they are freed, up to a
+// limit, and handed out again. While kept, those of huge pages are marked as free for the operating
+// system to take back when memory is short (MADV_FREE).
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,11 +19,11 @@ struct FreeBlock {
   void operator()(std::byte* p) const;
 };
 
-// Uninitialised memory, aligned to a cache line. From kKeptBytes on: aligned to a huge page, made
-// of huge pages where the system has them, and kept after use as said above.
+// Uninitialised memory, aligned to a cache line, and kept after use from kKeptBytes on as said
+// above. From a huge page on: aligned to one, and made of them where the system has them.
 class Buffer {
  public:
-  static constexpr int64_t kKeptBytes = int64_t{2} << 20;
+  static constexpr int64_t kKeptBytes = int64_t{128} << 10;
 
   Buffer() = default;
   explicit Buffer(int64_t bytes);

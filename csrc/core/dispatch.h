@@ -2,9 +2,9 @@
 // One table per kernel, with a slot for each instruction set.
 //
 // A kernel file is compiled once for each instruction set, every time into its own namespace
-// (MAREY_ISA_NS). MAREY_DECLARE_KERNEL declares the function in each namespace that was compiled,
-// and MAREY_STUB makes the table from them: plain symbols, resolved by the linker, nothing
-// registered at run time that a static library could lose.
+// (MAREY_ISA_NS); avx512_amx has no copies and runs those before it. MAREY_DECLARE_KERNEL declares
+// the function in each namespace that was compiled, and MAREY_STUB makes the table from them: plain
+// symbols, resolved by the linker, nothing registered at run time that a static library could lose.
 #include <array>
 #include <string>
 #include <utility>
@@ -92,7 +92,7 @@ std::vector<std::pair<std::string, Isa>> list_kernels();
   const ::marey::Stub<Fn> fn##_stub{                                                         \
       #fn,                                                                                   \
       {MAREY_IF_BASELINE(&isa_baseline::fn, nullptr), MAREY_IF_AVX2(&isa_avx2::fn, nullptr), \
-       MAREY_IF_AVX512(&isa_avx512::fn, nullptr), bf16}};                                    \
+       MAREY_IF_AVX512(&isa_avx512::fn, nullptr), bf16, nullptr}};                           \
   }
 
 // Use inside namespace marey, in the one file that is compiled once: defines `fn##_stub`.

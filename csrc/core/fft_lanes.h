@@ -270,13 +270,12 @@ inline void smooth(const FftTable<T>& table, T* out, Load&& load) {
 
 }  // namespace fft_detail
 
-// The transform of the lines whose element j is load(j), each asked for once and in no certain
-// order. The result lies at the returned place in `scratch`, of 2 * lanes * fft_scratch_length
-// items.
-template <class T, class Load>
-inline T* fft(const FftTable<T>& table, T* scratch, Load&& load) {
+// The transform of `lines`. The result lies at the returned place in `scratch`, of 2 * lanes *
+// fft_scratch_length items. Compiled once for each T: it is long.
+template <class T>
+[[gnu::noinline]] T* fft(const FftTable<T>& table, T* scratch, const T* lines) {
   if (table.inner == nullptr) {
-    fft_detail::smooth(table, scratch, load);
+    fft_detail::smooth(table, scratch, [&](int64_t j) { return load_complex(lines, j); });
     return scratch;
   }
   // X[k] = c[k] sum_j (x[j] c[j]) conj(c[k - j]), a convolution.
@@ -285,7 +284,8 @@ inline T* fft(const FftTable<T>& table, T* scratch, Load&& load) {
   T* spectrum = scratch + 2 * kLanesOf<T> * inner.length;
   const Vec<T> zero = T(0);
   fft_detail::smooth(inner, spectrum, [&](int64_t j) {
-    return j < table.length ? times(load(j), table.chirp + 2 * j) : Complex<T>{zero, zero};
+    return j < table.length ? times(load_complex(lines, j), table.chirp + 2 * j)
+                            : Complex<T>{zero, zero};
   });
   fft_detail::smooth(inner, scratch, [&](int64_t j) {
     return swapped(times(load_complex(spectrum, j), table.chirp_spectrum + 2 * j));

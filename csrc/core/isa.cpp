@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "core/amx.h"
 #include "core/error.h"
 
 namespace marey {
@@ -25,6 +26,7 @@ bool is_compiled(Isa isa) {
 #endif
 #ifdef MAREY_HAVE_AVX512_BF16
     case Isa::avx512_bf16:
+    case Isa::avx512_amx:
       return true;
 #endif
     default:
@@ -46,6 +48,8 @@ bool is_supported(Isa isa) {
       return __builtin_cpu_supports("x86-64-v4");
     case Isa::avx512_bf16:
       return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
+    case Isa::avx512_amx:
+      return is_supported(Isa::avx512_bf16) && has_amx();
   }
   return false;
 #else

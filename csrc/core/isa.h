@@ -8,12 +8,13 @@
 
 namespace marey {
 
-// From least to most capable: a processor that has one has all before it.
-enum class Isa : int { baseline, avx2, avx512, avx512_bf16 };
+// From least to most capable: a processor that has one has all before it. No kernel is compiled for
+// avx512_amx: the copies for avx512_bf16 run, and their products of bfloat16 take tiles.
+enum class Isa : int { baseline, avx2, avx512, avx512_bf16, avx512_amx };
 
-inline constexpr int kIsaCount = 4;
+inline constexpr int kIsaCount = 5;
 inline constexpr std::array<std::string_view, kIsaCount> kIsaNames = {"baseline", "avx2", "avx512",
-                                                                      "avx512_bf16"};
+                                                                      "avx512_bf16", "avx512_amx"};
 
 constexpr std::string_view name(Isa isa) { return kIsaNames[static_cast<std::size_t>(isa)]; }
 

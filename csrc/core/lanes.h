@@ -30,6 +30,11 @@ constexpr X up_to_multiple(X x, X of) {
 template <int NV, class Unit, class A>
 [[gnu::noinline]] void product(int64_t rows, const A& a, const Unit* b, int64_t depth,
                                SumOf<Unit>* c, bool accumulate) {
+#if defined(__AMX_BF16__)
+  if constexpr (std::is_same_v<Unit, Pair>) {
+    if (tiles_active()) return tiles_product<NV>(rows, a, b, depth, c, accumulate);
+  }
+#endif
   constexpr int kTile = kTileRows[NV];
   constexpr int64_t kPitch = NV * kLanesOf<Unit>;
   A at = a;
@@ -163,5 +168,30 @@ template <class T, class S>
     }
   }
 }
+
+#if defined(__AMX_BF16__)
+// Columns as rows of pairs, which tiles read as they lie: to[i * pitch + k] = item (k, i) of a
+// matrix whose depth lies `stride` apart and whose rows `step`. An odd depth ends with a zero.
+[[gnu::noinline, gnu::flatten]] inline void turn_columns(const bfloat16* from, int64_t stride,
+                                                         int64_t step, int64_t rows, int64_t depth,
+                                                         bfloat16* to, int64_t pitch) {
+  alignas(64) Pair paired[kTileItems * kTileItems];
+  alignas(64) Pair tile[kTileItems * kTileItems];
+  for (int64_t k = 0; k < depth; k += 2 * kTileItems) {
+    const int64_t items = at_most<int64_t>(2 * kTileItems, depth - k);
+    const int64_t pairs = (items + 1) / 2;
+    for (int64_t row = 0; row < rows; row += kTileItems) {
+      const int64_t count = at_most<int64_t>(kTileItems, rows - row);
+      pair_rows(from + k * stride + row * step, stride, step, items, count, paired, kTileItems);
+      copy_tile(Columns<Pair>{paired, kTileItems}, count, pairs, tile);
+      const auto mask = static_cast<__mmask16>((1U << pairs) - 1U);
+      for (int64_t i = 0; i < count; ++i) {
+        _mm512_mask_storeu_epi32(to + (row + i) * pitch + k, mask,
+                                 _mm512_load_si512(tile + i * kTileItems));
+      }
+    }
+  }
+}
+#endif
 
 }  // namespace marey::MAREY_ISA_NS

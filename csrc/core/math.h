@@ -107,6 +107,22 @@ template <class T>
   return std::bit_cast<V>(std::bit_cast<B>(p) + exponent);
 }
 
+#if defined(__AVX512DQ__)
+// 2^x for x <= 0 in two thirds of the time: one instruction takes what x lacks to an integer, one
+// multiplies by a power of two. It takes a hundred times as long for results that are not normal,
+// which become zeros. NaN is not below anything, and stays.
+[[gnu::always_inline]] inline Vec<float> exp2_scaled(const Vec<float>& x) {
+  constexpr int kFromNearest = 0x08;
+  const auto raw = static_cast<__m512>(x);
+  const Vec<float> f(_mm512_reduce_ps(raw, kFromNearest));
+  const Vec<float> p = polynomial(f, MathConstants<float>::kExp2) * f + Vec<float>(1.0F);
+  const __mmask16 normal = _mm512_cmp_ps_mask(raw, _mm512_set1_ps(-126.0F), _CMP_NLT_UQ);
+  // Where x is -inf, which has no fraction, 0 stands in this place anyhow.
+  return Vec<float>(
+      _mm512_maskz_scalef_ps(normal, static_cast<__m512>(p), static_cast<__m512>(x - f)));
+}
+#endif
+
 }  // namespace detail
 
 // 2^x for x <= 0, the softmax's: within 2.5 ULP where the result is normal. Below the normal
@@ -114,6 +130,9 @@ template <class T>
 // -inf included, the result is exactly 0. NaN stays NaN.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> exp2_nonpositive(const Vec<T>& x) {
+#if defined(__AVX512DQ__)
+  if constexpr (std::is_same_v<T, float>) return detail::exp2_scaled(x);
+#endif
   return detail::exp2_clamped<T>(detail::not_below<T>(x, detail::MathConstants<T>::kMinExponent));
 }
 

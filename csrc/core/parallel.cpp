@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <new>
+
+#include "core/amx.h"
+#include "core/buffer.h"
 
 namespace marey {
 namespace {
@@ -27,10 +29,6 @@ std::atomic<bool> g_forked{false};
 
 [[maybe_unused]] const int g_atfork =
     pthread_atfork(nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
-
-struct AlignedDelete {
-  void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{kCacheLine}); }
-};
 
 // Hands out ranges until there are none left or the caller asked to stop.
 class RangeQueue {
@@ -91,6 +89,8 @@ void check_interrupted() {
   if (check == nullptr) return;
   if (const auto now = Clock::now(); now - last_check > kCheckEvery) {
     last_check = now;
+    // What a signal's handler calls may have tiles of its own.
+    if (t_tiles.configured) release_tiles();
     if (check()) throw Interrupted();
   }
 }
@@ -106,6 +106,7 @@ bool Team::barrier(int thread) {
     if (check != nullptr) {
       if (const int64_t now = now_ns(); now - checked_ns_ > kCheckEveryNs) {
         checked_ns_ = now;
+        if (t_tiles.configured) release_tiles();  // as in check_interrupted
         if (check()) stop_.store(pass, std::memory_order_relaxed);
       }
     }
@@ -134,6 +135,7 @@ void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
   if (threads <= 1) {
     Team team(1);
     team.checked_ns_ = now_ns();
+    const TileRegion region;
     fn(body, team, 0);
     stopped = team.stop_.load() >= 0;
   } else {
@@ -143,6 +145,7 @@ void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
     {
       // OpenMP may give fewer threads than asked for: each says the same.
       team.size_.store(omp_get_num_threads(), std::memory_order_relaxed);
+      const TileRegion region;
       fn(body, team, omp_get_thread_num());
     }
     stopped = team.stop_.load() >= 0;
@@ -159,22 +162,21 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Range
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), ranges));
 
   const std::size_t stride = (scratch_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
-  std::unique_ptr<std::byte, AlignedDelete> scratch;
-  if (stride != 0) {
-    scratch.reset(static_cast<std::byte*>(
-        ::operator new(stride* static_cast<std::size_t>(threads), std::align_val_t{kCacheLine})));
-  }
+  const Buffer scratch = stride == 0 ? Buffer() : Buffer(static_cast<int64_t>(stride) * threads);
 
   RangeQueue queue(count, grain);
   const InterruptCheck check = g_interrupt_check.load();
   auto last_check = Clock::now();
 
   const auto work = [&](int thread) {
-    std::byte* mine = scratch.get() + stride * static_cast<std::size_t>(thread);
+    std::byte* mine = scratch.data() + stride * static_cast<std::size_t>(thread);
     int64_t begin = 0;
     int64_t end = 0;
     while (queue.next(begin, end)) {
-      fn(body, begin, end, mine);
+      {
+        const TileRegion region;
+        fn(body, begin, end, mine);
+      }
       if (thread == 0 && check != nullptr) {
         if (const auto now = Clock::now(); now - last_check > kCheckEvery) {
           last_check = now;

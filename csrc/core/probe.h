@@ -1,6 +1,7 @@
 #pragma once
 // A kernel that tells which instruction set its own translation unit was compiled for, from the
-// compiler's macros: the proof that dispatch runs what it says.
+// compiler's macros, and whether its products of bfloat16 take tiles, from how one is rounded: the
+// proof that dispatch runs what it says.
 #include "core/dispatch.h"
 
 namespace marey {

@@ -14,10 +14,7 @@
 // of one or two vectors take more rows, because two units of latency four need eight sums in
 // flight.
 //
-// A comes in one of three layouts, all read in place; each says where item (row, k) lies:
-//   Rows     k contiguous, rows `stride` apart: a plain row-major matrix
-//   Columns  rows contiguous, k `stride` apart: its transpose
-//   Strips   packed by pack_strips: four rows interleaved, so that whole tiles read one stream
+// A comes in one of the layouts of core/operands.h, all read in place.
 //
 // The sum over k runs in one order, whatever the tile: a row's result does not depend on which rows
 // or lanes stand beside it.
@@ -26,28 +23,16 @@
 // C is float32, and the product is one instruction a vector where there are dot products of
 // bfloat16 (a lane gains a.high * b.high, then a.low * b.low), else two multiply-adds of what is
 // widened on the way. An odd depth is padded with zeros in A and in B, since zero times NaN is no
-// zero.
+// zero. Where avx512_amx is active, panel_product takes tiles for pairs (core/tile_amx.h).
 #include <utility>
 
-#include "core/bfloat16.h"
-#include "core/simd.h"
+#include "core/operands.h"
+#include "core/transpose.h"
+#if defined(__AMX_BF16__)
+#include "core/tile_amx.h"
+#endif
 
 namespace marey::MAREY_ISA_NS {
-
-// Rows that pack_strips interleaves.
-inline constexpr int kStrip = 4;
-
-// Two neighbours along the depth.
-struct alignas(4) Pair {
-  bfloat16 low, high;
-};
-
-// What products of T are summed in.
-template <class T>
-using SumOf = std::conditional_t<std::is_same_v<T, Pair>, float, T>;
-
-template <class T>
-inline constexpr int kLanesOf = static_cast<int>(Vec<SumOf<T>>::size());
 
 // Vectors in the widest panel, and the rows of a tile for each width.
 inline constexpr int kMaxVectors = 3;
@@ -56,40 +41,6 @@ inline constexpr int kTileRows[kMaxVectors + 1] = {0, 16, 12, 8};
 #else
 inline constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 4, 4};
 #endif
-
-template <class T>
-struct Rows {
-  const T* data;
-  int64_t stride;
-  const T* at(int row, int64_t k) const { return data + row * stride + k; }
-  Rows below(int rows) const { return {data + rows * stride, stride}; }
-};
-
-template <class T>
-struct Columns {
-  const T* data;
-  int64_t stride;
-  const T* at(int row, int64_t k) const { return data + k * stride + row; }
-  Columns below(int rows) const { return {data + rows, stride}; }
-};
-
-template <class T>
-struct Strips {
-  const T* data;
-  int64_t stride;  // from one strip of four rows to the next: kStrip * the depth it was packed with
-  const T* at(int row, int64_t k) const {
-    return data + row / kStrip * stride + k * kStrip + row % kStrip;
-  }
-  Strips below(int rows) const { return {data + rows / kStrip * stride, stride}; }
-};
-
-// Rows of bfloat16, read in place as pairs, at any address; `stride` counts items of bfloat16.
-struct PairRows {
-  const bfloat16* data;
-  int64_t stride;
-  const bfloat16* at(int row, int64_t k) const { return data + row * stride + 2 * k; }
-  PairRows below(int rows) const { return {data + rows * stride, stride}; }
-};
 
 // The operands of one step as the multiply-adds take them, and sum += item * row.
 template <class T>
@@ -189,6 +140,11 @@ inline void panel_product_from(int64_t rows, const A& a, const T* b, int64_t dep
 template <int NV, class T, class A>
 inline void panel_product(int64_t rows, const A& a, const T* b, int64_t depth, SumOf<T>* c,
                           bool accumulate) {
+#if defined(__AMX_BF16__)
+  if constexpr (std::is_same_v<T, Pair>) {
+    if (tiles_active()) return tiles_product<NV>(rows, a, b, depth, c, accumulate);
+  }
+#endif
   panel_product_from<kTileRows[NV], NV, T>(rows, a, b, depth, c, accumulate);
 }
 
@@ -252,48 +208,6 @@ inline void store_pairs(Pair* p, const Vec<float>& even, const Vec<float>& odd) 
 #else
   store(reinterpret_cast<uint32_t*>(p), narrow_bits(even) | (narrow_bits(odd) << 16));
 #endif
-}
-
-namespace detail {
-
-template <int kStep, class Pair, int... kLane>
-inline void swap_blocks(Pair& a, Pair& b, std::integer_sequence<int, kLane...>) {
-  constexpr int W = sizeof...(kLane);
-  const Pair low =
-      __builtin_shufflevector(a, b, ((kLane & kStep) != 0 ? W + kLane - kStep : kLane)...);
-  const Pair high =
-      __builtin_shufflevector(a, b, ((kLane & kStep) != 0 ? W + kLane : kLane + kStep)...);
-  a = low;
-  b = high;
-}
-
-template <int kStep, int W, class Pair>
-inline void transpose_stage(Pair (&rows)[W]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) {
-    if ((i & kStep) == 0) {
-      swap_blocks<kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, W>{});
-    }
-  }
-  if constexpr (kStep > 1) transpose_stage<kStep / 2, W>(rows);
-}
-
-}  // namespace detail
-
-// Only ever moved, never computed with, so that every bit stays.
-inline float* to_floats(Pair* p) { return reinterpret_cast<float*>(p); }
-
-// A square of vectors, in registers.
-template <class T>
-inline void transpose(Vec<T> (&rows)[kLanesOf<T>]) {
-  constexpr int W = kLanesOf<T>;
-  using Raw [[gnu::vector_size(sizeof(Vec<T>))]] = T;
-  Raw raw[W];
-#pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) raw[i] = std::bit_cast<Raw>(rows[i]);
-  if constexpr (W > 1) detail::transpose_stage<W / 2, W>(raw);
-#pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) rows[i] = std::bit_cast<Vec<T>>(raw[i]);
 }
 
 // Lane j of a panel from the items source(j)[0..depth), times `factor`: to[k * pitch + j]. `source`

@@ -65,7 +65,8 @@ struct Shape {
 inline std::string to_string(const Shape& shape) {
   std::string text = "(";
   for (int axis = 0; axis < shape.ndim; ++axis) {
-    text += (axis != 0 ? ", " : "") + std::to_string(shape[axis]);
+    if (axis != 0) text += ", ";
+    text += std::to_string(shape[axis]);
   }
   return text + (shape.ndim == 1 ? ",)" : ")");
 }

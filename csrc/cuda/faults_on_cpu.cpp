@@ -24,6 +24,18 @@ void deadlock(float*) {
   if (threadIdx.x < kThreads / 2) sync_block();
 }
 
+// Half of a grid's blocks wait for the others, which are gone.
+void grid_deadlock(unsigned* counter) {
+  if (blockIdx.x % 2 == 0) sync_grid(counter, gridDim.x);
+}
+
+// Every block reads what the next one wrote.
+void grid_barrier(float* out, float* between, unsigned* counter) {
+  if (threadIdx.x == 0) between[blockIdx.x] = static_cast<float>(blockIdx.x);
+  sync_grid(counter, gridDim.x);
+  if (threadIdx.x == 0) out[blockIdx.x] = between[(blockIdx.x + 1) % gridDim.x];
+}
+
 void write_behind(float*) {
   if (threadIdx.x == 0) shared_memory<float>()[kThreads] = 0.0F;
 }
@@ -85,6 +97,16 @@ std::vector<float> run_fault(const std::string& fault) {
     launch({}, plain, &race, out.data());
   } else if (fault == "deadlock") {
     launch({}, plain, &deadlock, out.data());
+  } else if (fault == "grid deadlock" || fault == "grid barrier") {
+    Grid grid{4, kThreads, 0};
+    grid.cooperative = true;
+    unsigned counter = 0;
+    std::vector<float> between(4, -1.0F);
+    if (fault == "grid deadlock") {
+      launch({}, grid, &grid_deadlock, &counter);
+    } else {
+      launch({}, grid, &grid_barrier, out.data(), between.data(), &counter);
+    }
   } else if (fault == "write behind") {
     launch({}, plain, &write_behind, out.data());
   } else if (fault == "misaligned") {

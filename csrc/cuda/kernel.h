@@ -48,7 +48,7 @@ struct Grid {
   int64_t blocks = 0;  // at most 2^31 - 1
   int threads = 0;
   std::size_t shared_bytes = 0;
-  int cluster = 1;
+  bool cooperative = false;  // all blocks run at once, and may wait for each other
 };
 
 inline int64_t blocks_for(int64_t items, int64_t per_block) {
@@ -70,6 +70,41 @@ __device__ __forceinline__ float shuffle_xor(float x, int lanes) {
 }
 __device__ __forceinline__ double shuffle_xor(double x, int lanes) {
   return __shfl_xor_sync(0xFFFFFFFFU, x, lanes);
+}
+
+// Every block of a cooperative grid waits for the others; what any of them wrote is seen by all.
+// `counter` is zero before the launch; the k-th barrier of a grid waits for k times its blocks.
+__device__ __forceinline__ void sync_grid(unsigned* counter, unsigned arrivals) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    unsigned count;
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+    do {
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+    } while (count < arrivals);
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+  }
+  __syncthreads();
+}
+// A read past the first cache, which knows nothing of other multiprocessors' writes.
+template <class T>
+__device__ __forceinline__ T load_of_grid(const T* p) {
+  union {
+    T item;
+    unsigned short s;
+    unsigned int u;
+    unsigned long long l;
+  } value;
+  if constexpr (sizeof(T) == 8) {
+    value.l = __ldcg(reinterpret_cast<const unsigned long long*>(p));
+  } else if constexpr (sizeof(T) == 4) {
+    value.u = __ldcg(reinterpret_cast<const unsigned int*>(p));
+  } else {
+    static_assert(sizeof(T) == 2);
+    value.s = __ldcg(reinterpret_cast<const unsigned short*>(p));
+  }
+  return value.item;
 }
 
 // Reads and writes that are not needed again.
@@ -141,11 +176,9 @@ void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = static_cast<cudaStream_t>(queue.stream);
   cudaLaunchAttribute attribute{};
-  if (grid.cluster > 1) {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
+  if (grid.cooperative) {
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
   }
@@ -154,6 +187,10 @@ void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&
 
 #else
 
+template <class T>
+inline T load_of_grid(const T* p) {
+  return *p;
+}
 template <class T, int N>
 inline Pack<T, N> load_once(const Pack<T, N>* p) {
   on_cpu::check_aligned(p, sizeof(Pack<T, N>));
@@ -167,7 +204,8 @@ inline void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
 
 template <class... P, class... A>
 void launch(const Queue&, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
-  on_cpu::run_grid(grid.blocks, grid.threads, grid.shared_bytes, [&] { kernel(P(arguments)...); });
+  on_cpu::run_grid(grid.blocks, grid.threads, grid.shared_bytes, grid.cooperative,
+                   [&] { kernel(P(arguments)...); });
 }
 
 #endif

@@ -106,6 +106,9 @@ struct Block {
   std::vector<Collective> warps, warpgroups;
   std::deque<std::function<void()>> later;
   std::string failure;
+  unsigned index = 0;
+  std::vector<int> turn;
+  std::minstd_rand random;
 };
 
 thread_local Block* block = nullptr;
@@ -146,8 +149,8 @@ void check_end(const Block& b) {
   }
 }
 
-void run_block(Block& b) {
-  const int threads = static_cast<int>(b.threads.size());
+void begin_block(Block& b, unsigned index) {
+  b.index = index;
   for (Coroutine& c : b.threads) {
     c.done = false;
     c.ready = nullptr;
@@ -158,44 +161,47 @@ void run_block(Block& b) {
     for (Collective& group : *groups) group.arrived = 0;
   }
   std::fill(b.shared.begin(), b.shared.end(), kPoison);
+  const auto threads = static_cast<int>(b.threads.size());
   b.left = threads;
-  std::vector<int> turn(static_cast<std::size_t>(threads));
-  for (int t = 0; t < threads; ++t) turn[static_cast<std::size_t>(t)] = t;
-  if (order == Order::backward) std::reverse(turn.begin(), turn.end());
-  std::minstd_rand random(12345);
+  b.turn.resize(b.threads.size());
+  for (int t = 0; t < threads; ++t) b.turn[static_cast<std::size_t>(t)] = t;
+  if (order == Order::backward) std::reverse(b.turn.begin(), b.turn.end());
+  b.random.seed(12345);
+}
+
+// Runs the block until it is done or all of its threads wait; whether any of them ran.
+bool run_block(Block& b) {
+  block = &b;
+  blockIdx = {b.index, 0, 0};
+  bool any = false;
   while (b.left > 0) {
-    if (order == Order::shuffled) std::shuffle(turn.begin(), turn.end(), random);
+    if (order == Order::shuffled) std::shuffle(b.turn.begin(), b.turn.end(), b.random);
     bool ran = false;
-    for (int t : turn) {
+    for (int t : b.turn) {
       Coroutine& c = b.threads[static_cast<std::size_t>(t)];
       if (c.done || (c.ready != nullptr && !(*c.ready)())) continue;
       ran = true;
       resume(t);
       if (!b.failure.empty()) throw std::runtime_error("on_cpu: " + b.failure);
     }
+    any = any || ran;
     if (ran) continue;
-    if (b.later.empty()) {
-      throw std::runtime_error("on_cpu: deadlock: " + std::to_string(b.left) +
-                               " threads wait for each other");
-    }
+    if (b.later.empty()) return any;
     const auto work = std::move(b.later.front());
     b.later.pop_front();
     work();
+    any = true;
   }
   while (!b.later.empty()) {
     b.later.front()();
     b.later.pop_front();
   }
   check_end(b);
+  return any;
 }
 
-}  // namespace
-
-void set_order(Order wanted) { order = wanted; }
-
-void run_grid(int64_t blocks, int threads, std::size_t shared_bytes,
-              const std::function<void()>& kernel) {
-  Block b;
+void prepare_block(Block& b, int threads, std::size_t shared_bytes,
+                   const std::function<void()>& kernel) {
   b.kernel = &kernel;
   b.threads.resize(static_cast<std::size_t>(threads));
   for (Coroutine& c : b.threads) c.stack.reset(new unsigned char[kStackBytes]);
@@ -205,16 +211,55 @@ void run_grid(int64_t blocks, int threads, std::size_t shared_bytes,
   b.shared.resize(shared_bytes + kGuardBytes + 1024);
   const auto begin = reinterpret_cast<uintptr_t>(b.shared.data());
   b.shared_begin = b.shared.data() + ((begin + 1023) / 1024 * 1024 - begin);
-  b.shared_bytes = shared_bytes;
-  block = &b;
+}
+
+[[noreturn]] void deadlock(int threads) {
+  throw std::runtime_error("on_cpu: deadlock: " + std::to_string(threads) +
+                           " threads wait for each other");
+}
+
+void run_alone(int64_t blocks, int threads, std::size_t shared_bytes,
+               const std::function<void()>& kernel) {
+  Block b;
+  prepare_block(b, threads, shared_bytes, kernel);
+  for (int64_t k = 0; k < blocks; ++k) {
+    begin_block(b, static_cast<unsigned>(k));
+    run_block(b);
+    if (b.left > 0) deadlock(b.left);
+  }
+}
+
+void run_together(int64_t blocks, int threads, std::size_t shared_bytes,
+                  const std::function<void()>& kernel) {
+  std::vector<Block> all(static_cast<std::size_t>(blocks));
+  unsigned index = 0;
+  for (Block& b : all) {
+    prepare_block(b, threads, shared_bytes, kernel);
+    begin_block(b, index++);
+  }
+  if (order == Order::backward) std::reverse(all.begin(), all.end());
+  for (bool ran = true; ran;) {
+    ran = false;
+    for (Block& b : all) {
+      if (b.left > 0 && run_block(b)) ran = true;
+    }
+  }
+  int waiting = 0;
+  for (const Block& b : all) waiting += b.left;
+  if (waiting > 0) deadlock(waiting);
+}
+
+}  // namespace
+
+void set_order(Order wanted) { order = wanted; }
+
+void run_grid(int64_t blocks, int threads, std::size_t shared_bytes, bool cooperative,
+              const std::function<void()>& kernel) {
   gridDim = {static_cast<unsigned>(blocks), 1, 1};
   blockDim = {static_cast<unsigned>(threads), 1, 1};
   threadIdx = {};
   try {
-    for (int64_t k = 0; k < blocks; ++k) {
-      blockIdx = {static_cast<unsigned>(k), 0, 0};
-      run_block(b);
-    }
+    (cooperative ? run_together : run_alone)(blocks, threads, shared_bytes, kernel);
   } catch (...) {
     block = nullptr;
     throw;
@@ -270,6 +315,15 @@ void fail(const char* message) {
 
 void sync_block() {
   on_cpu::named_barrier(0, static_cast<int>(on_cpu::block->threads.size()), true);
+}
+
+void sync_grid(unsigned* counter, unsigned arrivals) {
+  sync_block();
+  if (threadIdx.x == 0) {
+    ++*counter;
+    on_cpu::wait_until([=] { return *counter >= arrivals; });
+  }
+  sync_block();
 }
 
 void sync_warp() {

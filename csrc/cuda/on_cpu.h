@@ -23,6 +23,7 @@ extern thread_local Index3 threadIdx, blockIdx, blockDim, gridDim;
 
 void sync_block();
 void sync_warp();
+void sync_grid(unsigned* counter, unsigned arrivals);
 float shuffle_xor(float x, int lanes);
 double shuffle_xor(double x, int lanes);
 
@@ -31,7 +32,8 @@ namespace on_cpu {
 enum class Order : int { forward, backward, shuffled };
 void set_order(Order order);
 
-void run_grid(int64_t blocks, int threads, std::size_t shared_bytes,
+// Block by block; a cooperative grid's blocks by turns.
+void run_grid(int64_t blocks, int threads, std::size_t shared_bytes, bool cooperative,
               const std::function<void()>& kernel);
 unsigned char* shared_bytes();
 

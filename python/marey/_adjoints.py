@@ -7,13 +7,16 @@ beyond a signal's ends is folded back to where it came from.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.fft
 import scipy.signal
 
 from marey import _cpu
+from marey._steerable import SteerableCoefficients, SteerablePyramid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +77,86 @@ def collapse(grad: Array, levels: int, channel_axis: int | None) -> list[Array]:
         height, width = (height + 1) // 2, (width + 1) // 2
         grads.append(_cpu.up_adjoint(grads[-1], height, width, channel_axis))
     return grads
+
+
+# The steerable pyramid multiplies the spectrum of an image with that of its response to an impulse,
+# at the low frequencies that a scale has, and so does its inverse. Their adjoints multiply with the
+# conjugates. Responses are found by trying.
+
+
+def steerable_residual(pyramid: SteerablePyramid) -> tuple[int, int]:
+    """Return the height and width of the lowpass."""
+    return pyramid._residual
+
+
+def _frequencies(extent: int, whole: int) -> Array:
+    """Return where the frequencies of a scale stand in the spectrum of the whole image."""
+    places: Array = np.round(scipy.fft.fftfreq(extent, 1 / extent)).astype(np.int64) % whole
+    return places
+
+
+def _places(pyramid: SteerablePyramid, part: Array) -> tuple[Array, Array]:
+    height, width = pyramid.shape
+    rows = _frequencies(part.shape[-2], height)
+    return rows[:, None], _frequencies(part.shape[-1], width)
+
+
+def _parts(coefficients: SteerableCoefficients) -> list[Array]:
+    """Return all bands with an axis for orientations."""
+    residuals = [coefficients.highpass[..., None, :, :], coefficients.lowpass[..., None, :, :]]
+    return [residuals[0], *coefficients.bands, residuals[1]]
+
+
+@functools.lru_cache(maxsize=16)
+def _build_spectra(pyramid: SteerablePyramid) -> list[Array]:
+    impulse = np.zeros(pyramid.shape)
+    impulse[0, 0] = 1
+    return [scipy.fft.fft2(part) for part in _parts(pyramid.build(impulse))]
+
+
+@functools.lru_cache(maxsize=16)
+def _collapse_spectra(pyramid: SteerablePyramid) -> list[Array]:
+    """Return for each part (orientations, h, w): the response to an impulse in it."""
+    found = []
+    for k, part in enumerate(_parts(pyramid.build(np.zeros(pyramid.shape)))):
+        count = part.shape[-3]
+        zeros = pyramid.build(np.zeros((count, *pyramid.shape)))
+        each = np.arange(count)
+        _parts(zeros)[k][each, each, 0, 0] = 1  # one orientation for each image
+        spectrum = scipy.fft.fft2(pyramid.collapse(zeros))
+        found.append(spectrum[(..., *_places(pyramid, part))])
+    return found
+
+
+def steerable_build(pyramid: SteerablePyramid, grads: Sequence[Array]) -> Array:
+    """Return the gradient of the image from those of the highpass, the bands and the lowpass."""
+    parts = _parts(SteerableCoefficients(grads[0], list(grads[1:-1]), grads[-1]))
+    pixels = grads[0].shape[-2] * grads[0].shape[-1]
+    total = np.zeros(grads[0].shape, np.result_type(grads[0].dtype, np.complex64))
+    for part, response in zip(parts, _build_spectra(pyramid), strict=True):
+        spectrum = (scipy.fft.fft2(part) * response.conj()).sum(-3)
+        scale = pixels / (part.shape[-2] * part.shape[-1])
+        total[(..., *_places(pyramid, part))] += scale * spectrum
+    image: Array = scipy.fft.ifft2(total).real.astype(grads[0].dtype)
+    return image
+
+
+def steerable_collapse(pyramid: SteerablePyramid, grad: Array) -> list[Array]:
+    """Return the gradients of the highpass, the bands and the lowpass from that of the image."""
+    spectrum = scipy.fft.fft2(grad)[..., None, :, :]
+    pixels = grad.shape[-2] * grad.shape[-1]
+    found = []
+    for response in _collapse_spectra(pyramid):
+        here = spectrum[(..., *_places(pyramid, response))]
+        scale = response.shape[-2] * response.shape[-1] / pixels
+        found.append(scale * scipy.fft.ifft2(here * response.conj()).real)
+    highpass, *bands, lowpass = found
+    kind = np.result_type(grad.dtype, np.complex64)
+    return [
+        highpass[..., 0, :, :].astype(grad.dtype),
+        *[band.astype(kind) for band in bands],
+        lowpass[..., 0, :, :].astype(grad.dtype),
+    ]
 
 
 # Filters in time

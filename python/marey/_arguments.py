@@ -55,6 +55,9 @@ def integer(
 
 def axis(function: str, argument: str, value: Any, shape: tuple[int, ...]) -> int:
     """Return `value` as an axis of `shape`, which may be negative."""
+    # The usual case first, without the words for an error: a microsecond of every call.
+    if type(value) is int and -len(shape) <= value < len(shape):
+        return value
     expected = f"an axis of shape {shape}"
     return integer(function, argument, value, -len(shape), len(shape) - 1, expected=expected)
 
@@ -73,6 +76,8 @@ def number(
 
     `expected` replaces the words for the range.
     """
+    if type(value) is float and minimum <= value <= maximum and math.isfinite(value):
+        return value
     try:
         if isinstance(value, (str, bytes, bool, np.bool_, np.complexfloating)) or np.ndim(value):
             raise TypeError
@@ -193,6 +198,8 @@ def entries(function: str, argument: str, value: Any, keys: tuple[str, ...]) -> 
 
 def reals(function: str, argument: str, value: Any) -> NDArray[np.float64]:
     """Return real numbers, which are few, as an aligned float64 array (a copy unless they are)."""
+    if type(value) is np.ndarray and value.dtype == np.float64 and value.flags.aligned:
+        return value
     try:
         array = np.asarray(value)
     except ValueError:  # lists of several lengths

@@ -147,6 +147,14 @@ def empty_like(source: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     return np.empty(shape, dtype)
 
 
+def assign(target: Any, value: Any) -> None:
+    """Copy `value` to `target`, both of one kind of `to_array`."""
+    if isinstance(target, _device.DeviceArray):
+        target.assign(value)
+    else:
+        target[...] = value
+
+
 def concatenate(arrays: list[Any], axis: int) -> Any:
     """Join arrays of `to_array`, all of one kind."""
     first = arrays[0]

@@ -53,6 +53,7 @@ __all__: list[str] = [
     "num_threads",
     "patch_means",
     "pool3d",
+    "pool3d_backward",
     "probe",
     "recurrent_backward",
     "recurrent_step",
@@ -118,6 +119,9 @@ class Conv3d:
     def separable(
         self, temporal: Conv3d, x: typing.Any, out: typing.Any
     ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+    def stream(
+        self, x: typing.Any, past: typing.Any, out: typing.Any
+    ) -> tuple[typing.Any, ...]: ...
     def workspace(self, shape: collections.abc.Sequence[int]) -> int: ...
 
 class CellWeights:
@@ -130,6 +134,8 @@ class CellWeights:
         bias_ih: typing.Any,
         bias_hh: typing.Any,
         peephole: typing.Any,
+        weight_hr: typing.Any = None,
+        layer_norm: typing.Any = None,
     ) -> None: ...
     def run(
         self,
@@ -146,6 +152,8 @@ class CellWeights:
     def hidden(self) -> int: ...
     @property
     def input(self) -> int: ...
+    @property
+    def state(self) -> int: ...
 
 class Linear:
     def __call__(
@@ -444,6 +452,20 @@ def pool3d(
     count_include_pad: bool,
     channels_last: bool,
     out: typing.Any,
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
+def pool3d_backward(
+    function: str,
+    grad: typing.Any,
+    x: typing.Any,
+    shape: collections.abc.Sequence[int],
+    kernel: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    stride: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    dilation: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    before: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    after: typing.Annotated[collections.abc.Sequence[int], "FixedSize(3)"],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    channels_last: bool,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def probe() -> dict[str, typing.Any]: ...
 def recurrent_backward(

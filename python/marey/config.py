@@ -2,7 +2,8 @@
 
 The instruction set is chosen when marey is imported: the best that the processor has, or the one
 that the environment variable ``MAREY_ISA`` names (``baseline``, ``avx2``, ``avx512``,
-``avx512_bf16``).
+``avx512_bf16``, ``avx512_amx``). The last takes the tiles of Intel's AMX for products of bfloat16
+and is otherwise ``avx512_bf16``; it is there where the operating system lets the process use tiles.
 """
 
 from __future__ import annotations

@@ -253,9 +253,9 @@ class Magnifier:
                 f"[{_NAME}] frames: expected an array in CPU memory for this method; found one on "
                 "a CUDA device"
             )
-        _device.kernels(_NAME)
+        make = _device.kernels(_NAME).LinearMagnifier
         state = self._magnifier.state
-        self._magnifier = _device.LinearMagnifier(frames, **self._options)
+        self._magnifier = make(frames, **self._options)
         self._magnifier.state = state
 
     @staticmethod

@@ -150,6 +150,28 @@ marey_status marey_attention(const marey_array* q, const marey_array* k, const m
                              const marey_attention_options* options, const marey_array* out,
                              const marey_array* lse);
 
+/* Gradients of q, k and v from that of out, given what marey_attention wrote to out and lse. */
+marey_status marey_attention_backward(const marey_array* grad, const marey_array* q,
+                                      const marey_array* k, const marey_array* v,
+                                      const marey_array* out, const marey_array* lse,
+                                      const marey_array* mask, const marey_array* bias,
+                                      const marey_attention_options* options,
+                                      const marey_array* grad_q, const marey_array* grad_k,
+                                      const marey_array* grad_v);
+
+/* ---- linear layers ----------------------------------------------------------------------------
+ */
+
+/* y (..., K) = x (..., C) weight^T + bias: weight (K, C), bias (K,) or null; float32, float64 or
+ * bfloat16. One stride steps through the leading axes of x and y. */
+marey_status marey_linear(const marey_array* x, const marey_array* weight, const marey_array* bias,
+                          const marey_array* y);
+
+/* Gradients from that of y; null for those that are not wanted. */
+marey_status marey_linear_backward(const marey_array* grad, const marey_array* x,
+                                   const marey_array* weight, const marey_array* grad_x,
+                                   const marey_array* grad_weight, const marey_array* grad_bias);
+
 /* ---- convolution ------------------------------------------------------------------------------
  */
 
@@ -185,6 +207,12 @@ marey_status marey_conv3d_create(const marey_array* weight, const marey_array* b
 marey_status marey_conv3d_run(const marey_conv3d* conv, const marey_array* x, const marey_array* y);
 void marey_conv3d_destroy(marey_conv3d* conv);
 
+/* Gradients from that of y, without an activation; null for those that are not wanted. */
+marey_status marey_conv3d_backward(const marey_array* grad, const marey_array* x,
+                                   const marey_array* weight, const marey_conv3d_options* options,
+                                   const marey_array* grad_x, const marey_array* grad_weight,
+                                   const marey_array* grad_bias);
+
 /* ---- recurrent layers --------------------------------------------------------------------------
  */
 
@@ -212,6 +240,29 @@ marey_status marey_recurrent_run(const marey_recurrent* layer, const marey_array
                                  const int64_t* lengths, int32_t reverse, const marey_array* y,
                                  const marey_array* h_n, const marey_array* c_n);
 void marey_recurrent_destroy(marey_recurrent* layer);
+
+/* C-ordered arrays of the shapes of what they are gradients of: x and h0 of its type, all others
+ * float32 for bfloat16. c0 for an LSTM only (else null). */
+typedef struct {
+  const marey_array* x;
+  const marey_array* weight_ih;
+  const marey_array* weight_hh;
+  const marey_array* bias_ih;
+  const marey_array* bias_hh;
+  const marey_array* h0;
+  const marey_array* c0;
+} marey_recurrent_gradients;
+
+/* Back-propagation through time from the gradients of y, h_n and c_n, each of which may be null
+ * (zeros). The way there is gone once more, and kept meanwhile. */
+marey_status marey_recurrent_backward(marey_cell cell, const marey_array* weight_ih,
+                                      const marey_array* weight_hh, const marey_array* bias_ih,
+                                      const marey_array* bias_hh, const marey_array* x,
+                                      const marey_array* h0, const marey_array* c0,
+                                      const int64_t* lengths, int32_t reverse,
+                                      const marey_array* grad_y, const marey_array* grad_h,
+                                      const marey_array* grad_c,
+                                      const marey_recurrent_gradients* gradients);
 
 #ifdef __cplusplus
 }

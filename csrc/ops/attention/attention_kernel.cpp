@@ -24,6 +24,9 @@ namespace {
 // block of them is read for each panel.
 constexpr int64_t kNearBytes = 1024;
 
+// Keys in a tile of core/tile_amx.h: its depth is sixteen pairs.
+constexpr int64_t kTileKeys = 32;
+
 // S: the type in memory; Unit: what the products are of.
 template <class S, class Unit>
 class Block {
@@ -53,6 +56,9 @@ class Block {
     take(values_, kAttentionKeys * p.value_depth);
     // In units of log2, or of the cap. Pairs are not scaled before they are multiplied.
     factor_ = static_cast<T>(p.softcap > 0 ? p.scale / p.softcap : p.scale * kLog2E);
+#if defined(__AMX_BF16__)
+    tiles_ = kPairs && tiles_active();
+#endif
     late_factor_ = kPairs && p.softcap <= 0 && p.bias.data == nullptr && factor_ > 0;
   }
 
@@ -124,6 +130,13 @@ class Block {
     }
     if (values_in_place_) return;
     if constexpr (kPairs) {
+#if defined(__AMX_BF16__)
+      if (tiles_) {
+        turn_columns(values(block.first), p_.v.row, p_.v.item, p_.value_depth, block.count(),
+                     reinterpret_cast<bfloat16*>(values_), kAttentionKeys);
+        return;
+      }
+#endif
       pair_rows(values(block.first), p_.v.row, p_.v.item, block.count(), p_.value_depth, values_,
                 p_.value_depth);
     } else {
@@ -152,8 +165,9 @@ class Block {
     const Reach reach = queries_.reach_of(panel);
     Range range{at_least(block.first, reach.any.first), at_most(block.last, reach.any.last)};
     if (range.count() <= 0) return;
-    // Whole pairs of keys: the one before the first is forbidden below.
-    if constexpr (kPairs) range.first -= (range.first - block.first) % 2;
+    // Whole pairs of keys, or whole tiles of them, which are summed in the same parts whatever the
+    // lanes of a panel see: the keys before the first are forbidden below.
+    if constexpr (kPairs) range.first -= (range.first - block.first) % (tiles_ ? kTileKeys : 2);
     const Unit* q = q_ + panel.vector * W * units_;
     const KeyRows rows =
         keys_in_place_
@@ -173,6 +187,17 @@ class Block {
     softmax<NV>(range.count(), top_ + panel.vector * W, sum_ + panel.vector * W, out);
 
     const int64_t depth = (range.count() + kStep - 1) / kStep;
+#if defined(__AMX_BF16__)
+    if constexpr (kPairs) {
+      if (tiles_) {
+        const Rows<Unit> turned{values_ + (range.first - block.first) / kStep,
+                                kAttentionKeys / kStep};
+        tiles_product<NV>(p_.value_depth, turned, reinterpret_cast<const Unit*>(scores_), depth,
+                          out, true);
+        return;
+      }
+    }
+#endif
     Columns<Unit> columns{values_ + (range.first - block.first) / kStep * p_.value_depth,
                           p_.value_depth};
     if constexpr (std::is_same_v<S, Unit>) {
@@ -200,12 +225,21 @@ class Block {
         ++count;
       }
     }
+    // Two maxima of every other key, since one would wait for itself.
     V highest[NV];
-    for (int j = 0; j < NV; ++j) highest[j] = load<V>(scores_ + j * W);
-    for (int64_t s = 1; s < count; ++s) {
+    V second[NV];
+    for (int j = 0; j < NV; ++j) highest[j] = second[j] = load<V>(scores_ + j * W);
+    int64_t key = 1;
+    for (; key + 2 <= count; key += 2) {
       for (int j = 0; j < NV; ++j) {
-        highest[j] = stdx::max(highest[j], load<V>(scores_ + s * kPitch + j * W));
+        const T* at = scores_ + key * kPitch + j * W;
+        highest[j] = stdx::max(highest[j], load<V>(at));
+        second[j] = stdx::max(second[j], load<V>(at + kPitch));
       }
+    }
+    for (int j = 0; j < NV; ++j) {
+      if (key < count) second[j] = stdx::max(second[j], load<V>(scores_ + key * kPitch + j * W));
+      highest[j] = stdx::max(highest[j], second[j]);
     }
     const V factor(late_factor_ ? factor_ : T(1));
     V total[NV];
@@ -279,7 +313,8 @@ class Block {
   Queries queries_;
   int64_t units_;
   T factor_;
-  bool late_factor_;  // the factor comes with the exponential
+  bool late_factor_;    // the factor comes with the exponential
+  bool tiles_ = false;  // products of pairs take tiles, and values are turned for them
   bool keys_in_place_ = false;
   bool values_in_place_ = false;
   T* scores_;                                      // (keys of a block, lanes of a panel)
@@ -289,7 +324,7 @@ class Block {
   Unit* q_;                                        // panels (D, lanes)
   T* out_;                                         // panels (Dv, lanes)
   std::conditional_t<kPairs, bfloat16, T>* keys_;  // a block (keys, D)
-  Unit* values_;                                   // a block (keys, Dv)
+  Unit* values_;                                   // a block (keys, Dv), or (Dv, keys)
 };
 
 template <class S, class Unit>

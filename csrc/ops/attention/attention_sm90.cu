@@ -345,17 +345,6 @@ bool copyable(const View& x) {
   return true;
 }
 
-bool is_hopper(const Queue& queue) {
-#ifdef __CUDACC__
-  int major = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, queue.device));
-  return major == 9;
-#else
-  static_cast<void>(queue);
-  return true;
-#endif
-}
-
 TensorMap tensor_map(const AttentionArguments& a, AttentionArray which, const View& x) {
   const int axis = x.ndim() - 3;
   TensorShape shape{};

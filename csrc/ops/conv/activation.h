@@ -5,6 +5,7 @@
 #include "core/math.h"
 #include "core/tile.h"
 #include "ops/conv/conv3d.h"
+#include "ops/conv/conv3d_tile.h"
 
 namespace marey::MAREY_ISA_NS {
 
@@ -49,64 +50,67 @@ inline Vec<T> relu(const Vec<T>& x) {
   return result;
 }
 
-// `rows` vectors of sums, one after the other, to places `stride` apart.
-template <class T, class S, class F>
-inline void finish_vectors(const F& act, const T* sums, int64_t rows, const Vec<T>& bias, S* to,
-                           int64_t stride) {
+// f(the function of a vector that the activation is).
+template <class T, class F>
+inline void with_activation(Activation activation, const F& f) {
   using V = Vec<T>;
-  for (int64_t i = 0; i < rows; ++i) {
-    store_as(to + i * stride, act(load<V>(sums + i * static_cast<int64_t>(V::size())) + bias));
+  switch (activation) {
+    case Activation::none:
+      return f([](const V& x) { return x; });
+    case Activation::relu:
+      return f([](const V& x) { return relu<T>(x); });
+    case Activation::gelu:
+      return f([](const V& x) { return gelu(x); });
+    case Activation::silu:
+      return f([](const V& x) { return silu<T>(x); });
   }
 }
 
+// `rows` vectors of sums, one after the other, to places `stride` apart.
 template <class T, class S>
 [[gnu::flatten]] inline void finish_vectors(const T* sums, int64_t rows, const T* bias,
                                             Activation activation, S* to, int64_t stride) {
   using V = Vec<T>;
   const V added = bias != nullptr ? load<V>(bias) : V(T(0));
-  switch (activation) {
-    case Activation::none:
-      return finish_vectors([](const V& x) { return x; }, sums, rows, added, to, stride);
-    case Activation::relu:
-      return finish_vectors([](const V& x) { return relu<T>(x); }, sums, rows, added, to, stride);
-    case Activation::gelu:
-      return finish_vectors([](const V& x) { return gelu(x); }, sums, rows, added, to, stride);
-    case Activation::silu:
-      return finish_vectors([](const V& x) { return silu<T>(x); }, sums, rows, added, to, stride);
-  }
+  with_activation<T>(activation, [&](const auto& act) {
+    for (int64_t i = 0; i < rows; ++i) {
+      store_as(to + i * stride, act(load<V>(sums + i * static_cast<int64_t>(V::size())) + added));
+    }
+  });
 }
 
 // rows x pitch sums, the lanes of `bias` from 0 to pitch (null: none).
-template <class T, class F>
-inline void finish_with(const F& act, T* sums, int64_t rows, int64_t pitch, const T* bias) {
-  using V = Vec<T>;
-  constexpr int W = static_cast<int>(V::size());
-  for (int64_t k = 0; k < pitch; k += W) {
-    const V b = bias != nullptr ? load<V>(bias + k) : V(T(0));
-    for (int64_t i = 0; i < rows; ++i) {
-      T* at = sums + i * pitch + k;
-      store(at, act(load<V>(at) + b));
-    }
-  }
-}
-
 template <class T>
 [[gnu::flatten]] inline void finish_sums(T* sums, int64_t rows, int64_t pitch, const T* bias,
                                          Activation activation) {
   using V = Vec<T>;
-  switch (activation) {
-    case Activation::none:
-      if (bias != nullptr) {
-        finish_with([](const V& x) { return x; }, sums, rows, pitch, bias);
+  if (activation == Activation::none && bias == nullptr) return;
+  with_activation<T>(activation, [&](const auto& act) {
+    for (int64_t k = 0; k < pitch; k += static_cast<int64_t>(V::size())) {
+      const V b = bias != nullptr ? load<V>(bias + k) : V(T(0));
+      for (int64_t i = 0; i < rows; ++i) {
+        T* at = sums + i * pitch + k;
+        store(at, act(load<V>(at) + b));
       }
-      return;
-    case Activation::relu:
-      return finish_with([](const V& x) { return relu<T>(x); }, sums, rows, pitch, bias);
-    case Activation::gelu:
-      return finish_with([](const V& x) { return gelu(x); }, sums, rows, pitch, bias);
-    case Activation::silu:
-      return finish_with([](const V& x) { return silu<T>(x); }, sums, rows, pitch, bias);
-  }
+    }
+  });
+}
+
+// rows x pitch sums, a bias for each row (null: none): the first `count` lanes of row i to
+// to[i * stride].
+template <class T, class S>
+[[gnu::flatten]] inline void finish_rows(const T* sums, int64_t rows, int64_t pitch, const T* bias,
+                                         Activation activation, int64_t count, S* to,
+                                         int64_t stride) {
+  using V = Vec<T>;
+  with_activation<T>(activation, [&](const auto& act) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const V b(bias != nullptr ? bias[i] : T(0));
+      for (int64_t k = 0; k < count; k += static_cast<int64_t>(V::size())) {
+        store_first(to + i * stride + k, act(load<V>(sums + i * pitch + k) + b), count - k);
+      }
+    }
+  });
 }
 
 }  // namespace marey::MAREY_ISA_NS

@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/activation.h"
 #include "core/buffer.h"
 #include "core/dispatch.h"
 #include "core/isa.h"
@@ -20,7 +21,6 @@
 
 namespace marey {
 
-enum class Activation : int { none, relu, gelu, silu };
 enum class ConvAlgorithm : int { automatic, direct, winograd };
 
 // Of time, height and width.
@@ -62,6 +62,10 @@ struct ConvStrides {
   std::array<int64_t, 3> s{};
 };
 
+// How the direct kernel takes its inputs: as a window with channels side by side, or as rows with
+// neighbours along W side by side.
+enum class ConvInputs : int { window, rows };
+
 // One group of a convolution: what the packed weights and the kernels depend on.
 struct ConvProblem {
   std::array<ConvTaps, 3> taps;
@@ -73,6 +77,7 @@ struct ConvProblem {
   bool depthwise =
       false;         // a filter for each channel: `channels` of them, one product for each tap
   int64_t tile = 1;  // blocks start at multiples of it along H and W
+  ConvInputs inputs = ConvInputs::window;
 
   int64_t tap_count() const { return taps[0].count * taps[1].count * taps[2].count; }
 };
@@ -112,6 +117,7 @@ struct ConvKernel {
   int64_t tile;         // of ConvProblem
   int64_t block_bytes;  // of scratch that a block should take at most
   double product_cost;  // products for each one of the direct sum
+  bool takes_rows;      // whether it heeds ConvInputs
   // Bytes of the packed weights of one group.
   int64_t (*packed_bytes)(const ConvProblem&);
   // Packs panels [first, last) of all channels.
@@ -155,6 +161,10 @@ class Conv3d {
  private:
   std::unique_ptr<Plan> plan_;
 };
+
+// The last frames of `past` followed by x, as many as `kept` and `past` have: all (N, C, ., H, W)
+// of one type and any strides; kept overlaps neither.
+void keep_last_frames(const View& past, const View& x, const View& kept);
 
 // y = temporal(spatial(x)): a convolution in space, with its activation, then one along time, of
 // kernels (1, kH, kW) and (kT, 1, 1), groups 1 and dilation 1. What lies between exists in tiles of

@@ -4,101 +4,29 @@
 // outside of x is zero. Frames before those of x come from `past`, so that a causal stream copies
 // nothing.
 //
-// Ordinary cores, any strides and types: the kernel that others are compared with.
-#include <cmath>
+// The gradient of x is a convolution of that of the result for each phase of the stride
+// (conv3d_backward.h): the same kernel, with the weights' filters and channels exchanged, those
+// taps that meet the phase, and results as far apart as the stride.
+//
+// Any strides and types: the kernel that others are compared with. bfloat16 goes through the tensor
+// cores (cuda/gemm.h).
+#include <limits>
+#include <numeric>
+#include <stdexcept>
 
-#include "cuda/divisor.h"
 #include "cuda/gemm.h"
+#include "ops/conv/conv3d_arguments_cuda.h"
 #include "ops/conv/conv_cuda.h"
 
 namespace marey::cuda {
 
-struct ConvArguments {
-  const char* x;
-  const char* past;  // null: none
-  const char* weight;
-  const char* bias;  // null: none
-  char* out;
-  int64_t x_stride[5], past_stride[5], weight_stride[5], out_stride[5];  // in bytes
-  int64_t bias_stride;
-  int64_t history;    // frames of past
-  int64_t extent[3];  // of x and past together
-  int64_t step[3], dilation[3], before[3];
-  Divisor out_extent[3];
-  Divisor kernel[3];
-  Divisor channels;  // of a group
-  int64_t positions;
-  int64_t filters;  // of a group
-  Divisor column_blocks, row_blocks;
-  int depth;
-  Activation activation;
-  bool wide_bias;  // float32 beside bfloat16
-};
-
-struct ConvPosition {
-  int64_t n, at[3];
-};
-MAREY_HOST_DEVICE ConvPosition conv_position(const ConvArguments& a, int64_t position) {
-  ConvPosition p;
-  for (int axis = 2; axis >= 0; --axis) {
-    const int64_t next = a.out_extent[axis].quotient(position);
-    p.at[axis] = position - next * a.out_extent[axis].value();
-    position = next;
-  }
-  p.n = position;
-  return p;
-}
-
-struct ConvTap {
-  int64_t channel, at[3];
-};
-MAREY_HOST_DEVICE ConvTap conv_tap(const ConvArguments& a, int64_t k) {
-  ConvTap tap;
-  int64_t next = a.channels.quotient(k);
-  tap.channel = k - next * a.channels.value();
-  for (int axis = 2; axis >= 0; --axis) {
-    k = next;
-    next = a.kernel[axis].quotient(k);
-    tap.at[axis] = k - next * a.kernel[axis].value();
-  }
-  return tap;
-}
-
 namespace {
-
-template <class T>
-MAREY_DEVICE T exp_of(T x);
-template <>
-MAREY_DEVICE float exp_of(float x) {
-  return expf(x);
-}
-template <>
-MAREY_DEVICE double exp_of(double x) {
-  return exp(x);
-}
-MAREY_DEVICE float erf_of(float x) { return erff(x); }
-MAREY_DEVICE double erf_of(double x) { return erf(x); }
-
-template <class T>
-MAREY_DEVICE T activated(T x, Activation activation) {
-  switch (activation) {
-    case Activation::relu:
-      return x > T{0} ? x : (x == x ? T{0} : x);
-    case Activation::gelu:
-      return static_cast<T>(0.5) * x * (T{1} + erf_of(x * static_cast<T>(0.70710678118654752440)));
-    case Activation::silu:
-      return x / (T{1} + exp_of(-x));
-    case Activation::none:
-      break;
-  }
-  return x;
-}
 
 // S: items in memory, T: sums.
 template <class S, class T>
 MAREY_KERNEL(kGemmThreads)
 conv3d_kernel(MAREY_GRID_CONSTANT ConvArguments a) {
-  auto& shared = *shared_memory<GemmShared<T>>();
+  auto& shared = *shared_memory<GemmShared<S, T>>();
   const int64_t line = a.column_blocks.quotient(blockIdx.x);
   const int64_t first_filter = (blockIdx.x - line * a.column_blocks.value()) * kGemmColumns;
   const int64_t group = a.row_blocks.quotient(line);
@@ -108,7 +36,7 @@ conv3d_kernel(MAREY_GRID_CONSTANT ConvArguments a) {
   // The row and the column that this thread loads.
   const int64_t row = first_position + gemm_load_row(thread);
   const bool row_inside = row < a.positions;
-  const ConvPosition p = conv_position(a, row_inside ? row : 0);
+  const ConvPosition p = conv_position(a.out_extent, row_inside ? row : 0);
   int64_t start[3];
 #pragma unroll
   for (int axis = 0; axis < 3; ++axis) start[axis] = p.at[axis] * a.step[axis] - a.before[axis];
@@ -116,7 +44,7 @@ conv3d_kernel(MAREY_GRID_CONSTANT ConvArguments a) {
   const int64_t filter = first_filter + gemm_load_row(thread);
   const bool filter_inside = filter < a.filters;
   const char* weight =
-      a.weight + (group * a.filters + (filter_inside ? filter : 0)) * a.weight_stride[0];
+      a.weight + group * a.weight_group + (filter_inside ? filter : 0) * a.weight_stride[0];
 
   const auto load_a = [&](int, int k) {
     const ConvTap tap = conv_tap(a, k);
@@ -150,7 +78,7 @@ conv3d_kernel(MAREY_GRID_CONSTANT ConvArguments a) {
   for (int i = 0; i < 4; ++i) {
     const int64_t position = first_position + gemm_row(thread) + i;
     if (position >= a.positions) continue;
-    const ConvPosition q = conv_position(a, position);
+    const ConvPosition q = conv_position(a.out_extent, position);
     char* to_row = a.out + q.n * a.out_stride[0] + q.at[0] * a.out_stride[2] +
                    q.at[1] * a.out_stride[3] + q.at[2] * a.out_stride[4];
 #pragma unroll
@@ -159,11 +87,7 @@ conv3d_kernel(MAREY_GRID_CONSTANT ConvArguments a) {
       if (column >= a.filters) continue;
       const int64_t k = group * a.filters + column;
       T v = sums.v[i][j];
-      if (a.bias != nullptr) {
-        const char* item = a.bias + k * a.bias_stride;
-        v += a.wide_bias ? *reinterpret_cast<const T*>(item)
-                         : to<T>(*reinterpret_cast<const S*>(item));
-      }
+      if (a.bias != nullptr) v += conv_bias<S, T>(a, k);
       *reinterpret_cast<S*>(to_row + k * a.out_stride[1]) = from<S>(activated(v, a.activation));
     }
   }
@@ -172,15 +96,75 @@ conv3d_kernel(MAREY_GRID_CONSTANT ConvArguments a) {
 template <class S, class T>
 void run(const Queue& queue, const ConvArguments& a, int64_t groups) {
   const Grid grid{groups * a.row_blocks.value() * a.column_blocks.value(), kGemmThreads,
-                  sizeof(GemmShared<T>)};
+                  sizeof(GemmShared<S, T>)};
   launch(queue, grid, &conv3d_kernel<S, T>, a);
+}
+
+const char* run(const Queue& queue, const ConvArguments& a, DType dtype, int64_t groups,
+                void* workspace) {
+#if defined(MAREY_HAVE_HOPPER) || !defined(__CUDACC__)
+  if (dtype == DType::bf16 && conv3d_fits_sm90(queue, a)) {
+    conv3d_sm90(queue, a, groups, workspace);
+    return "sm90";
+  }
+#endif
+  if (dtype == DType::f64) {
+    run<double, double>(queue, a, groups);
+  } else if (dtype == DType::bf16) {
+    run<bfloat16, float>(queue, a, groups);
+  } else {
+    run<float, float>(queue, a, groups);
+  }
+  return "generic";
+}
+
+// What follows from the numbers of positions, filters, taps and channels.
+void set_blocks(ConvArguments& a, int64_t positions, int64_t filters, int64_t taps,
+                int64_t channels) {
+  if (taps * channels > std::numeric_limits<int>::max()) {
+    throw std::runtime_error("[marey] CUDA: a convolution with 2^31 or more weights for a filter");
+  }
+  a.positions = positions;
+  a.filters = filters;
+  a.channels = Divisor(channels > 0 ? channels : 1);
+  a.depth = static_cast<int>(taps * channels);
+  a.column_blocks = Divisor(blocks_for(filters, kGemmColumns));
+  a.row_blocks = Divisor(blocks_for(positions, kGemmRows));
+}
+
+// One axis of a phase of the stride.
+struct PhaseAxis {
+  int64_t extent;                // of x, every `stride`-th from the phase
+  int64_t first, period, count;  // taps that meet it
+  int64_t start;                 // which result the first of these takes to the first position
+  int64_t step;                  // and how many results before that the next one does
+};
+
+PhaseAxis phase_axis(int64_t phase, int64_t extent, int64_t kernel, int64_t stride,
+                     int64_t dilation, int64_t before) {
+  PhaseAxis axis{};
+  axis.extent = (extent - phase + stride - 1) / stride;
+  axis.period = stride / std::gcd(stride, dilation);
+  axis.step = dilation * axis.period / stride;
+  while (axis.first < kernel && (phase + before - axis.first * dilation) % stride != 0) {
+    ++axis.first;
+  }
+  if (axis.first == kernel) return axis;
+  axis.count = (kernel - 1 - axis.first) / axis.period + 1;
+  axis.start = (phase + before - axis.first * dilation) / stride;
+  return axis;
 }
 
 }  // namespace
 
-void conv3d(const Queue& queue, const View& x, const View* past, const View& weight,
-            const View* bias, const Conv3dOptions& options, const View& out) {
-  if (out.shape.count() == 0) return;
+int64_t conv3d_workspace(const View& weight) {
+  return weight.dtype == DType::bf16 ? weight.shape.count() * 2 : 0;
+}
+
+const char* conv3d(const Queue& queue, const View& x, const View* past, const View& weight,
+                   const View* bias, const Conv3dOptions& options, const View& out,
+                   void* workspace) {
+  if (out.shape.count() == 0) return "";
   ConvArguments a{};
   a.x = x.as<const char>();
   a.weight = weight.as<const char>();
@@ -201,7 +185,7 @@ void conv3d(const Queue& queue, const View& x, const View* past, const View& wei
     a.out_stride[axis] = out.stride(axis);
   }
   int64_t taps = 1;
-  a.positions = out.shape[0];
+  int64_t positions = out.shape[0];
   for (int axis = 0; axis < 3; ++axis) {
     const auto at = static_cast<std::size_t>(axis);
     a.extent[axis] = x.shape[axis + 2] + (axis == 0 ? a.history : 0);
@@ -209,19 +193,63 @@ void conv3d(const Queue& queue, const View& x, const View* past, const View& wei
     a.dilation[axis] = options.dilation[at];
     a.before[axis] = options.before[at];
     a.out_extent[axis] = Divisor(out.shape[axis + 2]);
-    a.kernel[axis] = Divisor(weight.shape[axis + 2] > 0 ? weight.shape[axis + 2] : 1);
+    a.kernel[axis] = Divisor(weight.shape[axis + 2]);
     taps *= weight.shape[axis + 2];
-    a.positions *= out.shape[axis + 2];
+    positions *= out.shape[axis + 2];
   }
-  a.channels = Divisor(weight.shape[1] > 0 ? weight.shape[1] : 1);
-  a.depth = static_cast<int>(taps * weight.shape[1]);
-  a.filters = weight.shape[0] / options.groups;
-  a.column_blocks = Divisor(blocks_for(a.filters, kGemmColumns));
-  a.row_blocks = Divisor(blocks_for(a.positions, kGemmRows));
+  const int64_t filters = weight.shape[0] / options.groups;
+  a.weight_group = filters * weight.stride(0);
   a.activation = options.activation;
-  if (x.dtype == DType::f64) return run<double, double>(queue, a, options.groups);
-  if (x.dtype == DType::bf16) return run<bfloat16, float>(queue, a, options.groups);
-  run<float, float>(queue, a, options.groups);
+  set_blocks(a, positions, filters, taps, weight.shape[1]);
+  return run(queue, a, x.dtype, options.groups, workspace);
+}
+
+void conv3d_backward_input(const Queue& queue, const View& grad, const View& weight,
+                           const Conv3dOptions& options, const View& grad_x, void* workspace) {
+  if (grad_x.shape.count() == 0) return;
+  const int64_t filters = weight.shape[0] / options.groups;
+  ConvArguments all{};
+  all.x = grad.as<const char>();
+  all.weight_group = filters * weight.stride(0);
+  for (int axis = 0; axis < 5; ++axis) all.x_stride[axis] = grad.stride(axis);
+  all.weight_stride[0] = weight.stride(1);
+  all.weight_stride[1] = weight.stride(0);
+  all.out_stride[0] = grad_x.stride(0);
+  all.out_stride[1] = grad_x.stride(1);
+  int64_t phases[3];
+  for (int axis = 0; axis < 3; ++axis) {
+    const int64_t stride = options.stride[static_cast<std::size_t>(axis)];
+    phases[axis] = stride < grad_x.shape[axis + 2] ? stride : grad_x.shape[axis + 2];
+    all.extent[axis] = grad.shape[axis + 2];
+    all.step[axis] = 1;
+  }
+  for (int64_t phase = 0; phase < phases[0] * phases[1] * phases[2]; ++phase) {
+    ConvArguments a = all;
+    a.weight = weight.as<const char>();
+    a.out = grad_x.as<char>();
+    int64_t taps = 1;
+    int64_t positions = grad_x.shape[0];
+    int64_t rest = phase;
+    for (int axis = 2; axis >= 0; --axis) {
+      const auto at = static_cast<std::size_t>(axis);
+      const int64_t of_axis = rest % phases[axis];
+      rest /= phases[axis];
+      const PhaseAxis p = phase_axis(of_axis, grad_x.shape[axis + 2], weight.shape[axis + 2],
+                                     options.stride[at], options.dilation[at], options.before[at]);
+      a.weight += p.count > 0 ? p.first * weight.stride(axis + 2) : 0;
+      a.weight_stride[axis + 2] = p.period * weight.stride(axis + 2);
+      a.out += of_axis * grad_x.stride(axis + 2);
+      a.out_stride[axis + 2] = options.stride[at] * grad_x.stride(axis + 2);
+      a.out_extent[axis] = Divisor(p.extent);
+      a.kernel[axis] = Divisor(p.count > 0 ? p.count : 1);
+      a.before[axis] = -p.start;
+      a.dilation[axis] = -p.step;
+      taps *= p.count;
+      positions *= p.extent;
+    }
+    set_blocks(a, positions, weight.shape[1], taps, filters);
+    run(queue, a, grad_x.dtype, options.groups, workspace);
+  }
 }
 
 }  // namespace marey::cuda

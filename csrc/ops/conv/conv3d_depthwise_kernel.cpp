@@ -3,13 +3,15 @@
 //
 // Where channels are contiguous in memory the input is read in place. Loads straddle cache lines
 // there and cost two cycles, so that each serves the three taps of a row (`sliding_tile`): with
-// seven positions nine loads for 21 multiply-adds. Positions whose taps are not all inside go one
-// by one. A block walks along time with a few rows of all channels, whose frames stay in the
-// second-level cache.
+// seven positions nine loads for 21 multiply-adds. A tap that is one position outside of the row
+// reads zeros; positions with taps further outside go one by one. A block walks along time with a
+// few rows of all channels, whose frames stay in the second-level cache.
 //
 // Where W is contiguous, one vector of channels of a window is copied into scratch as (T, H, W,
 // lanes), of the type of the sums, with zeros for the padding along W: pixels are then whole cache
 // lines. Copying channels that are contiguous, too, was half as fast as reading them in place.
+#include <limits>
+
 #include "core/tile.h"
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d.h"
@@ -55,10 +57,24 @@ template <class V>
   return std::bit_cast<V>(raw);
 }
 
-// Three neighbouring taps a row, stride 1, from memory of any type.
+// What a tap outside of the row reads.
+template <class S>
+alignas(64) inline constexpr S kZeros[64] = {};
+
+// What a tile needs beside its taps.
+template <class T>
+struct SlidingEnds {
+  bool before, behind;  // whether its first tap, and its last, is outside of the row
+  const T* bias;        // of a vector of channels; null: none
+  T least;              // smaller sums become it
+};
+
+// Three neighbouring taps a row, stride 1, from memory of any type. Results lie `out_stride` apart.
 template <int kRows, class S, class T>
 [[gnu::noinline, gnu::flatten]] void sliding_tile(const S* input, int64_t stride, const TapAt* rows,
-                                                  int64_t count, const T* weight, T* out) {
+                                                  int64_t count, const T* weight,
+                                                  const SlidingEnds<T>& ends, T* out,
+                                                  int64_t out_stride) {
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
   V sum[kRows];
@@ -66,24 +82,33 @@ template <int kRows, class S, class T>
   for (int i = 0; i < kRows; ++i) sum[i] = V(T(0));
   for (int64_t row = 0; row < count; ++row) {
     const S* a = input + rows[row].input;
+    const S* const first = ends.before ? kZeros<S> : a;
+    const S* const last = ends.behind ? kZeros<S> : a + (kRows + 1) * stride;
     const T* b = weight + rows[row].weight;
     const V w0 = load<V>(b);
     const V w1 = load<V>(b + W);
     const V w2 = load<V>(b + 2 * W);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows + 2; ++i) {
-      const V x = in_register(load_as<V>(a + i * stride));
+      const S* at = i == 0 ? first : i == kRows + 1 ? last : a + i * stride;
+      const V x = in_register(load_as<V>(at));
       if (i < kRows) sum[i < kRows ? i : 0] += x * w0;
       if (i >= 1 && i <= kRows) sum[i >= 1 && i <= kRows ? i - 1 : 0] += x * w1;
       if (i >= 2) sum[i >= 2 ? i - 2 : 0] += x * w2;
     }
   }
+  const V bias = ends.bias != nullptr ? load<V>(ends.bias) : V(T(0));
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) store(out + i * W, sum[i]);
+  for (int i = 0; i < kRows; ++i) {
+    V result = sum[i] + bias;
+    stdx::where(result < V(ends.least), result) = V(ends.least);
+    store(out + i * out_stride, result);
+  }
 }
 
 template <class S, class T>
-using SlidingTile = void (*)(const S*, int64_t, const TapAt*, int64_t, const T*, T*);
+using SlidingTile = void (*)(const S*, int64_t, const TapAt*, int64_t, const T*,
+                             const SlidingEnds<T>&, T*, int64_t);
 
 template <class S, class T, int... kRows>
 constexpr void fill(SlidingTile<S, T> (&table)[kSlide + 1], std::integer_sequence<int, kRows...>) {
@@ -211,25 +236,17 @@ class Depthwise {
   // Rows of taps that lie inside, from channel 0 of position 0 of the row. Frames
   // of the past lie in another array, at their distance from this one.
   int64_t list_rows(int64_t t, int64_t h, const S* x) const {
-    const ConvTaps& time = p_.taps[0];
-    const ConvTaps& height = p_.taps[1];
     int64_t count = 0;
-    for (int64_t i = 0; i < time.count; ++i) {
-      int64_t frame = t * time.step + time.offset[i];
-      if (frame < 0 || frame >= p_.in[0]) continue;
+    place_.each_row(b_, t, h, [&](int64_t i, int64_t j, int64_t frame, int64_t row) {
       const bool past = frame < b_.history;
       if (!past) frame -= b_.history;
       const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
       const S* from = static_cast<const S*>(past ? b_.past : b_.x) + frame * strides.s[0];
-      for (int64_t j = 0; j < height.count; ++j) {
-        const int64_t row = h * height.step + height.offset[j];
-        if (row < 0 || row >= p_.in[1]) continue;
-        const auto bytes =
-            reinterpret_cast<intptr_t>(from + row * strides.s[1]) - reinterpret_cast<intptr_t>(x);
-        taps_[count++] = {bytes / static_cast<intptr_t>(sizeof(S)),
-                          (i * height.count + j) * p_.taps[2].count * W};
-      }
-    }
+      const auto bytes =
+          reinterpret_cast<intptr_t>(from + row * strides.s[1]) - reinterpret_cast<intptr_t>(x);
+      taps_[count++] = {bytes / static_cast<intptr_t>(sizeof(S)),
+                        (i * p_.taps[1].count + j) * p_.taps[2].count * W};
+    });
     return count;
   }
 
@@ -251,28 +268,41 @@ class Depthwise {
     }
   }
 
-  // Sums of all channels of as many positions from w on as a tile takes.
+  // Results of all channels of as many positions from w on as a tile takes.
   int64_t sum_positions(int64_t w, int64_t rows, const S* x, S* to) {
     static constexpr SlidingTiles<S, C> kTiles;
     const ConvTaps& width = p_.taps[2];
     const int64_t pixel = b_.x_strides.s[2];
     const int64_t left = w + width.offset[0];
-    // Positions from w on all of whose taps are inside, in equal parts.
-    const int64_t inside = left >= 0 ? at_most(p_.in[2] - width.offset[2], b_.end[2]) - w : 0;
+    // Positions from w on whose middle tap is inside, in equal parts: the first tap of the first of
+    // them may be one position outside, and so may the last tap of the last.
+    const int64_t inside = left >= -1 ? at_most(p_.in[2] + 1 - width.offset[2], b_.end[2]) - w : 0;
     const int64_t parts = (inside + kSlide - 1) / kSlide;
     const int64_t count = inside > 0 ? (inside + parts - 1) / parts : 1;
+    SlidingEnds<C> ends;
+    ends.before = left < 0;
+    ends.behind = w + count - 1 + width.offset[2] >= p_.in[2];
+    // What a tile finishes itself.
+    const bool simple = b_.activation == Activation::none || b_.activation == Activation::relu;
+    const bool finished = std::is_same_v<S, C> && inside > 0 && simple;
+    constexpr C kLowest = -std::numeric_limits<C>::infinity();
+    ends.least = finished && b_.activation == Activation::relu ? C(0) : kLowest;
     alignas(64) C sums[kSlide * W];
     for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
       const int64_t lane = first_filter(p_, panel);
-      const C* weights = static_cast<const C*>(b_.packed) + panel * W * p_.tap_count();
+      const C* const weights = static_cast<const C*>(b_.packed) + panel * W * p_.tap_count();
+      const C* const bias = b_.bias != nullptr ? static_cast<const C*>(b_.bias) + lane : nullptr;
+      S* const out = to + lane + w * b_.out_strides.s[2];
       if (inside > 0) {
-        kTiles.of[count](x + left * pixel + lane, pixel, taps_, rows, weights, sums);
+        ends.bias = finished ? bias : nullptr;
+        kTiles.of[count](x + left * pixel + lane, pixel, taps_, rows, weights, ends,
+                         finished ? reinterpret_cast<C*>(out) : sums,
+                         finished ? b_.out_strides.s[2] : W);
+        if (finished) continue;
       } else {
         sum_one(w, rows, x + lane, weights, sums);
       }
-      finish_vectors<C, S>(sums, count,
-                           b_.bias != nullptr ? static_cast<const C*>(b_.bias) + lane : nullptr,
-                           b_.activation, to + lane + w * b_.out_strides.s[2], b_.out_strides.s[2]);
+      finish_vectors<C, S>(sums, count, bias, b_.activation, out, b_.out_strides.s[2]);
     }
     return count;
   }
@@ -306,7 +336,7 @@ class Depthwise {
 template <class S>
 constexpr ConvKernel functions() {
   using D = Depthwise<S>;
-  return {D::W, 1, kBlockBytes, 1.0, D::packed_bytes, D::pack, D::scratch, D::run};
+  return {D::W, 1, kBlockBytes, 1.0, false, D::packed_bytes, D::pack, D::scratch, D::run};
 }
 
 }  // namespace

@@ -19,9 +19,14 @@ namespace {
 constexpr int64_t kUnchunked = 640;
 constexpr int64_t kChunkProducts = 512;
 constexpr int64_t kChunkOf = 16;
+// Of bfloat16, pairs of which are one product: whole tiles of AMX.
+constexpr int64_t kChunkOfPairs = 32;
 constexpr int64_t kLeastChunk = 8;
-// Positions along W are cut at multiples of this: rows of register tiles.
+// Positions along W are cut at multiples of this: rows of register tiles, or vectors of them.
 constexpr int64_t kColumns = 56;
+constexpr int64_t kColumnsOfRows = 64;
+// What the lanes of rows are rounded up to at most: a vector.
+constexpr int64_t kLanesOfRows = 16;
 // Winograd's transforms pay from so many channels and filters of a group.
 constexpr int64_t kFewestForWinograd = 24;
 // And as long as their weights, 16 / 9 as many, come from the last-level cache.
@@ -34,8 +39,11 @@ constexpr double kBlockCost = 16.0 * 2000;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t chunk_of(int64_t channels, int64_t taps) {
+int64_t chunk_of(int64_t channels, int64_t taps, DType dtype) {
   if (channels * taps <= kUnchunked) return std::max<int64_t>(channels, 1);
+  if (dtype == DType::bf16) {
+    return std::max(2 * kChunkProducts / taps / kChunkOfPairs, int64_t{1}) * kChunkOfPairs;
+  }
   const int64_t chunk = kChunkProducts / taps;
   return chunk < kChunkOf ? kLeastChunk : chunk / kChunkOf * kChunkOf;
 }
@@ -82,9 +90,9 @@ std::vector<int64_t> sizes_of(int64_t extent) {
   return sizes;
 }
 
-std::vector<int64_t> widths_of(int64_t extent) {
+std::vector<int64_t> widths_of(int64_t extent, int64_t columns) {
   std::vector<int64_t> widths{extent};
-  for (int64_t width = kColumns * 16; width >= kColumns; width /= 2) {
+  for (int64_t width = columns * 16; width >= columns; width /= 2) {
     if (width < extent) widths.push_back(width);
   }
   return widths;
@@ -122,7 +130,8 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   const double weights =
       taps * channels * (problem.depthwise ? 1.0 : static_cast<double>(problem.filters));
   Cut best;
-  for (const int64_t width : widths_of(problem.out[2])) {
+  const int64_t columns = problem.inputs == ConvInputs::rows ? kColumnsOfRows : kColumns;
+  for (const int64_t width : widths_of(problem.out[2], columns)) {
     for (const int64_t height : sizes_of(problem.out[1])) {
       for (const int64_t frames : sizes_of(problem.out[0])) {
         for (int64_t parts = 1; parts <= panels; parts *= 2) {
@@ -243,7 +252,7 @@ ConvProblem Convolution::problem() const {
   problem.tile = kernel_.tile;
   problem.channels = channels_;
   problem.filters = filters_;
-  problem.chunk = chunk_of(channels_, std::max<int64_t>(problem.tap_count(), 1));
+  problem.chunk = chunk_of(channels_, std::max<int64_t>(problem.tap_count(), 1), dtype_);
   return problem;
 }
 
@@ -274,9 +283,22 @@ struct Work {
   Cut cut;
 };
 
+// Whether one tap along W reads nothing but x, in rows that are long enough for vectors.
+ConvInputs inputs_of(const Work& work, int64_t history, int64_t positions) {
+  const ConvTaps& width = work.problem.taps[2];
+  if (width.count != 1 || width.offset[0] < 0) return ConvInputs::window;
+  if ((positions - 1) * width.step + width.offset[0] >= work.problem.in[2]) {
+    return ConvInputs::window;
+  }
+  const int64_t lanes = divide_up(work.problem.out[2], kLanesOfRows) * kLanesOfRows;
+  const bool rows = work.x.s[2] == 1 && work.out.s[2] == 1 && width.step == 1 &&
+                    (history == 0 || work.past.s[2] == 1);
+  return rows && lanes * 7 <= work.problem.out[2] * 8 ? ConvInputs::rows : ConvInputs::window;
+}
+
 }  // namespace
 
-static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
+static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype,
                       const Convolution::Extents& extents, int64_t groups,
                       const Convolution::Arrays* arrays) {
   Work work;
@@ -295,13 +317,18 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem,
       merge(0, 1, work.problem, strides);
       merge(1, 2, work.problem, strides);
     }
+    // Tiles of AMX want the weights as they lie for a window.
+    if (kernel.takes_rows && !(dtype == DType::bf16 && active_isa() == Isa::avx512_amx)) {
+      work.problem.inputs =
+          inputs_of(work, arrays->history, extents.first[2] + work.problem.out[2]);
+    }
   }
   work.cut = choose_cut(kernel, work.problem, extents.batch * groups);
   return work;
 }
 
 void Convolution::run(const Extents& extents, const Arrays& arrays) const {
-  const Work work = plan_work(kernel_, problem(), extents, groups_, &arrays);
+  const Work work = plan_work(kernel_, problem(), dtype_, extents, groups_, &arrays);
   const Cut& cut = work.cut;
   const int64_t blocks = cut.blocks();
   const int64_t item = item_size(dtype_);
@@ -353,7 +380,7 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
 }
 
 int64_t Convolution::workspace(const Extents& extents) const {
-  const Work work = plan_work(kernel_, problem(), extents, groups_, nullptr);
+  const Work work = plan_work(kernel_, problem(), dtype_, extents, groups_, nullptr);
   const int64_t tasks = extents.batch * groups_ * work.cut.blocks();
   return std::min<int64_t>(num_threads(), tasks) * divide_up(work.cut.scratch, 64) * 64;
 }

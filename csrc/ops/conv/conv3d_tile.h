@@ -187,6 +187,14 @@ template <class S, class T>
   using C = std::conditional_t<std::is_same_v<S, bfloat16>, float, S>;
   using V = Vec<C>;
   constexpr int W = static_cast<int>(V::size());
+  if constexpr (std::is_same_v<S, bfloat16> && std::is_same_v<T, bfloat16>) {
+    // Moved as pairs, because vectors of bfloat16 would be widened and rounded again.
+    if (channel_stride == 1 && (channels | pitch | pixel_stride) % 2 == 0) {
+      pack_pixels(reinterpret_cast<const float*>(from), 1, pixel_stride / 2, first, last, extent,
+                  channels / 2, pitch / 2, reinterpret_cast<float*>(to));
+      return;
+    }
+  }
   const int64_t low = first < 0 ? (last < 0 ? last : 0) : first;
   const int64_t high = last > extent ? (first > extent ? first : extent) : last;
   if (low > first) clear(to, (low - first) * pitch);

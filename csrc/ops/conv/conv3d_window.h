@@ -77,32 +77,49 @@ struct WindowPlace {
     }
   }
 
+  // f(i, j, frame, row) for each pair of taps along T and H of the row of outputs (t, h) that reads
+  // a frame and row inside of the input.
+  template <class F>
+  [[gnu::always_inline]] static void each_row(const ConvBlock& b, int64_t t, int64_t h,
+                                              const F& f) {
+    const std::array<ConvTaps, 3>& taps = b.problem->taps;
+    for (int64_t i = 0; i < taps[0].count; ++i) {
+      const int64_t frame = t * taps[0].step + taps[0].offset[i];
+      if (frame < 0 || frame >= b.problem->in[0]) continue;
+      for (int64_t j = 0; j < taps[1].count; ++j) {
+        const int64_t row = h * taps[1].step + taps[1].offset[j];
+        if (row < 0 || row >= b.problem->in[1]) continue;
+        f(i, j, frame, row);
+      }
+    }
+  }
+
+  // Which row of the window the taps i and j of the row of outputs (t, h) read.
+  int64_t row_of(const ConvBlock& b, int64_t t, int64_t h, int64_t i, int64_t j) const {
+    const std::array<ConvTaps, 3>& taps = b.problem->taps;
+    const int64_t frame = (t - b.begin[0]) * time.step + taps[0].offset[i] - taps[0].offset[0];
+    const int64_t row = (h - b.begin[1]) * height.step + taps[1].offset[j] - taps[1].offset[0];
+    return frame * height.extent + row;
+  }
+
   // The taps of the row of outputs (t, h) that lie inside, counted: `pitch` items a pixel of the
   // window, `weights` items a tap. With `merged`, those along W are one.
   int64_t list_taps(const ConvBlock& b, int64_t t, int64_t h, int64_t pitch, int64_t weights,
                     bool merged, TapAt* to) const {
     const std::array<ConvTaps, 3>& taps = b.problem->taps;
     int64_t count = 0;
-    for (int64_t i = 0; i < taps[0].count; ++i) {
-      const int64_t frame_in = t * taps[0].step + taps[0].offset[i];
-      if (frame_in < 0 || frame_in >= b.problem->in[0]) continue;
-      const int64_t frame = (t - b.begin[0]) * time.step + taps[0].offset[i] - taps[0].offset[0];
-      for (int64_t j = 0; j < taps[1].count; ++j) {
-        const int64_t row_in = h * taps[1].step + taps[1].offset[j];
-        if (row_in < 0 || row_in >= b.problem->in[1]) continue;
-        const int64_t row = (h - b.begin[1]) * height.step + taps[1].offset[j] - taps[1].offset[0];
-        const int64_t input = (frame * height.extent + row) * width.extent * pitch;
-        const int64_t tap = (i * taps[1].count + j) * taps[2].count;
-        if (merged) {
-          to[count++] = {input, tap * weights};
-          continue;
-        }
-        for (int64_t l = 0; l < taps[2].count; ++l) {
-          to[count++] = {input + (taps[2].offset[l] - taps[2].offset[0]) * pitch,
-                         (tap + l) * weights};
-        }
+    each_row(b, t, h, [&](int64_t i, int64_t j, int64_t, int64_t) {
+      const int64_t input = row_of(b, t, h, i, j) * width.extent * pitch;
+      const int64_t tap = (i * taps[1].count + j) * taps[2].count;
+      if (merged) {
+        to[count++] = {input, tap * weights};
+        return;
       }
-    }
+      for (int64_t l = 0; l < taps[2].count; ++l) {
+        to[count++] = {input + (taps[2].offset[l] - taps[2].offset[0]) * pitch,
+                       (tap + l) * weights};
+      }
+    });
     return count;
   }
 };

@@ -323,7 +323,7 @@ void run(const ConvBlock& b) { Winograd(b).run(); }
 }  // namespace
 
 ConvKernel select_conv3d_winograd(DType) {
-  return {kPanel, 2, kBlockBytes, 16.0 / 36.0, packed_bytes, pack, scratch, run};
+  return {kPanel, 2, kBlockBytes, 16.0 / 36.0, false, packed_bytes, pack, scratch, run};
 }
 
 }  // namespace marey::MAREY_ISA_NS

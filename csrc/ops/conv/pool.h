@@ -104,6 +104,15 @@ struct PoolProblem {
   }
 };
 
+// The problem of a view x and a result `out`: for each channel, unless channels lie side by side in
+// both.
+PoolProblem pool_problem(const View& x, const PoolOptions& options, const View& out);
+
+// Throw unless x has five axes; and unless x and `out` are of one type, and `out` of this shape.
+void check_pooled_video(std::string_view function, const Shape& x);
+void check_pooled_types(std::string_view function, const View& x, const View& out,
+                        const Shape& shape);
+
 // Rows [begin, end) of frame t of the result of one problem.
 struct PoolRows {
   const PoolProblem* problem;

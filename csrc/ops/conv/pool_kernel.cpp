@@ -6,7 +6,7 @@
 // of deep layers are reduced in one run. Along width a row stands between margins of -inf or 0, so
 // that no window has an edge; if C is 1 it is reduced at every position, and every stride-th one is
 // picked out, since vectors of neighbours cost less than gathered ones. Windows that do not overlap
-// are reduced at once: nothing would be kept.
+// are reduced at once: nothing would be kept; those of two neighbours along W in registers.
 //
 // At most 24 KiB of rows, because those of x that they are made of want room in the cache as well.
 #include <algorithm>
@@ -16,19 +16,13 @@
 
 #include "core/tile.h"
 #include "ops/conv/pool.h"
+#include "ops/conv/pool_lanes.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
 
 constexpr int64_t kKeptBytes = 24 << 10;
 constexpr int64_t kMostTaps = 64;  // of a window that is not taken apart
-constexpr int64_t kAlignment = 64;
-
-// Rows of scratch end with room for two vectors.
-template <class T>
-int64_t row_bytes(int64_t items) {
-  return (items * static_cast<int64_t>(sizeof(T)) + 3 * kAlignment - 1) / kAlignment * kAlignment;
-}
 
 // a > b ? a : b, which is b where either is NaN.
 template <class T>
@@ -95,20 +89,6 @@ struct DividedBy {
   Vec<T> operator()(const Vec<T>& v, int64_t /*f*/) const { return v / divisor; }
 };
 
-template <class V, class S>
-V load_some(const S* p, int64_t count) {
-  alignas(kAlignment) S lanes[V::size()] = {};
-  std::memcpy(lanes, p, static_cast<std::size_t>(count) * sizeof(S));
-  return load_as<V>(lanes);
-}
-
-template <class D, class V>
-void store_some(D* p, const V& v, int64_t count) {
-  alignas(kAlignment) D lanes[V::size()];
-  store_as(lanes, v);
-  std::memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(D));
-}
-
 // Where the values of a window lie: n > 0 of them, in items from the first.
 struct Taps {
   const int64_t* offset;
@@ -160,6 +140,35 @@ V even_lanes(const V& a, const V& b, std::integer_sequence<int, kLane...>) {
   using Raw [[gnu::vector_size(sizeof...(kLane) * sizeof(T))]] = T;
   return std::bit_cast<V>(
       __builtin_shufflevector(std::bit_cast<Raw>(a), std::bit_cast<Raw>(b), (2 * kLane)...));
+}
+
+template <class V, int... kLane>
+V odd_lanes(const V& a, const V& b, std::integer_sequence<int, kLane...>) {
+  using T = typename V::value_type;
+  using Raw [[gnu::vector_size(sizeof...(kLane) * sizeof(T))]] = T;
+  return std::bit_cast<V>(
+      __builtin_shufflevector(std::bit_cast<Raw>(a), std::bit_cast<Raw>(b), (2 * kLane + 1)...));
+}
+
+// out[q] = finish(the join of from[2 q + offset] and its neighbours) for q < count, which is at
+// least a vector. Reads nothing beyond the last.
+template <class Op, class T, class S, class D, class Finish>
+void reduce_pairs(const S* from, const Taps& taps, int64_t count, D* out, const Finish& finish) {
+  using V = Vec<T>;
+  constexpr int64_t kLanes = static_cast<int64_t>(V::size());
+  constexpr std::make_integer_sequence<int, static_cast<int>(V::size())> kAll{};
+  for (int64_t q = 0; q < count; q += kLanes) {
+    q = std::min(q, count - kLanes);
+    const S* p = from + 2 * q + taps.offset[0];
+    V low = load_as<V>(p);
+    V high = load_as<V>(p + kLanes);
+    for (int64_t i = 1; i < taps.n; ++i) {
+      p = from + 2 * q + taps.offset[i];
+      low = Op::join(low, load_as<V>(p));
+      high = Op::join(high, load_as<V>(p + kLanes));
+    }
+    store_as(out + q, finish(Op::join(even_lanes(low, high, kAll), odd_lanes(low, high, kAll)), q));
+  }
 }
 
 // out[q] = finish(the join of from[2 q + offset]) for q < count. Reads two vectors beyond the last.
@@ -284,7 +293,8 @@ class Pool {
         s_(p_, rows.scratch),
         x_(static_cast<const S*>(rows.x)),
         time_(p_.t.inside(rows.t)),
-        wide_(!p_.w.trivial()) {
+        wide_(!p_.w.trivial()),
+        pairs_(s_.plan == Plan::two_steps && pairs_along_width(p_)) {
     if constexpr (Op::kDivides) {
       frames_ = std::max<int64_t>(p_.t.counted(rows.t, p_.count_include_pad), 1);
     }
@@ -317,11 +327,28 @@ class Pool {
       case Plan::one_step:
         return places(from, height.count, out);
       case Plan::two_steps:
+        if (pairs_) return pairs(from, box(height.count, 1), out);
         return along_width(from, box(height.count, 1), out);
       case Plan::three_steps:
         keep(height.first, height.first + (height.count - 1) * p_.h.dilation + 1);
         return along_width(s_.kept + (height.first - first_) * s_.row,
                            Taps{s_.heights, height.count}, out);
+    }
+  }
+
+  // Whether windows along W are neighbours two by two, all inside of x, and fill a vector.
+  static bool pairs_along_width(const PoolProblem& p) {
+    return p.channels == 1 && p.w.kernel == 2 && p.w.stride == 2 && p.w.dilation == 1 &&
+           p.w.before == 0 && 2 * p.w.out <= p.w.in &&
+           p.w.out >= static_cast<int64_t>(Vec<T>::size());
+  }
+
+  void pairs(const S* from, const Taps& taps, S* out) const {
+    if constexpr (Op::kDivides) {
+      const DividedBy<T> finish{Vec<T>(static_cast<T>(counted(0)))};
+      reduce_pairs<Op, T>(from, taps, p_.w.out, out, finish);
+    } else {
+      reduce_pairs<Op, T>(from, taps, p_.w.out, out, AsItIs{});
     }
   }
 
@@ -471,6 +498,7 @@ class Pool {
   const S* x_;
   const PoolAxis::Inside time_;
   const bool wide_;
+  const bool pairs_;                          // of positions along W, at once
   int64_t first_ = 0, end_ = 0;               // the rows of x in s_.kept
   int64_t box_rows_ = 0, box_columns_ = 0;    // of the window in s_.taps
   int64_t frames_ = 1, frames_and_rows_ = 1;  // that count for the mean
@@ -488,79 +516,6 @@ PoolKernel pool_of(Pooling kind) {
   return kind == Pooling::max ? pool_of<Maximum<T>, S, T>() : pool_of<Sum<T>, S, T>();
 }
 
-// Sums are carried on in float64 after that many additions. Of lanes few rows are added at a time:
-// more than eight streams outrun the prefetchers.
-constexpr int64_t kRunBlock = 32;
-constexpr int64_t kLanesBlock = 8;
-
-template <class T>
-void add_to(double* sum, const Vec<T>& v, int64_t count) {
-  using Wide = Vec<double>;
-  alignas(kAlignment) T lanes[Vec<T>::size()];
-  store(lanes, v);
-  if (count == static_cast<int64_t>(Vec<T>::size())) {
-    for (std::size_t k = 0; k < Vec<T>::size(); k += Wide::size()) {
-      store(sum + k, load<Wide>(sum + k) + load<Wide>(lanes + k));
-    }
-    return;
-  }
-  for (int64_t k = 0; k < count; ++k) sum[k] += static_cast<double>(lanes[k]);
-}
-
-template <class S, class T>
-void sum_lanes(const void* x, int64_t count, int64_t pitch, int64_t lanes, double* sum) {
-  using V = Vec<T>;
-  constexpr int64_t kLanes = static_cast<int64_t>(V::size());
-  constexpr int kSide = 4;
-  const S* from = static_cast<const S*>(x);
-  for (int64_t first = 0; first < count; first += kLanesBlock) {
-    const S* block = from + first * pitch;
-    const int64_t rows = std::min(kLanesBlock, count - first);
-    int64_t lane = 0;
-    for (; lane + kSide * kLanes <= lanes; lane += kSide * kLanes) {
-      V total[kSide] = {};
-      for (int64_t i = 0; i < rows; ++i) {
-        const S* p = block + i * pitch + lane;
-        for (int k = 0; k < kSide; ++k) total[k] += load_as<V>(p + k * kLanes);
-      }
-      for (int k = 0; k < kSide; ++k) add_to<T>(sum + lane + k * kLanes, total[k], kLanes);
-    }
-    for (; lane < lanes; lane += kLanes) {
-      const int64_t some = std::min(kLanes, lanes - lane);
-      V total = 0;
-      for (int64_t i = 0; i < rows; ++i) {
-        const S* p = block + i * pitch + lane;
-        total += some == kLanes ? load_as<V>(p) : load_some<V>(p, some);
-      }
-      add_to<T>(sum + lane, total, some);
-    }
-  }
-}
-
-template <class S, class T>
-void sum_run(const void* x, int64_t count, double* sum) {
-  using V = Vec<T>;
-  constexpr int64_t kLanes = static_cast<int64_t>(V::size());
-  constexpr int kSide = 4;
-  double lanes[V::size()] = {};
-  const S* from = static_cast<const S*>(x);
-  int64_t k = 0;
-  while (k < count) {
-    V total[kSide] = {};
-    const int64_t end = std::min(count, k + kRunBlock * kSide * kLanes);
-    for (; k + kSide * kLanes <= end; k += kSide * kLanes) {
-      for (int u = 0; u < kSide; ++u) total[u] += load_as<V>(from + k + u * kLanes);
-    }
-    for (; k + kLanes <= end; k += kLanes) total[0] += load_as<V>(from + k);
-    if (k < end && end == count) {
-      total[1] += load_some<V>(from + k, end - k);
-      k = end;
-    }
-    add_to<T>(lanes, (total[0] + total[1]) + (total[2] + total[3]), kLanes);
-  }
-  for (const double lane : lanes) *sum += lane;
-}
-
 }  // namespace
 
 PoolKernel select_pool(DType dtype, Pooling kind) {
@@ -571,20 +526,6 @@ PoolKernel select_pool(DType dtype, Pooling kind) {
       return pool_of<double, double>(kind);
     case DType::bf16:
       return pool_of<bfloat16, float>(kind);
-    case DType::u8:
-      break;
-  }
-  return {};
-}
-
-SumKernel select_sum(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return {sum_lanes<float, float>, sum_run<float, float>};
-    case DType::f64:
-      return {sum_lanes<double, double>, sum_run<double, double>};
-    case DType::bf16:
-      return {sum_lanes<bfloat16, float>, sum_run<bfloat16, float>};
     case DType::u8:
       break;
   }

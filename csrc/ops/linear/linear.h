@@ -5,14 +5,14 @@
 //
 // A and B are read with any strides, so that one kernel does a layer (B is the transposed weight)
 // and both of its gradients (grad W, and grad^T x). All of float32, float64 or bfloat16; bfloat16
-// is summed in float32. Sums over k are taken in one order, whatever the number of threads.
+// is summed in float32; the activation is none, relu or gelu. Sums over k are taken in one order,
+// whatever the number of threads.
+#include "core/activation.h"
 #include "core/buffer.h"
 #include "core/dispatch.h"
 #include "core/view.h"
 
 namespace marey {
-
-enum class Activation : int { none, relu, gelu };  // gelu: x / 2 (1 + erf(x / sqrt(2)))
 
 // Strides in items.
 struct Matrix {

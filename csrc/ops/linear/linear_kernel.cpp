@@ -91,15 +91,42 @@ struct Kernel {
   static constexpr int64_t kScratchBytes =
       kBlockBytes + kLinearRows * kLinearPanels * kLanes * static_cast<int64_t>(sizeof(T));
 
+  static bool have_tiles() {
+#if defined(__AMX_BF16__)
+    return kPairs && tiles_active();
+#else
+    return false;
+#endif
+  }
+  // In place where the items are adjacent and pairs whole: to copy takes as long as the products.
+  static ItemRows rows_for_tiles(const LinearRows& p, int64_t first, int64_t depth) {
+    Item* const packed = reinterpret_cast<Item*>(p.scratch);
+#if defined(__AMX_BF16__)
+    if constexpr (kPairs) {
+      if (p.a.item == 1 && depth % 2 == 0) return {at(p.a, 0, first), p.a.row};
+      if (p.a.row == 1) {
+        turn_columns(at(p.a, 0, first), p.a.item, p.a.row, p.rows, depth, packed, kPitch);
+        return {packed, kPitch};
+      }
+    }
+#endif
+    pack_rows(p.a, p.rows, first, depth, packed);
+    return {packed, kPitch};
+  }
+
   static void rows(const LinearRows& p) {
     T* const sums = reinterpret_cast<T*>(p.scratch + kBlockBytes);
-    const bool columns = p.a.item != 1 && p.a.row == 1;
+    const bool tiles = have_tiles();
+    const bool columns = p.a.item != 1 && p.a.row == 1 && !tiles;
     int64_t first = 0;
     do {
       const int64_t depth = at_most(kLinearDepth * kStep, p.depth - first);
       const int64_t units = (depth + kStep - 1) / kStep;
+      ItemRows rows{reinterpret_cast<const Item*>(p.scratch), kPitch};
       if (columns) {
         pack_columns(p.a, p.rows, first, depth, reinterpret_cast<Unit*>(p.scratch));
+      } else if (tiles) {
+        rows = rows_for_tiles(p, first, depth);
       } else {
         pack_rows(p.a, p.rows, first, depth, reinterpret_cast<Item*>(p.scratch));
       }
@@ -111,8 +138,7 @@ struct Kernel {
           const Columns<Unit> a{reinterpret_cast<const Unit*>(p.scratch), kLinearRows};
           product<kWide, Unit>(p.rows, a, b, units, to, first > 0);
         } else {
-          const ItemRows a{reinterpret_cast<const Item*>(p.scratch), kPitch};
-          product<kWide, Unit>(p.rows, a, b, units, to, first > 0);
+          product<kWide, Unit>(p.rows, rows, b, units, to, first > 0);
         }
       }
       first += depth;

@@ -46,7 +46,7 @@ struct Kernel {
     T* lines = arena.take<T>(line_items(table));
     T* work = arena.take<T>(scratch_items(table));
     for (int64_t j = 0; j < table.length; ++j) store_complex<T>(lines, j, load(j));
-    return fft(table, work, [&](int64_t j) { return load_complex(lines, j); });
+    return fft(table, work, lines);
   }
 
   template <class S>
@@ -116,7 +116,7 @@ struct Kernel {
         }
       }
     }
-    const T* z = fft(*args.fft, work, [&](int64_t j) { return load_complex(lines, j); });
+    const T* z = fft(*args.fft, work, lines);
 
     // Z(k) = A(k) + i B(k), with A and B Hermitian: A(k) = (Z(k) + conj Z(-k)) / 2.
     const T half_of = T(0.5);
@@ -170,12 +170,13 @@ struct Kernel {
         const V ai = parts[1][l];
         const V br = parts[2][l];
         const V bi = parts[3][l];
-        // Where k is its own mirror image the spectrum is real but for rounding.
-        if (k != 0 && 2 * k != w) store_complex<T>(lines, w - k, {ar + bi, br - ai});
-        store_complex<T>(lines, k, {ar - bi, ai + br});
+        // Swapped, for the inverse. Where k is its own mirror image the spectrum is real but for
+        // rounding.
+        if (k != 0 && 2 * k != w) store_complex<T>(lines, w - k, {br - ai, ar + bi});
+        store_complex<T>(lines, k, {ai + br, ar - bi});
       }
     }
-    const T* z = fft(*args.fft, work, [&](int64_t j) { return swapped(load_complex(lines, j)); });
+    const T* z = fft(*args.fft, work, lines);
     V tile[kLanes];
     for (int64_t part = 0; part < 2; ++part) {
       const int64_t lines_used = std::clamp<int64_t>(count - part * kLanes, 0, kLanes);
@@ -227,7 +228,7 @@ struct Kernel {
     };
     gather(args.negative, 1, (w + 1) / 2, [&](int64_t m) { return w - m; });
     gather(args.plane, 0, w / 2 + 1, [](int64_t m) { return m; });
-    const T* z = fft(*args.fft, work, [&](int64_t j) { return load_complex(lines, j); });
+    const T* z = fft(*args.fft, work, lines);
 
     // Half a vector of elements at a time: transposed, (re, im) pairs lie as they are stored.
     constexpr int64_t kHalf = kLanes / 2;

@@ -14,25 +14,29 @@ struct BackwardArgs {
   Cell cell = Cell::lstm;
   WeightViews weights;
   View x;  // (T, N, I)
-  View y;  // (T, N, H), the last axis contiguous
+  View y;  // (T, N, P), the last axis contiguous; P is H without a projection
   const int64_t* lengths = nullptr;
   bool reverse = false;
   const View* h0 = nullptr;
   const View* c0 = nullptr;
-  const View* grad_y = nullptr;     // (T, N, H), the last axis contiguous; null: zeros
-  const View* grad_hn = nullptr;    // (N, H); null: zeros
-  const View* grad_cn = nullptr;    // the same
+  const View* grad_y = nullptr;     // (T, N, P), the last axis contiguous; null: zeros
+  const View* grad_hn = nullptr;    // (N, P); null: zeros
+  const View* grad_cn = nullptr;    // (N, H), the same
   const std::byte* kept = nullptr;  // of the way there
 
   // C-ordered. Those of x and h0 are storage, all others of the type of the computation.
   View grad_x;         // (T, N, I); zeros after a sequence's end
   View grad_ih;        // (gates * H, I)
-  View grad_hh;        // (gates * H, H)
+  View grad_hh;        // (gates * H, P)
   View grad_bias_ih;   // (gates * H,)
   View grad_bias_hh;   // (gates * H,)
-  View grad_h0;        // (N, H)
+  View grad_h0;        // (N, P)
   View grad_c0;        // LSTM: (N, H)
   View grad_peephole;  // with peepholes: (3, H)
+  View grad_hr;        // with a projection: (P, H)
+  View grad_norm_ih;   // with layer norm: (4 * H,)
+  View grad_norm_hh;   // the same
+  View grad_norm_c;    // (2, H)
 };
 
 // Shapes and types are right: the caller has made a CellWeights of the same weights.

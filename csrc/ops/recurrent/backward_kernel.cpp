@@ -144,11 +144,14 @@ struct Back {
   }
 
   void rnn(const V& dh) const {
-    const V y = stored(args.y);
-    V d = dh * tanh_slope(y);
-    if (args.cell == Cell::rnn_relu) {
-      d = dh;
-      stdx::where(y <= V(T(0)), d) = V(T(0));
+    V d = dh;
+    if (args.cell != Cell::linear) {
+      const V y = stored(args.y);
+      if (args.cell == Cell::rnn_tanh) {
+        d *= tanh_slope(y);
+      } else {
+        stdx::where(y <= V(T(0)), d) = V(T(0));
+      }
     }
     put(0, d);
     store(state(args.carry), V(T(0)));

@@ -7,7 +7,7 @@
 //   GRU   n (towards the input), r, z, n (towards the state): the first three are those of
 //         weight_ih, n first, and the last three those of weight_hh, in their own order
 //         before: n, r, z
-//   RNN   the only one
+//   RNN   the only one; so a projection, whose are those of h
 // Panels [block][row][lanes] are made of rows of any kind: inputs, states, weights.
 #include "ops/recurrent/kernels.h"
 

@@ -20,7 +20,8 @@
 
 namespace marey {
 
-enum class Cell : int { lstm, gru, gru_before, rnn_tanh, rnn_relu };
+// `linear` hands its sums on: the projection of an LSTM is a step of it.
+enum class Cell : int { lstm, gru, gru_before, rnn_tanh, rnn_relu, linear };
 
 constexpr int weight_gates(Cell cell) {
   return cell == Cell::lstm ? 4 : cell == Cell::gru || cell == Cell::gru_before ? 3 : 1;
@@ -33,6 +34,19 @@ constexpr int panel_gates(Cell cell) { return cell == Cell::gru ? 4 : weight_gat
 constexpr int kept_gates(Cell cell) {
   return cell == Cell::lstm ? 5 : cell == Cell::gru ? 4 : cell == Cell::gru_before ? 3 : 0;
 }
+
+// More that an LSTM keeps: with a projection o tanh(c), which goes into it; behind that with layer
+// norm the normalised products of the input (4) and of the state (4), the normalised c, and the
+// three factors that normalised them.
+struct LstmKept {
+  bool projected, normed;
+  static constexpr int output = 5;
+  int from_x() const { return projected ? 6 : 5; }
+  int from_h() const { return from_x() + 4; }
+  int cell() const { return from_h() + 4; }
+  int factors() const { return cell() + 1; }
+  int count() const { return normed ? factors() + 1 : from_x(); }
+};
 
 // Weights of `gates` gates, (gates * hidden, depth), with strides in items. Storage: the dtype's.
 struct PackArgs {
@@ -64,8 +78,9 @@ struct StepArgs {
   int64_t block_begin, block_end;
   bool descending;  // takes the blocks from the last to the first
   const void* h;    // rows of states, storage
-  void* h_next;
   int64_t h_pitch;
+  void* h_next;  // of an LSTM with a projection: what goes into it
+  int64_t next_pitch;
   void* c;  // LSTM: rows of cell states, replaced
   int64_t c_pitch;
   const void* weights;  // null: the gates have it already
@@ -75,11 +90,12 @@ struct StepArgs {
   void* const* y;      // where each row's results go, storage; null, or null for a row: nowhere
   void* const* kept;   // where each row's `kept_gates` go; null: nowhere
   int64_t kept_pitch;  // from one kept gate to the next
+  bool keep_output;    // LSTM: LstmKept::output too
   int64_t hidden;
   const void* peephole;  // LSTM: [i, f, o][units of whole blocks], or null
   // gru_before: phase 0 computes r, z and reset = r * h; phase 1 the rest, from `reset`.
   int phase;
-  void* reset;  // as h_next
+  void* reset;  // as h
 };
 
 struct RecurrentKernels {

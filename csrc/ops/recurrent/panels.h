@@ -11,7 +11,8 @@ namespace marey::MAREY_ISA_NS {
 namespace recurrent {
 
 // Vectors in a panel. Two: a tile of 12 rows of 2 vectors reads a panel half as often as one of 6
-// rows of 4 would, and the panels of a layer do not fit into the first cache.
+// rows of 4 would, and the panels of a layer do not fit into the first cache. To take a panel by
+// parts of its depth that do fit changed nothing: the second cache keeps up (168 of 168 GFLOP/s).
 inline constexpr int kVectors = 2;
 
 // Items of storage S as the product takes them.
@@ -72,13 +73,6 @@ template <int kRows, int kPanels, class Item, class A>
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
-#ifdef PF
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      __builtin_prefetch(b + p * panel_stride + (k + PF) * kPitch);
-      __builtin_prefetch(b + p * panel_stride + (k + PF) * kPitch + W);
-    }
-#endif
     decltype(Step<Item>::item(a.at(0, k))) item[kRows];
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) item[i] = Step<Item>::item(a.at(i, k));
@@ -109,11 +103,22 @@ inline constexpr int64_t kNarrowRows = 4;
 inline constexpr int64_t kNarrowRows = 2;
 #endif
 
+// Whether panel_product takes tiles of AMX, which sum in another order: then all rows go through
+// it, so that a row's result does not depend on how many there are.
+template <class Item>
+inline bool takes_tiles() {
+#if defined(__AMX_BF16__)
+  return std::is_same_v<Item, Pair> && tiles_active();
+#else
+  return false;
+#endif
+}
+
 // c[p] += rows of a times panel p.
 template <int kPanels, class Item, class A>
 inline void panels_product(int64_t rows, const A& a, const Item* b, int64_t panel_stride,
                            int64_t depth, SumOf<Item>* const* c) {
-  if (rows >= kNarrowRows) {
+  if (rows >= kNarrowRows || takes_tiles<Item>()) {
     for (int p = 0; p < kPanels; ++p) {
       panel_product<kVectors, Item>(rows, a, b + p * panel_stride, depth, c[p], true);
     }

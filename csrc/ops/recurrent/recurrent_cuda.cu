@@ -1,30 +1,21 @@
-// The products with the input are one matrix product for all steps. Then each step is one launch: a
-// block takes 64 rows of the batch and 16 hidden units with all gates of theirs, which are 64
-// columns of the product with the state, and applies the cell to them at once. What a step writes
-// the next launch reads, so the order of launches is the only barrier; a sequence is captured in a
-// graph as it is. (A grid that stays, with the weights in shared memory, would save the launches
-// and the reading of the weights: not written yet.)
-#include <cmath>
+// The products with the input are one matrix product for all steps. Then all steps are one launch
+// (recurrent_sequence_cuda.cu), or where the weights are too many, or the rows, one each: a block
+// takes 64 rows of the batch and 16 hidden units with all gates of theirs, which are 64 columns of
+// the product with the state, and applies the cell to them at once. What a step writes the next
+// launch reads, so the order of launches is the only barrier. Either is captured in a graph as it
+// is.
 #include <stdexcept>
 
 #include "cuda/divisor.h"
 #include "cuda/gemm.h"
+#include "ops/recurrent/cell_cuda.h"
 #include "ops/recurrent/recurrent_cuda.h"
 
 namespace marey::cuda {
 namespace {
 
 constexpr int kUnits = 16;  // of a block
-constexpr int kMostGates = kGemmColumns / kUnits;
-
-MAREY_DEVICE float exp_of(float x) { return expf(x); }
-MAREY_DEVICE double exp_of(double x) { return exp(x); }
-MAREY_DEVICE float tanh_of(float x) { return tanhf(x); }
-MAREY_DEVICE double tanh_of(double x) { return tanh(x); }
-template <class T>
-MAREY_DEVICE T sigmoid_of(T x) {
-  return T{1} / (T{1} + exp_of(-x));
-}
+static_assert(kUnits * kMostGates == kGemmColumns);
 
 struct ProjectArguments {
   const char* x;
@@ -36,13 +27,15 @@ struct ProjectArguments {
   int64_t rows, columns;
   Divisor column_blocks;
   int depth;
+  unsigned* counter;  // set to zero, for the launch that follows
 };
 
 template <class S, class T>
 MAREY_KERNEL(kGemmThreads)
 project_kernel(MAREY_GRID_CONSTANT ProjectArguments a) {
-  auto& shared = *shared_memory<GemmShared<T>>();
+  auto& shared = *shared_memory<GemmShared<S, T>>();
   const int thread = static_cast<int>(threadIdx.x);
+  if (blockIdx.x == 0 && thread == 0) *a.counter = 0;
   const int64_t block_row = a.column_blocks.quotient(blockIdx.x);
   const int64_t first_row = block_row * kGemmRows;
   const int64_t first_column = (blockIdx.x - block_row * a.column_blocks.value()) * kGemmColumns;
@@ -78,65 +71,16 @@ project_kernel(MAREY_GRID_CONSTANT ProjectArguments a) {
   }
 }
 
-struct StepArguments {
-  Cell cell;
-  const char* weight;
-  const char* bias;
-  int64_t weight_row, weight_item, bias_item;
-  const char* gates;
-  const char* h;
-  char* h_next;
-  char* c;
-  char* y;
-  int64_t y_time, y_row, y_item;
-  const int64_t* lengths;
-  bool reverse;
-  int64_t steps, step;
-  int64_t rows, hidden;
-  int gate_count;
-  Divisor unit_blocks;
-};
-
-template <class T>
+template <class S, class T>
 struct StepShared {
-  GemmShared<T> product;
+  GemmShared<S, T> product;
   T sums[kGemmRows][kGemmColumns + 1];
 };
-
-// What becomes of one row and unit. `from_x` and `from_h` are the parts of the gates.
-template <class T>
-MAREY_DEVICE T cell_of(Cell cell, const T (&from_x)[kMostGates], const T (&from_h)[kMostGates], T h,
-                       T* c) {
-  switch (cell) {
-    case Cell::lstm: {
-      const T i = sigmoid_of(from_x[0] + from_h[0]);
-      const T f = sigmoid_of(from_x[1] + from_h[1]);
-      const T g = tanh_of(from_x[2] + from_h[2]);
-      const T o = sigmoid_of(from_x[3] + from_h[3]);
-      *c = f * *c + i * g;
-      return o * tanh_of(*c);
-    }
-    case Cell::gru:
-    case Cell::gru_before: {
-      const T r = sigmoid_of(from_x[0] + from_h[0]);
-      const T z = sigmoid_of(from_x[1] + from_h[1]);
-      const T n = tanh_of(from_x[2] + r * from_h[2]);
-      return n + z * (h - n);
-    }
-    case Cell::rnn_tanh:
-      return tanh_of(from_x[0] + from_h[0]);
-    case Cell::rnn_relu: {
-      const T v = from_x[0] + from_h[0];
-      return v > T{0} ? v : (v == v ? T{0} : v);
-    }
-  }
-  return T{0};
-}
 
 template <class S, class T>
 MAREY_KERNEL(kGemmThreads)
 recurrent_step_kernel(MAREY_GRID_CONSTANT StepArguments a) {
-  auto& shared = *shared_memory<StepShared<T>>();
+  auto& shared = *shared_memory<StepShared<S, T>>();
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t block_row = a.unit_blocks.quotient(blockIdx.x);
   const int64_t first_row = block_row * kGemmRows;
@@ -172,37 +116,8 @@ recurrent_step_kernel(MAREY_GRID_CONSTANT StepArguments a) {
     const int64_t r = first_row + local_row;
     const int64_t u = first_unit + local_unit;
     if (r >= a.rows || u >= a.hidden) continue;
-    const int64_t at = r * a.hidden + u;
-    const int64_t length = a.lengths == nullptr ? a.steps : a.lengths[r];
-    const S before = reinterpret_cast<const S*>(a.h)[at];
-    // Steps beyond a sequence's end are those of its padding, in either direction.
-    const bool active = a.step < length;
-    const int64_t time = active && a.reverse ? length - 1 - a.step : a.step;
-    S* y = reinterpret_cast<S*>(a.y + time * a.y_time + r * a.y_row + u * a.y_item);
-    S* next = reinterpret_cast<S*>(a.h_next) + at;
-    if (!active) {
-      *next = before;
-      *y = from<S>(T{0});
-      continue;
-    }
-    const T* gates =
-        reinterpret_cast<const T*>(a.gates) + (time * a.rows + r) * a.gate_count * a.hidden + u;
-    T from_x[kMostGates], from_h[kMostGates];
-#pragma unroll
-    for (int g = 0; g < kMostGates; ++g) {
-      from_x[g] = from_h[g] = T{0};
-      if (g >= a.gate_count) continue;
-      from_x[g] = gates[g * a.hidden];
-      from_h[g] = shared.sums[local_row][g * kUnits + local_unit];
-      if (a.bias != nullptr) {
-        from_h[g] += to<T>(*reinterpret_cast<const S*>(a.bias + (g * a.hidden + u) * a.bias_item));
-      }
-    }
-    T c = a.c == nullptr ? T{0} : reinterpret_cast<T*>(a.c)[at];
-    const S state = from<S>(cell_of<T>(a.cell, from_x, from_h, to<T>(before), &c));
-    if (a.c != nullptr) reinterpret_cast<T*>(a.c)[at] = c;
-    *next = state;
-    *y = state;
+    finish_cell<S, T>(a, a.step, a.h, a.h_next, a.kept, r, u,
+                      [&](int g) { return shared.sums[local_row][g * kUnits + local_unit]; });
   }
 }
 
@@ -231,9 +146,11 @@ void run(const Queue& queue, const RecurrentWeights& w, const RecurrentSequence&
   p.columns = gates * hidden;
   p.column_blocks = Divisor(blocks_for(p.columns, kGemmColumns));
   p.depth = static_cast<int>(s.x.shape[2]);
+  // Behind the gates.
+  p.counter = reinterpret_cast<unsigned*>(p.gates + p.rows * p.columns * int64_t{sizeof(T)});
   launch(queue,
          {blocks_for(p.rows, kGemmRows) * p.column_blocks.value(), kGemmThreads,
-          sizeof(GemmShared<T>)},
+          sizeof(GemmShared<S, T>)},
          &project_kernel<S, T>, p);
 
   StepArguments a{};
@@ -257,13 +174,19 @@ void run(const Queue& queue, const RecurrentWeights& w, const RecurrentSequence&
   a.rows = rows;
   a.hidden = hidden;
   a.gate_count = gates;
+  a.kept = static_cast<char*>(s.kept);
+  if (run_whole_sequence(queue, a, w.ih.dtype, s.state, p.counter)) return;
   a.unit_blocks = Divisor(blocks_for(hidden, kUnits));
   const Grid grid{blocks_for(rows, kGemmRows) * a.unit_blocks.value(), kGemmThreads,
-                  sizeof(StepShared<T>)};
+                  sizeof(StepShared<S, T>)};
   for (int64_t step = 0; step < steps; ++step) {
     a.step = step;
     a.h = static_cast<const char*>(s.state[step % 2]);
     a.h_next = static_cast<char*>(s.state[(step + 1) % 2]);
+    if (s.kept != nullptr) {
+      a.kept = static_cast<char*>(s.kept) +
+               step * rows * kept_gates(w.cell) * hidden * static_cast<int64_t>(sizeof(T));
+    }
     launch(queue, grid, &recurrent_step_kernel<S, T>, a);
   }
 }
@@ -272,7 +195,8 @@ void run(const Queue& queue, const RecurrentWeights& w, const RecurrentSequence&
 
 int64_t recurrent_workspace(const RecurrentWeights& weights, int64_t steps, int64_t rows) {
   const int64_t item = weights.ih.dtype == DType::f64 ? 8 : 4;
-  return steps * rows * weight_gates(weights.cell) * weights.hh.shape[1] * item;
+  return steps * rows * weight_gates(weights.cell) * weights.hh.shape[1] * item +
+         int64_t{sizeof(unsigned)};
 }
 
 void run_recurrent(const Queue& queue, const RecurrentWeights& weights,

@@ -22,16 +22,17 @@ void check(std::string_view function, const CellWeights& weights, const Sequence
   }
   const int64_t T = x.shape[0];
   const int64_t N = x.shape[1];
-  const auto check_state = [&](const char* argument, const View& state, DType dtype) {
+  const auto check_state = [&](const char* argument, const View& state, DType dtype,
+                               int64_t units) {
     if (state.dtype != dtype) throw TypeError(function, argument, name(dtype), name(state.dtype));
-    const Shape expected{2, {N, weights.hidden()}};
+    const Shape expected{2, {N, units}};
     if (!(state.shape == expected)) {
       throw ValueError(function, argument, "shape " + to_string(expected), to_string(state.shape));
     }
   };
-  if (args.h0 != nullptr) check_state("h0", *args.h0, weights.dtype());
-  if (args.c0 != nullptr) check_state("c0", *args.c0, weights.real());
-  const Shape expected{3, {T, N, weights.hidden()}};
+  if (args.h0 != nullptr) check_state("h0", *args.h0, weights.dtype(), weights.state());
+  if (args.c0 != nullptr) check_state("c0", *args.c0, weights.real(), weights.hidden());
+  const Shape expected{3, {T, N, weights.state()}};
   if (!(args.y.shape == expected)) {
     throw ValueError(function, "out", "shape " + to_string(expected), to_string(args.y.shape));
   }
@@ -48,7 +49,8 @@ class Sequence {
         storage_(item_size(weights.dtype())),
         real_(item_size(weights.real())),
         x_pitch_(padded_pitch(weights.input())),
-        h_pitch_(padded_pitch(weights.padded())),
+        h_pitch_(padded_pitch(weights.state_blocks() * weights.kernels().lanes)),
+        output_pitch_(padded_pitch(weights.padded())),
         chunk_rows_(steps.most_rows(kChunkRows)),
         gates_(panel_gates(weights.cell())) {
     const bool lstm = weights.cell() == Cell::lstm;
@@ -58,7 +60,14 @@ class Sequence {
     const int64_t h_bytes = N * h_pitch_ * storage_;
     const int64_t c_bytes = lstm ? N * weights.padded() * real_ : 0;
     const int64_t reset_bytes = weights.cell() == Cell::gru_before ? h_bytes : 0;
-    for (const int64_t bytes : {x_bytes, pre_bytes, h_bytes, h_bytes, c_bytes, reset_bytes}) {
+    const int64_t row_bytes = N * weights.kernels().lanes * real_;
+    const int64_t output_bytes = weights.projected() ? N * output_pitch_ * storage_ : 0;
+    const int64_t sums_bytes = weights.projected() ? weights.state_blocks() * row_bytes : 0;
+    const int64_t from_h_bytes = weights.normed() ? weights.blocks() * gates_ * row_bytes : 0;
+    const int64_t no_bias_bytes =
+        weights.normed() ? weights.blocks() * gates_ * weights.kernels().lanes * real_ : 0;
+    for (const int64_t bytes : {x_bytes, pre_bytes, h_bytes, h_bytes, c_bytes, reset_bytes,
+                                output_bytes, sums_bytes, from_h_bytes, no_bias_bytes}) {
       workspace_.reserve(bytes);
     }
     workspace_.allocate();
@@ -68,13 +77,20 @@ class Sequence {
     h_[1] = workspace_.take_zeros(h_bytes);
     c_ = workspace_.take_zeros(c_bytes);
     reset_ = workspace_.take_zeros(reset_bytes);
-    if (args.h0 != nullptr) load_state(*args.h0, h_[0], h_pitch_);
-    if (lstm && args.c0 != nullptr) load_state(*args.c0, c_, weights.padded());
+    output_ = workspace_.take_zeros(output_bytes);
+    sums_ = workspace_.take(sums_bytes);
+    from_h_ = workspace_.take(from_h_bytes);
+    no_bias_ = workspace_.take_zeros(no_bias_bytes);
+    if (args.h0 != nullptr) load_state(*args.h0, h_[0], h_pitch_, weights.state());
+    if (lstm && args.c0 != nullptr) {
+      load_state(*args.c0, c_, weights.padded(), weights.hidden());
+    }
   }
 
   void run(Team& team, int thread) {
     const FlushDenormals flush;
     const Grid grid(team.size(), weights_.blocks(), steps_.batch());
+    const Grid state_grid(team.size(), weights_.state_blocks(), steps_.batch());
     const int64_t rows_of_thread = steps_.batch();
     std::vector<void*> y(static_cast<std::size_t>(rows_of_thread));
     std::vector<void*> kept(args_.kept != nullptr ? static_cast<std::size_t>(rows_of_thread) : 0);
@@ -90,15 +106,25 @@ class Sequence {
           take_step(begin, step, 0, grid, thread, y.data(), kept.data());
           if (!team.barrier(thread)) return;
         }
-        take_step(begin, step, 1, grid, thread, y.data(), kept.data());
+        if (weights_.normed()) {
+          multiply_state(step, grid, thread);
+          if (!team.barrier(thread)) return;
+          take_normed_step(begin, step, team.size(), thread, y.data(), kept.data());
+        } else {
+          take_step(begin, step, 1, grid, thread, y.data(), kept.data());
+        }
         if (!team.barrier(thread)) return;
+        if (weights_.projected()) {
+          take_projection(step, state_grid, thread, y.data());
+          if (!team.barrier(thread)) return;
+        }
       }
       begin = end;
     }
   }
 
   void store_states() {
-    const auto bytes = static_cast<std::size_t>(weights_.hidden() * storage_);
+    const auto bytes = static_cast<std::size_t>(weights_.state() * storage_);
     for (int64_t row = 0; row < steps_.batch(); ++row) {
       std::byte* to = args_.hn.as<std::byte>() + steps_.sequence(row) * args_.hn.stride(0);
       const int64_t length = steps_.length(row);
@@ -113,18 +139,18 @@ class Sequence {
   }
 
  private:
-  void load_state(const View& state, std::byte* to, int64_t pitch) {
+  void load_state(const View& state, std::byte* to, int64_t pitch, int64_t units) {
     const int64_t item = item_size(state.dtype);
     for (int64_t row = 0; row < steps_.batch(); ++row) {
       copy_row(state.as<std::byte>() + steps_.sequence(row) * state.stride(0), state.stride(1),
-               weights_.hidden(), item, to + row * pitch * item);
+               units, item, to + row * pitch * item);
     }
   }
 
   void clear_after_ends(int threads, int thread) const {
     if (!steps_.ragged()) return;
     const int64_t T = args_.y.shape[0];
-    const auto bytes = static_cast<std::size_t>(weights_.hidden() * storage_);
+    const auto bytes = static_cast<std::size_t>(weights_.state() * storage_);
     for (int64_t row = thread; row < steps_.batch(); row += threads) {
       for (int64_t t = steps_.length(row); t < T; ++t) {
         std::memset(args_.y.as<std::byte>() + t * args_.y.stride(0) +
@@ -144,46 +170,112 @@ class Sequence {
     const auto [block_begin, block_end] = grid.blocks(thread);
     if (first == last || block_begin == block_end) return;
     kernels_.project({last - first, x_ + first * x_pitch_ * storage_, x_pitch_, weights_.ih(),
-                      weights_.input(), weights_.bias(), pre_ + first * kernels_.lanes * real_,
-                      gate_stride(), weight_gates(weights_.cell()), gates_, block_begin,
-                      block_end});
+                      weights_.input(), weights_.normed() ? no_bias_ : weights_.bias(),
+                      pre_ + first * kernels_.lanes * real_, gate_stride(),
+                      weight_gates(weights_.cell()), gates_, block_begin, block_end});
   }
 
   void take_step(int64_t chunk, int64_t step, int phase, const Grid& grid, int thread, void** y,
                  void** kept) const {
     StepArgs args{};
-    args.cell = weights_.cell();
     args.phase = phase;
     std::tie(args.row_begin, args.row_end) = grid.rows(thread, steps_.active(step));
     std::tie(args.block_begin, args.block_end) = grid.blocks(thread);
     if (args.row_begin == args.row_end || args.block_begin == args.block_end) return;
+    set_step(args, chunk, step, y, kept);
+    kernels_.step(args);
+  }
+
+  // from_h_ = the products of the gates with the state, without the bias.
+  void multiply_state(int64_t step, const Grid& grid, int thread) const {
+    const auto [first, last] = grid.rows(thread, steps_.active(step));
+    const auto [block_begin, block_end] = grid.blocks(thread);
+    if (first == last || block_begin == block_end) return;
+    kernels_.project({last - first, h_[step % 2] + first * h_pitch_ * storage_, h_pitch_,
+                      weights_.hh(), weights_.state(), no_bias_,
+                      from_h_ + first * kernels_.lanes * real_, steps_.batch() * kernels_.lanes,
+                      gates_, gates_, block_begin, block_end});
+  }
+
+  // Rows are shared out, whose statistics need all units.
+  void take_normed_step(int64_t chunk, int64_t step, int threads, int thread, void** y,
+                        void** kept) const {
+    NormStepArgs args{};
+    std::tie(args.step.row_begin, args.step.row_end) =
+        Grid::part(steps_.active(step), thread, threads);
+    if (args.step.row_begin == args.step.row_end) return;
+    set_step(args.step, chunk, step, y, kept);
+    args.blocks = weights_.blocks();
+    args.from_h = from_h_;
+    args.from_h_stride = steps_.batch() * kernels_.lanes;
+    args.bias = weights_.bias();
+    args.norms = weights_.norms();
+    args.kept = {weights_.projected(), true};
+    weights_.norm_kernels().step(args);
+  }
+
+  // h of the next step from what the cells put out.
+  void take_projection(int64_t step, const Grid& grid, int thread, void** y) const {
+    StepArgs args{};
+    args.cell = Cell::linear;
+    std::tie(args.row_begin, args.row_end) = grid.rows(thread, steps_.active(step));
+    std::tie(args.block_begin, args.block_end) = grid.blocks(thread);
+    if (args.row_begin == args.row_end || args.block_begin == args.block_end) return;
+    args.h = output_;
+    args.h_pitch = output_pitch_;
+    args.h_next = h_[(step + 1) % 2];
+    args.next_pitch = h_pitch_;
+    args.weights = weights_.hr();
+    args.depth = weights_.hidden();
+    args.gates = sums_;
+    args.gate_stride = steps_.batch() * kernels_.lanes;
+    args.hidden = weights_.state();
+    args.y = y;
+    for (int64_t row = args.row_begin; row < args.row_end; ++row) {
+      y[row] = steps_.at(args_.y, row, step);
+    }
+    const auto rows = static_cast<std::size_t>(args.row_end - args.row_begin);
+    for (int64_t block = args.block_begin; block < args.block_end; ++block) {
+      const int64_t first = block * args.gate_stride + args.row_begin * kernels_.lanes;
+      std::memset(sums_ + first * real_, 0,
+                  rows * static_cast<std::size_t>(kernels_.lanes * real_));
+    }
+    kernels_.step(args);
+  }
+
+  // All but which rows and blocks.
+  void set_step(StepArgs& args, int64_t chunk, int64_t step, void** y, void** kept) const {
+    args.cell = weights_.cell();
     args.descending = step % 2 != 0;
     args.h = h_[step % 2];
-    args.h_next = h_[(step + 1) % 2];
     args.reset = reset_;
     args.h_pitch = h_pitch_;
+    args.h_next = weights_.projected() ? output_ : h_[(step + 1) % 2];
+    args.next_pitch = weights_.projected() ? output_pitch_ : h_pitch_;
     args.c = c_;
     args.c_pitch = weights_.padded();
     args.weights = weights_.hh();
-    args.depth = weights_.hidden();
+    args.depth = weights_.state();
     const int64_t before = steps_.offset(step) - steps_.offset(chunk);
     args.gates = pre_ + before * kernels_.lanes * real_;
     args.gate_stride = gate_stride();
     args.hidden = weights_.hidden();
     args.peephole = weights_.peephole();
-    args.y = y;
-    for (int64_t row = args.row_begin; row < args.row_end; ++row) {
-      y[row] = steps_.at(args_.y, row, step);
+    if (!weights_.projected()) {
+      args.y = y;
+      for (int64_t row = args.row_begin; row < args.row_end; ++row) {
+        y[row] = steps_.at(args_.y, row, step);
+      }
     }
-    if (args_.kept != nullptr && kept_gates(args.cell) != 0) {
+    if (args_.kept != nullptr && weights_.kept() != 0) {
       args.kept = kept;
+      args.keep_output = weights_.projected();
       args.kept_pitch = kept_pitch(weights_.hidden());
-      const int64_t bytes = kept_gates(args.cell) * args.kept_pitch * real_;
+      const int64_t bytes = weights_.kept() * args.kept_pitch * real_;
       for (int64_t row = args.row_begin; row < args.row_end; ++row) {
         kept[row] = args_.kept + (steps_.offset(step) + row) * bytes;
       }
     }
-    kernels_.step(args);
   }
 
   int64_t gate_stride() const { return chunk_rows_ * kernels_.lanes; }
@@ -193,10 +285,12 @@ class Sequence {
   const SequenceArgs& args_;
   const Steps& steps_;
   int64_t storage_, real_;
-  int64_t x_pitch_, h_pitch_, chunk_rows_;
+  int64_t x_pitch_, h_pitch_, output_pitch_, chunk_rows_;
   int gates_;
   Workspace workspace_;
   std::byte *x_, *pre_, *h_[2], *c_, *reset_;
+  std::byte *output_, *sums_;     // of a projection: what goes into it, and its sums
+  std::byte *from_h_, *no_bias_;  // of layer norm
 };
 
 }  // namespace

@@ -97,7 +97,7 @@ struct Cells {
     store(static_cast<T*>(args.kept[row]) + g * args.kept_pitch + unit + lane, v);
   }
   void put_h(int64_t row, int64_t lane, const V& v) const {
-    store_as(static_cast<S*>(args.h_next) + row * args.h_pitch + unit + lane, v);
+    store_as(static_cast<S*>(args.h_next) + row * args.next_pitch + unit + lane, v);
     if (args.y != nullptr && args.y[row] != nullptr) {
       store_lanes<S>(static_cast<S*>(args.y[row]) + unit + lane, v, args.hidden - unit - lane);
     }
@@ -124,13 +124,15 @@ struct Cells {
         if (peephole != nullptr) o += load<V>(peephole + 2 * units + unit + lane) * c;
         o = math::sigmoid<T>(o);
         store(cells + lane, c);
-        put_h(row, lane, o * math::tanh<T>(c));
+        const V h = o * math::tanh<T>(c);
+        put_h(row, lane, h);
         if (args.kept != nullptr) {
           keep(row, lane, 0, i);
           keep(row, lane, 1, f);
           keep(row, lane, 2, g);
           keep(row, lane, 3, o);
           keep(row, lane, 4, c);
+          if (args.keep_output) keep(row, lane, LstmKept::output, h);
         }
       }
     }
@@ -188,7 +190,10 @@ struct Cells {
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t lane = 0; lane < kBlock<S>; lane += W) {
         const V x = load<V>(gate(0, row, lane));
-        put_h(row, lane, args.cell == Cell::rnn_tanh ? math::tanh<T>(x) : relu(x));
+        put_h(row, lane,
+              args.cell == Cell::linear     ? x
+              : args.cell == Cell::rnn_tanh ? math::tanh<T>(x)
+                                            : relu(x));
       }
     }
   }
@@ -206,6 +211,7 @@ struct Cells {
         return args.phase == 0 ? gru_reset(begin, end) : gru_update(begin, end);
       case Cell::rnn_tanh:
       case Cell::rnn_relu:
+      case Cell::linear:
         return rnn(begin, end);
     }
   }
@@ -235,6 +241,7 @@ void multiply(const StepArgs& args, int64_t begin, int64_t rows, const ItemOf<S>
       return panels_product<1, ItemOf<S>>(rows, a, weights + panel, panel, depth, c + 1);
     case Cell::rnn_tanh:
     case Cell::rnn_relu:
+    case Cell::linear:
       return panels_product<1, ItemOf<S>>(rows, a, weights, panel, depth, c);
   }
 }

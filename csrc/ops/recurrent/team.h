@@ -56,9 +56,9 @@ inline int threads_for(int64_t of_step) {
       std::clamp<int64_t>(of_step / kOfThread, 1, static_cast<int64_t>(num_threads())));
 }
 
-// Memory for all that a call works with, cut from one block. Up to 2 MiB each thread that calls
-// keeps its block for the next call: the page faults of a fresh one, or giving it back to the
-// operating system, would cost a tenth of a short call.
+// Memory for all that a call works with, cut from one block. A small one is kept for the next call
+// by each thread that calls: the page faults of a fresh one, or giving it back to the operating
+// system, would cost a tenth of a short call. Larger ones Buffer keeps.
 class Workspace {
  public:
   // Says how much each part needs, in the order in which they are taken.

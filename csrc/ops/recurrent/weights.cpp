@@ -9,6 +9,7 @@
 namespace marey {
 
 MAREY_STUB(select_recurrent, SelectRecurrent)
+MAREY_STUB(select_recurrent_norm, SelectNorm)
 
 namespace {
 
@@ -72,18 +73,29 @@ const RecurrentKernels& recurrent_kernels(DType dtype) {
   return *select_recurrent_stub.get()(dtype);
 }
 
+const NormKernels& norm_kernels(DType dtype) { return *select_recurrent_norm_stub.get()(dtype); }
+
 void check_weights(std::string_view function, Cell cell, const WeightViews& views) {
   const int gates = weight_gates(cell);
   const DType dtype = views.hh.dtype;
   if (dtype == DType::u8) {
     throw TypeError(function, "weight_hh", "float32, float64 or bfloat16", name(dtype));
   }
-  if (views.hh.ndim() != 2 || views.hh.shape[0] != gates * views.hh.shape[1]) {
-    const std::string rows = gates == 1 ? "H" : std::to_string(gates) + " * H";
-    throw ValueError(function, "weight_hh", "shape (" + rows + ", H)", to_string(views.hh.shape));
+  if (views.hr != nullptr && views.hr->ndim() != 2) {
+    throw ValueError(function, "weight_hr", "shape (P, H)", to_string(views.hr->shape));
   }
-  const int64_t hidden = views.hh.shape[1];
+  if (views.hh.ndim() != 2 || views.hh.shape[0] != gates * views.hidden() ||
+      (views.hr != nullptr && views.hh.shape[1] != views.hr->shape[0])) {
+    const std::string rows = gates == 1 ? "H" : std::to_string(gates) + " * H";
+    throw ValueError(function, "weight_hh",
+                     views.hr == nullptr ? "shape (" + rows + ", H)"
+                                         : "shape (" + rows + ", P) for weight_hr of shape " +
+                                               to_string(views.hr->shape),
+                     to_string(views.hh.shape));
+  }
+  const int64_t hidden = views.hidden();
   const std::string why = " for weight_hh of shape " + to_string(views.hh.shape);
+  if (views.hr != nullptr) check_dtype(function, "weight_hr", *views.hr, dtype);
   if (views.ih.ndim() != 2 || views.ih.shape[0] != gates * hidden) {
     throw ValueError(function, "weight_ih",
                      "shape (" + std::to_string(gates * hidden) + ", I)" + why,
@@ -100,17 +112,32 @@ void check_weights(std::string_view function, Cell cell, const WeightViews& view
     check_shape(function, "peephole", *views.peephole, {3, hidden}, why);
     check_dtype(function, "peephole", *views.peephole, dtype);
   }
+  if (views.norm_c != nullptr) {
+    for (const auto& [argument, gain] :
+         {std::pair{"norm_ih", views.norm_ih}, {"norm_hh", views.norm_hh}}) {
+      check_shape(function, argument, *gain, {gates * hidden}, why);
+      check_dtype(function, argument, *gain, dtype);
+    }
+    check_shape(function, "norm_c", *views.norm_c, {2, hidden}, why);
+    check_dtype(function, "norm_c", *views.norm_c, dtype);
+  }
 }
 
 CellWeights::CellWeights(std::string_view function, Cell cell, const WeightViews& views)
-    : cell_(cell), dtype_(views.hh.dtype) {
+    : cell_(cell),
+      dtype_(views.hh.dtype),
+      projected_(views.hr != nullptr),
+      normed_(views.norm_c != nullptr) {
   check_weights(function, cell, views);
   const int gates = weight_gates(cell);
-  hidden_ = views.hh.shape[1];
+  hidden_ = views.hidden();
+  state_ = views.state();
   input_ = views.ih.shape[1];
   kernels_ = &recurrent_kernels(dtype_);
+  norm_kernels_ = &marey::norm_kernels(dtype_);
   ih_ = packed(*kernels_, views.ih, gates, hidden_);
   hh_ = packed(*kernels_, views.hh, gates, hidden_);
+  if (views.hr != nullptr) hr_ = packed(*kernels_, *views.hr, 1, state_);
 
   const int64_t lanes = kernels_->lanes;
   const int shown = panel_gates(cell);
@@ -133,17 +160,33 @@ CellWeights::CellWeights(std::string_view function, Cell cell, const WeightViews
       put(bias_.data(), (unit / lanes * shown + gate) * lanes + unit % lanes, real(), sum);
     }
   }
-  if (views.peephole != nullptr) {
-    const int64_t bytes = 3 * padded() * item_size(real());
-    peephole_ = Buffer(bytes);
-    std::memset(peephole_.data(), 0, static_cast<std::size_t>(bytes));
-    for (int gate = 0; gate < 3; ++gate) {
+  // Rows (count, H) of `view`, the last axis strided by `stride`, each padded to whole blocks.
+  const auto put_rows = [&](Buffer& to, int64_t at, const View& view, int64_t count, int64_t row,
+                            int64_t stride) {
+    for (int64_t k = 0; k < count; ++k) {
       for (int64_t unit = 0; unit < hidden_; ++unit) {
-        put(peephole_.data(), gate * padded() + unit, real(),
-            item_at(*views.peephole,
-                    gate * views.peephole->stride(0) + unit * views.peephole->stride(1)));
+        put(to.data(), (at + k) * padded() + unit, real(), item_at(view, k * row + unit * stride));
       }
     }
+  };
+  const auto zeros = [&](int64_t rows) {
+    const int64_t bytes = rows * padded() * item_size(real());
+    Buffer buffer(bytes);
+    std::memset(buffer.data(), 0, static_cast<std::size_t>(bytes));
+    return buffer;
+  };
+  if (views.peephole != nullptr) {
+    peephole_ = zeros(3);
+    put_rows(peephole_, 0, *views.peephole, 3, views.peephole->stride(0),
+             views.peephole->stride(1));
+  }
+  if (views.norm_c != nullptr) {
+    norms_ = zeros(10);
+    put_rows(norms_, 0, *views.norm_ih, 4, hidden_ * views.norm_ih->stride(0),
+             views.norm_ih->stride(0));
+    put_rows(norms_, 4, *views.norm_hh, 4, hidden_ * views.norm_hh->stride(0),
+             views.norm_hh->stride(0));
+    put_rows(norms_, 8, *views.norm_c, 2, views.norm_c->stride(0), views.norm_c->stride(1));
   }
 }
 

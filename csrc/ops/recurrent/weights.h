@@ -4,6 +4,7 @@
 
 #include "core/buffer.h"
 #include "ops/recurrent/kernels.h"
+#include "ops/recurrent/norm_kernels.h"
 
 namespace marey {
 
@@ -11,10 +12,23 @@ namespace marey {
 // other.
 struct WeightViews {
   View ih;                         // (gates * H, I), any strides
-  View hh;                         // (gates * H, H), any strides
+  View hh;                         // (gates * H, H), any strides; (gates * H, P) with a projection
   const View* bias_ih = nullptr;   // (gates * H,), or null for zeros
   const View* bias_hh = nullptr;   // the same
   const View* peephole = nullptr;  // LSTM: (3, H), of the gates i, f, o; or null for none
+  const View* hr = nullptr;        // LSTM: (P, H), any strides, or null: h is not projected
+  // LSTM with layer norm: gains (4 * H,) of the products with x and with h, and gain and bias of
+  // the cell state, (2, H). All of them or none.
+  const View* norm_ih = nullptr;
+  const View* norm_hh = nullptr;
+  const View* norm_c = nullptr;
+
+  int64_t hidden() const { return hr != nullptr ? hr->shape[1] : hh.shape[1]; }
+  int64_t state() const { return hh.shape[1]; }  // units of h
+  int kept(Cell cell) const {
+    return cell == Cell::lstm ? LstmKept{hr != nullptr, norm_c != nullptr}.count()
+                              : kept_gates(cell);
+  }
 };
 
 // Throws ValueError and TypeError in the name of `function` unless shapes and types fit each other.
@@ -22,6 +36,7 @@ void check_weights(std::string_view function, Cell cell, const WeightViews& view
 
 // The kernels that would run now.
 const RecurrentKernels& recurrent_kernels(DType dtype);
+const NormKernels& norm_kernels(DType dtype);
 
 class CellWeights {
  public:
@@ -34,21 +49,33 @@ class CellWeights {
   DType real() const { return dtype_ == DType::bf16 ? DType::f32 : dtype_; }
   int64_t input() const { return input_; }
   int64_t hidden() const { return hidden_; }
+  int64_t state() const { return state_; }  // units of h: H, or P
   int64_t blocks() const { return (hidden_ + kernels_->lanes - 1) / kernels_->lanes; }
   int64_t padded() const { return blocks() * kernels_->lanes; }
+  int64_t state_blocks() const { return (state_ + kernels_->lanes - 1) / kernels_->lanes; }
+  int kept() const {
+    return cell_ == Cell::lstm ? LstmKept{projected(), normed()}.count() : kept_gates(cell_);
+  }
   const RecurrentKernels& kernels() const { return *kernels_; }
+  const NormKernels& norm_kernels() const { return *norm_kernels_; }
 
   const std::byte* ih() const { return ih_.data(); }
   const std::byte* hh() const { return hh_.data(); }
   const std::byte* bias() const { return bias_.data(); }
   const std::byte* peephole() const { return peephole_.data(); }  // null without
+  bool projected() const { return projected_; }
+  const std::byte* hr() const { return hr_.data(); }  // panels of one gate
+  bool normed() const { return normed_; }
+  const std::byte* norms() const { return norms_.data(); }  // norm_kernels.h
 
  private:
   Cell cell_;
   DType dtype_;
-  int64_t input_, hidden_;
+  bool projected_, normed_;
+  int64_t input_, hidden_, state_;
   const RecurrentKernels* kernels_;  // of the instruction set that the weights are packed for
-  Buffer ih_, hh_, bias_, peephole_;
+  const NormKernels* norm_kernels_;  // of the same
+  Buffer ih_, hh_, bias_, peephole_, hr_, norms_;
 };
 
 }  // namespace marey

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from marey import _arguments
-from marey._arrays import to_numpy
+from marey import _arguments, _device
+from marey._arrays import assign, empty_like, plain, to_array, to_array_like
 from marey.attention._softmax import attention
 
 
@@ -17,7 +17,8 @@ class KVCache:
     Any chunking gives the result of one call with ``causal=True, window=(capacity - 1, 0)``. The
     arrays hold twice the capacity (more if a chunk is longer), so that the latest keys always lie
     in one piece and attention reads them in place; about every `capacity` steps they are moved to
-    the front. Not for several threads at once.
+    the front. They lie where the first keys that are appended do: in the memory of the CPU, or on a
+    CUDA device. Not for several threads at once.
 
     Parameters
     ----------
@@ -60,8 +61,8 @@ class KVCache:
         dtype: Any = np.float32,
     ) -> None:
         self.capacity = _arguments.integer("marey.KVCache", "capacity", capacity, 1)
-        self._k = np.empty((*shape, 2 * self.capacity, D), dtype)
-        self._v = np.empty((*shape, 2 * self.capacity, D if Dv is None else Dv), dtype)
+        self._k: Any = np.empty((*shape, 2 * self.capacity, D), dtype)
+        self._v: Any = np.empty((*shape, 2 * self.capacity, D if Dv is None else Dv), dtype)
         self._begin = self._end = 0
 
     @property
@@ -70,14 +71,14 @@ class KVCache:
         return self._end - self._begin
 
     @property
-    def k(self) -> np.ndarray[Any, Any]:
+    def k(self) -> Any:
         """The keys, oldest first: a view, valid until the next call of `append`."""
-        return self._k[..., self._begin : self._end, :]
+        return plain(self._k[..., self._begin : self._end, :])
 
     @property
-    def v(self) -> np.ndarray[Any, Any]:
+    def v(self) -> Any:
         """The values, oldest first: a view, valid until the next call of `append`."""
-        return self._v[..., self._begin : self._end, :]
+        return plain(self._v[..., self._begin : self._end, :])
 
     def append(self, k: Any, v: Any) -> None:
         """Add the keys and values of the next steps.
@@ -93,7 +94,8 @@ class KVCache:
         TypeError, ValueError
             If they are of another type or shape than the cache.
         """
-        keys, values = to_numpy("marey.KVCache", "k", k), to_numpy("marey.KVCache", "v", v)
+        keys = to_array("marey.KVCache", "k", k)
+        values = to_array_like("marey.KVCache", "v", v, keys)
         self._check(keys, values)
         n = keys.shape[-2]
         keep = min(self.length, self.capacity - 1)
@@ -103,21 +105,21 @@ class KVCache:
             self._k = self._moved(self._k, begin, grown)
             self._v = self._moved(self._v, begin, grown)
             begin, self._end = 0, keep
-        self._k[..., self._end : self._end + n, :] = keys
-        self._v[..., self._end : self._end + n, :] = values
+        assign(self._k[..., self._end : self._end + n, :], keys)
+        assign(self._v[..., self._end : self._end + n, :], values)
         self._begin, self._end = begin, self._end + n
 
-    def _moved(self, array: np.ndarray[Any, Any], begin: int, size: int) -> np.ndarray[Any, Any]:
+    def _moved(self, array: Any, begin: int, size: int) -> Any:
         """Return an array of `size` steps that starts with those from `begin` to the end."""
         kept = array[..., begin : self._end, :]
         if size > array.shape[-2]:
-            array = np.empty((*array.shape[:-2], size, array.shape[-1]), array.dtype)
+            array = empty_like(array, (*array.shape[:-2], size, array.shape[-1]), array.dtype)
         else:
             kept = kept.copy()  # the two places may overlap
-        array[..., : kept.shape[-2], :] = kept
+        assign(array[..., : kept.shape[-2], :], kept)
         return array
 
-    def _check(self, k: np.ndarray[Any, Any], v: np.ndarray[Any, Any]) -> None:
+    def _check(self, k: Any, v: Any) -> None:
         steps = k.shape[-2] if k.ndim >= 2 else 0
         for argument, array, mine in (("k", k, self._k), ("v", v, self._v)):
             shape = (*mine.shape[:-2], steps, mine.shape[-1])
@@ -125,10 +127,17 @@ class KVCache:
                 raise ValueError(
                     f"[marey.KVCache] {argument}: expected shape {shape}; found {array.shape}"
                 )
-            if array.dtype != mine.dtype:
+            if array.dtype.name != mine.dtype.name:
                 raise TypeError(
                     f"[marey.KVCache] {argument}: expected {mine.dtype}; found {array.dtype}"
                 )
+        where = [isinstance(array, _device.DeviceArray) for array in (k, self._k)]
+        if where[0] != where[1]:
+            if self.length:
+                to_array_like("marey.KVCache", "k", plain(k), self._k)  # says what is wrong
+            self._k = empty_like(k, self._k.shape, k.dtype)
+            self._v = empty_like(v, self._v.shape, v.dtype)
+            self._begin = self._end = 0
 
     def attend(
         self,

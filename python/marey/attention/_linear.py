@@ -153,9 +153,14 @@ def linear_backward(
     [(2, 50, 96), (64, 96), (64,)]
     """
     name = "marey.linear_backward"
-    arrays = [to_numpy(name, "grad", grad), to_numpy(name, "x", x)]
-    backward: Any = _cpu.linear_backward
-    grads = backward(*map(_one_stride, arrays), to_numpy(name, "weight", weight), *map(bool, needs))
+    grads = _cpu.linear_backward(
+        _one_stride(to_numpy(name, "grad", grad)),
+        _one_stride(to_numpy(name, "x", x)),
+        to_numpy(name, "weight", weight),
+        needs_x=bool(needs[0]),
+        needs_weight=bool(needs[1]),
+        needs_bias=bool(needs[2]),
+    )
     convert = from_numpy_like(x)
     grad_x, grad_weight, grad_bias = (None if g is None else convert(g) for g in grads)
     return grad_x, grad_weight, grad_bias

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from marey import _cpu
-from marey._arrays import from_numpy_like, kernels, to_array, to_array_like, to_numpy
+from marey._arrays import (
+    broadcast_to,
+    from_numpy_like,
+    kernels,
+    plain,
+    to_array,
+    to_array_like,
+    zeros_like,
+)
 from marey.attention._options import (
     Causal,
     Window,
@@ -203,28 +208,31 @@ def attention_backward(
     [(2, 4, 100, 32), (2, 4, 100, 32), (2, 4, 100, 32)]
     """
     name = "marey.attention_backward"
+    queries = to_array(name, "q", q)
     arguments = {"grad": grad, "q": q, "k": k, "v": v, "out": out, "lse": lse}
-    arrays = {argument: to_numpy(name, argument, x) for argument, x in arguments.items()}
+    arrays = {
+        argument: to_array_like(name, argument, x, queries) for argument, x in arguments.items()
+    }
     left, right, alignment = limits(name, causal, window)
-    shape = scores_shape(arrays["q"], arrays["k"])
-    added = None if bias is None else broadcast(name, "bias", bias, shape, arrays["q"])
+    shape = scores_shape(queries, arrays["k"])
+    added = None if bias is None else broadcast(name, "bias", bias, shape, queries)
     grad_bias = None
     if bias_grad:
         if bias is None:
             raise ValueError(f"[{name}] bias_grad: expected False without a bias; found True")
-        grad_bias = np.zeros(to_numpy(name, "bias", bias).shape, to_numpy(name, "bias", bias).dtype)
-    backward: Any = _cpu.attention_backward
-    grads = backward(
+        of_bias = to_array_like(name, "bias", bias, queries)
+        grad_bias = zeros_like(queries, of_bias.shape, of_bias.dtype)
+    grads = kernels(name, queries).attention_backward(
         *arrays.values(),
-        mask_or_none(name, mask, shape, arrays["q"]),
+        mask_or_none(name, mask, shape, queries),
         added,
-        # The view is read-only, but the memory is ours: compiled code adds to it.
-        None if grad_bias is None else np.broadcast_to(grad_bias, shape),
-        scale_or_default(name, arrays["q"], scale),
+        # The view may be read-only, but the memory is ours: compiled code adds to it.
+        None if grad_bias is None else broadcast_to(grad_bias, shape),
+        scale_or_default(name, queries, scale),
         softcap_or_zero(name, softcap),
         left,
         right,
         alignment,
     )
     convert = from_numpy_like(q)
-    return tuple(convert(x) for x in (*grads, *([] if grad_bias is None else [grad_bias])))
+    return tuple(convert(x) for x in (*grads, *([] if grad_bias is None else [plain(grad_bias)])))

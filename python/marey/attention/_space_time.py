@@ -6,22 +6,48 @@ from typing import Any, Literal
 
 import numpy as np
 
-from marey import _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _device
+from marey._arrays import (
+    empty_like,
+    from_numpy_like,
+    kernels,
+    plain,
+    to_array,
+    to_array_like,
+    to_numpy,
+)
 from marey.attention._options import limits, scale_or_default, softcap_or_zero
 
 # The axes that become the sequence, by name: (B, T, H, W, h, D) -> (batch..., h, sequence..., D).
 _SPACE_TIME = {"time": (0, 2, 3, 4, 1, 5), "space": (0, 1, 4, 2, 3, 5), "joint": (0, 4, 1, 2, 3, 5)}
 
 
-def _as_sequences(x: np.ndarray[Any, Any], axis: str) -> np.ndarray[Any, Any]:
+def _as_sequences(x: Any, axis: str) -> Any:
     """Return (batch..., h, L, D): a view where one stride steps through a sequence."""
     order = _SPACE_TIME[axis]
+    if isinstance(x, _device.DeviceArray):
+        return _device_sequences(x, order)
     moved = x.transpose(order)
     if axis == "time":
         return moved
     head = order.index(4)
     return moved.reshape(*moved.shape[: head + 1], -1, moved.shape[-1])
+
+
+def _device_sequences(x: _device.DeviceArray, order: tuple[int, ...]) -> _device.DeviceArray:
+    strides = x.view[3]
+    head = order.index(4)
+    length, step = 1, 0
+    for axis in reversed(order[head + 1 : -1]):
+        if x.shape[axis] == 1:
+            continue
+        if length > 1 and strides[axis] != length * step:
+            return _device_sequences(x.copy(), order)
+        step = strides[axis] if length == 1 else step
+        length *= x.shape[axis]
+    outer = order[: head + 1]
+    shape = (*(x.shape[axis] for axis in outer), length, x.shape[5])
+    return x.strided(shape, (*(strides[axis] for axis in outer), step, strides[5]))
 
 
 def space_time_attention(
@@ -90,27 +116,37 @@ def space_time_attention(
         raise ValueError(f"[{name}] axis: expected 'time', 'space' or 'joint'; found {axis!r}")
     if causal and axis != "time":
         raise ValueError(f"[{name}] causal: expected False with axis={axis!r}; found {causal!r}")
-    arrays = [to_numpy(name, argument, x) for argument, x in (("q", q), ("k", k), ("v", v))]
+    first = to_array(name, "q", q)
+    arrays = [
+        first,
+        *(to_array_like(name, argument, x, first) for argument, x in (("k", k), ("v", v))),
+    ]
     for argument, x in zip("qkv", arrays, strict=True):
         if x.ndim != 6 or x.shape[:4] != arrays[0].shape[:4]:
             expected = "(B, T, H, W, h, D)" if argument == "q" else f"that of q {arrays[0].shape}"
             raise ValueError(f"[{name}] {argument}: expected shape {expected}; found {x.shape}")
     shape = (*arrays[0].shape[:5], arrays[2].shape[5])
-    given = None if out is None else to_numpy(name, "out", out)
+    given = None if out is None else to_array_like(name, "out", out, first)
     if given is not None and given.shape != shape:
         raise ValueError(f"[{name}] out: expected shape {shape}; found {given.shape}")
-    target = np.empty(shape, arrays[0].dtype) if given is None else given
+    target = empty_like(first, shape, first.dtype) if given is None else given
     sequences = [_as_sequences(x, axis) for x in arrays]
     view = _as_sequences(target, axis)
+    if class_token is not None and isinstance(first, _device.DeviceArray):
+        raise ValueError(f"[{name}] class_token: expected None on a CUDA device; found one")
     token = None if class_token is None else _class_token(name, class_token, arrays)
     more = [None, None] if token is None else [_for_all(x, view.shape[:-3]) for x in token[1:]]
     left, right, alignment = limits(name, causal, None)
     factor, cap = scale_or_default(name, arrays[0], scale), softcap_or_zero(name, softcap)
-    attend: Any = _cpu.attention
-    attend(*sequences, None, None, factor, cap, left, right, alignment, False, view, *more)
+    attend = kernels(name, first).attention
+    options = (None, None, factor, cap, left, right, alignment, False)
+    convert = from_numpy_like(q)
+    if isinstance(first, _device.DeviceArray):
+        _attend_on_device(name, attend, sequences, options, target, view)
+        return plain(target) if given is None else out
+    attend(*sequences, *options, view, *more)
     if not np.may_share_memory(view, target):
         target[...] = view.swapaxes(-2, -3).reshape(shape)
-    convert = from_numpy_like(q)
     result = convert(target) if given is None else out
     if token is None:
         return result
@@ -121,6 +157,23 @@ def space_time_attention(
         token[0][:, :, None], *whole, None, None, factor, cap, None, None, 0, False, of_class, *more
     )
     return result, convert(of_class[:, :, 0])
+
+
+def _attend_on_device(
+    name: str,
+    attend: Any,
+    sequences: list[_device.DeviceArray],
+    options: tuple[Any, ...],
+    target: _device.DeviceArray,
+    view: _device.DeviceArray,
+) -> None:
+    """Write to `target`; `view` is of its sequences, or of a copy's."""
+    if view.view[0] != target.view[0]:
+        raise ValueError(
+            f"[{name}] out: expected an array whose sequences can be stepped through with one "
+            f"stride; found strides of {target.view[3]} bytes"
+        )
+    attend(*sequences, *options, view)
 
 
 def _class_token(

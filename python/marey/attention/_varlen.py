@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from marey import _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _device
+from marey._arrays import from_numpy_like, kernels, to_array, to_array_like
 from marey.attention._options import (
     Causal,
     Window,
@@ -47,7 +47,8 @@ def attention_varlen(
     cu_seqlens_q, cu_seqlens_k : array of int, (sequences + 1,)
         Where each sequence begins, and after the last one the total: sequence i has queries
         ``cu_seqlens_q[i]`` to ``cu_seqlens_q[i + 1]``, and they attend keys ``cu_seqlens_k[i]`` to
-        ``cu_seqlens_k[i + 1]`` only.
+        ``cu_seqlens_k[i + 1]`` only. With arrays on a CUDA device they may lie there too, as int64;
+        then nothing looks at what they hold.
     causal, window, scale, softcap, return_lse
         As for `attention`, for each sequence by itself.
     out : array, (total_q, h, Dv), optional
@@ -72,21 +73,21 @@ def attention_varlen(
     (10, 4, 32)
     """
     name = "marey.attention_varlen"
-    queries = to_numpy(name, "q", q)
+    queries = to_array(name, "q", q)
     left, right, alignment = limits(name, causal, window)
-    result = _cpu.attention_varlen(
+    result = kernels(name, queries).attention_varlen(
         queries,
-        to_numpy(name, "k", k),
-        to_numpy(name, "v", v),
-        _offsets(name, "cu_seqlens_q", cu_seqlens_q),
-        _offsets(name, "cu_seqlens_k", cu_seqlens_k),
+        to_array_like(name, "k", k, queries),
+        to_array_like(name, "v", v, queries),
+        _offsets(name, "cu_seqlens_q", cu_seqlens_q, queries),
+        _offsets(name, "cu_seqlens_k", cu_seqlens_k, queries),
         scale_or_default(name, queries, scale),
         softcap_or_zero(name, softcap),
         left,
         right,
         alignment,
         return_lse,
-        None if out is None else to_numpy(name, "out", out),
+        None if out is None else to_array_like(name, "out", out, queries),
     )
     return returned(result, q, out, return_lse)
 
@@ -141,13 +142,15 @@ def attention_varlen_backward(
     """
     name = "marey.attention_varlen_backward"
     arguments = {"grad": grad, "q": q, "k": k, "v": v, "out": out, "lse": lse}
-    arrays = {argument: to_numpy(name, argument, x) for argument, x in arguments.items()}
+    queries = to_array(name, "q", q)
+    arrays = {
+        argument: to_array_like(name, argument, x, queries) for argument, x in arguments.items()
+    }
     left, right, alignment = limits(name, causal, window)
-    backward: Any = _cpu.attention_varlen_backward
-    grads = backward(
+    grads = kernels(name, queries).attention_varlen_backward(
         *arrays.values(),
-        _offsets(name, "cu_seqlens_q", cu_seqlens_q),
-        _offsets(name, "cu_seqlens_k", cu_seqlens_k),
+        _offsets(name, "cu_seqlens_q", cu_seqlens_q, queries),
+        _offsets(name, "cu_seqlens_k", cu_seqlens_k, queries),
         scale_or_default(name, arrays["q"], scale),
         softcap_or_zero(name, softcap),
         left,
@@ -158,7 +161,10 @@ def attention_varlen_backward(
     return grad_q, grad_k, grad_v
 
 
-def _offsets(function: str, argument: str, offsets: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _offsets(function: str, argument: str, offsets: Any, like: Any) -> Any:
+    """Return the offsets as compiled code takes them: on a device, they may lie there."""
+    if isinstance(like, _device.DeviceArray) and _device.library_of(offsets) is not None:
+        return to_array_like(function, argument, offsets, like)
     array = np.asarray(offsets)
     if array.dtype.kind not in "iu":
         raise TypeError(f"[{function}] {argument}: expected integers; found {array.dtype}")

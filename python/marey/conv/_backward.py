@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from marey import _arguments, _cpu
-from marey._arrays import from_numpy_like, to_numpy
+from marey import _arguments
+from marey._arrays import from_numpy_like, kernels, to_array, to_array_like
 from marey.conv._options import Algorithm, Layout, Numbers, Padding, options
 
 
@@ -63,7 +63,7 @@ def conv3d_backward(
     [(1, 8, 4, 14, 14), (16, 8, 3, 3, 3), (16,)]
     """
     name = "marey.conv3d_backward"
-    filters = to_numpy(name, "weight", weight)
+    filters = to_array(name, "weight", weight)
     checked = options(
         name,
         filters,
@@ -77,9 +77,9 @@ def conv3d_backward(
     wanted = _arguments.items(name, "needs", needs, "three bools")
     if len(wanted) != 3:
         raise ValueError(f"[{name}] needs: expected three bools; found {needs!r}")
-    results = _cpu.conv3d_backward(
-        to_numpy(name, "grad", grad),
-        to_numpy(name, "x", x),
+    results = kernels(name, filters).conv3d_backward(
+        to_array_like(name, "grad", grad, filters),
+        to_array_like(name, "x", x, filters),
         filters,
         checked.stride,
         checked.padding,

@@ -8,7 +8,15 @@ import numpy as np
 
 from marey import _arguments
 from marey._arrays import from_numpy_like, kernels, to_array, to_array_like, zeros_like
-from marey.conv._options import Activation, Algorithm, Layout, Numbers, Padding, options
+from marey.conv._options import (
+    Activation,
+    Algorithm,
+    Layout,
+    Numbers,
+    Options,
+    Padding,
+    options,
+)
 
 
 def _optional(function: str, argument: str, array: Any, like: Any) -> Any:
@@ -121,7 +129,51 @@ def conv3d(
     return from_numpy_like(x)(result) if out is None else out
 
 
-class Conv3d:
+class _Packed:
+    """Weights packed once, with the options that go with them."""
+
+    _name: str
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Numbers = 1,
+        padding: Padding = 0,
+        dilation: Numbers = 1,
+        groups: int = 1,
+        layout: Layout = "NCTHW",
+        activation: Activation = None,
+        algorithm: Algorithm = "auto",
+    ) -> None:
+        filters = to_array(self._name, "weight", weight)
+        checked = self._checked(
+            options(
+                self._name,
+                filters,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+                layout=layout,
+                activation=activation,
+                algorithm=algorithm,
+            ),
+            filters,
+            padding,
+        )
+        added = _optional(self._name, "bias", bias, filters)
+        make = kernels(self._name, filters).Conv3d
+        self._packed: Any = make(self._name, filters, added, *checked.arguments())
+        self._like = zeros_like(filters, (0,), np.dtype(np.float32))
+
+    def _checked(self, checked: Options, _filters: Any, _padding: Padding) -> Options:
+        """Return the options as this kind of convolution has them."""
+        return checked
+
+
+class Conv3d(_Packed):
     """A convolution whose weights are packed once, to be called many times.
 
     Parameters
@@ -155,36 +207,6 @@ class Conv3d:
     """
 
     _name = "marey.Conv3d"
-
-    def __init__(
-        self,
-        weight: Any,
-        bias: Any = None,
-        *,
-        stride: Numbers = 1,
-        padding: Padding = 0,
-        dilation: Numbers = 1,
-        groups: int = 1,
-        layout: Layout = "NCTHW",
-        activation: Activation = None,
-        algorithm: Algorithm = "auto",
-    ) -> None:
-        filters = to_array(self._name, "weight", weight)
-        checked = options(
-            self._name,
-            filters,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            layout=layout,
-            activation=activation,
-            algorithm=algorithm,
-        )
-        added = _optional(self._name, "bias", bias, filters)
-        make = kernels(self._name, filters).Conv3d
-        self._packed: Any = make(self._name, filters, added, *checked.arguments())
-        self._like = zeros_like(filters, (0,), np.dtype(np.float32))
 
     @property
     def packed_bytes(self) -> int:

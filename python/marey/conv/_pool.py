@@ -1,18 +1,18 @@
-"""Pooling: the maximum or the mean of each window."""
+"""Pooling: the maximum or the mean of each window, and the gradients."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey.conv._options import LAYOUTS, Layout, Numbers, Padding, pairs, triple
 
 
-def _pool(
+def _windows(
     function: str,
-    x: Any,
-    average: bool,
     kernel: Any,
     stride: Any,
     padding: Any,
@@ -20,17 +20,13 @@ def _pool(
     ceil_mode: Any,
     count_include_pad: Any,
     layout: Any,
-    out: Any,
-) -> Any:
+) -> tuple[Any, ...]:
+    """Return the options in the order of the compiled functions."""
     window = triple(function, "kernel", kernel, 1)
     steps = window if stride is None else triple(function, "stride", stride, 1)
     apart = triple(function, "dilation", dilation, 1)
     around = pairs(function, padding, window, apart, steps)
-    channels_last = _arguments.one_of(function, "layout", layout, LAYOUTS) == "NTHWC"
-    result = _cpu.pool3d(
-        function,
-        to_numpy(function, "x", x),
-        average,
+    return (
         window,
         steps,
         apart,
@@ -38,7 +34,20 @@ def _pool(
         around[1::2],
         bool(ceil_mode),
         bool(count_include_pad),
-        channels_last,
+        _channels_last(function, layout),
+    )
+
+
+def _channels_last(function: str, layout: Any) -> bool:
+    return _arguments.one_of(function, "layout", layout, LAYOUTS) == "NTHWC"
+
+
+def _pool(function: str, x: Any, average: bool, options: tuple[Any, ...], out: Any) -> Any:
+    result = _cpu.pool3d(
+        function,
+        to_numpy(function, "x", x),
+        average,
+        *options,
         None if out is None else to_numpy(function, "out", out),
     )
     return from_numpy_like(x)(result) if out is None else out
@@ -107,19 +116,9 @@ def max_pool3d(
     >>> marey.conv.max_pool3d(clip, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)).shape
     (1, 64, 16, 56, 56)
     """
-    return _pool(
-        "marey.max_pool3d",
-        x,
-        False,
-        kernel,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        True,
-        layout,
-        out,
-    )
+    name = "marey.max_pool3d"
+    options = _windows(name, kernel, stride, padding, dilation, ceil_mode, True, layout)
+    return _pool(name, x, False, options, out)
 
 
 def avg_pool3d(
@@ -164,19 +163,11 @@ def avg_pool3d(
     >>> marey.conv.avg_pool3d(clip, 2)
     array([[[[[3.5]]]]], dtype=float32)
     """
-    return _pool(
-        "marey.avg_pool3d",
-        x,
-        True,
-        kernel,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        count_include_pad,
-        layout,
-        out,
+    name = "marey.avg_pool3d"
+    options = _windows(
+        name, kernel, stride, padding, dilation, ceil_mode, count_include_pad, layout
     )
+    return _pool(name, x, True, options, out)
 
 
 def global_avg_pool3d(x: Any, *, layout: Layout = "NCTHW", out: Any = None) -> Any:
@@ -215,7 +206,162 @@ def global_avg_pool3d(x: Any, *, layout: Layout = "NCTHW", out: Any = None) -> A
     name = "marey.global_avg_pool3d"
     result = _cpu.global_avg_pool3d(
         to_numpy(name, "x", x),
-        _arguments.one_of(name, "layout", layout, LAYOUTS) == "NTHWC",
+        _channels_last(name, layout),
         None if out is None else to_numpy(name, "out", out),
     )
     return from_numpy_like(x)(result) if out is None else out
+
+
+def max_pool3d_backward(
+    grad: Any,
+    x: Any,
+    kernel: Numbers,
+    stride: Numbers | None = None,
+    padding: Padding = 0,
+    dilation: Numbers = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: Layout = "NCTHW",
+) -> Any:
+    """Compute the gradient of `max_pool3d`.
+
+    What arrives at a window goes to the place that has its maximum: to the first of several, time
+    before height before width. A window that holds nothing of `x` has none.
+
+    Parameters
+    ----------
+    grad : array, (N, C, T', H', W') or (N, T', H', W', C)
+        Gradient of the result, in the layout and of the type of `x`. Any strides.
+    x, kernel, stride, padding, dilation, ceil_mode, layout
+        As `max_pool3d` was given them. A window has at most 2**24 places.
+
+    Returns
+    -------
+    array
+        Gradient of `x`, C-ordered.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `max_pool3d`; and if `grad` has not the shape of the result.
+
+    Notes
+    -----
+    Which place has the maximum is found anew. Workspace: 4 bytes (float64: 8) for each item of
+    `grad`, of so many clips or channels at once that it takes 64 MiB, or of one.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> x = np.array([1, 5, 2, 2], np.float32).reshape(1, 1, 1, 1, 4)
+    >>> grad = np.array([10, 20], np.float32).reshape(1, 1, 1, 1, 2)
+    >>> marey.conv.max_pool3d_backward(grad, x, (1, 1, 2)).ravel()
+    array([ 0., 10., 20.,  0.], dtype=float32)
+    """
+    name = "marey.max_pool3d_backward"
+    options = _windows(name, kernel, stride, padding, dilation, ceil_mode, True, layout)
+    source, gradient = to_numpy(name, "x", x), to_numpy(name, "grad", grad)
+    return from_numpy_like(x)(_cpu.pool3d_backward(name, gradient, source, (), *options))
+
+
+def avg_pool3d_backward(
+    grad: Any,
+    shape: tuple[int, ...],
+    kernel: Numbers,
+    stride: Numbers | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    *,
+    dilation: Numbers = 1,
+    layout: Layout = "NCTHW",
+) -> Any:
+    """Compute the gradient of `avg_pool3d`.
+
+    Parameters
+    ----------
+    grad : array, (N, C, T', H', W') or (N, T', H', W', C)
+        Gradient of the result: float32, float64 or bfloat16 (summed in float32). Any strides.
+    shape : tuple of int
+        Of `x`, whose values are not needed.
+    kernel, stride, padding, ceil_mode, count_include_pad, dilation, layout
+        As `avg_pool3d` was given them.
+
+    Returns
+    -------
+    array
+        Gradient of `x`, C-ordered, of the type of `grad`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `avg_pool3d`; and if `grad` has not the shape of the result.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> grad = np.array([10, 20], np.float32).reshape(1, 1, 1, 1, 2)
+    >>> marey.conv.avg_pool3d_backward(grad, (1, 1, 1, 1, 4), (1, 1, 2)).ravel()
+    array([ 5.,  5., 10., 10.], dtype=float32)
+    """
+    name = "marey.avg_pool3d_backward"
+    options = _windows(
+        name, kernel, stride, padding, dilation, ceil_mode, count_include_pad, layout
+    )
+    extents, gradient = _shape(name, shape), to_numpy(name, "grad", grad)
+    return from_numpy_like(grad)(_cpu.pool3d_backward(name, gradient, None, extents, *options))
+
+
+def global_avg_pool3d_backward(
+    grad: Any, shape: tuple[int, ...], *, layout: Layout = "NCTHW"
+) -> Any:
+    """Compute the gradient of `global_avg_pool3d`.
+
+    Parameters
+    ----------
+    grad : array, (N, C)
+        Gradient of the result: float32, float64 or bfloat16. Any strides.
+    shape : tuple of int
+        Of `x`, in its layout.
+    layout : "NCTHW" or "NTHWC"
+        Of the result.
+
+    Returns
+    -------
+    array
+        Gradient of `x`, C-ordered, of the type of `grad`: everywhere the mean's share.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `avg_pool3d_backward`.
+
+    Examples
+    --------
+    >>> import marey, numpy as np
+    >>> grad = np.array([[8]], np.float32)
+    >>> marey.conv.global_avg_pool3d_backward(grad, (1, 1, 2, 2, 2)).ravel()
+    array([1., 1., 1., 1., 1., 1., 1., 1.], dtype=float32)
+    """
+    name = "marey.global_avg_pool3d_backward"
+    channels_last = _channels_last(name, layout)
+    extents, gradient = _shape(name, shape), to_numpy(name, "grad", grad)
+    channels = 4 if channels_last else 1
+    if gradient.shape != (extents[0], extents[channels]):
+        raise ValueError(
+            f"[{name}] grad: expected shape {(extents[0], extents[channels])}; found "
+            f"{gradient.shape}"
+        )
+    size = extents[1:4] if channels_last else extents[2:]
+    one = gradient[:, None, None, None, :] if channels_last else gradient[:, :, None, None, None]
+    if 0 in size:
+        return from_numpy_like(grad)(np.zeros(extents, gradient.dtype))
+    options = _windows(name, tuple(size), None, 0, 1, False, True, layout)
+    return from_numpy_like(grad)(_cpu.pool3d_backward(name, one, None, extents, *options))
+
+
+def _shape(function: str, shape: Any) -> tuple[int, ...]:
+    extents = _arguments.integers(function, "shape", shape, "the shape of x")
+    if len(extents) != 5 or min(extents) < 0:
+        raise ValueError(f"[{function}] shape: expected that of x, five axes; found {shape!r}")
+    return tuple(extents)

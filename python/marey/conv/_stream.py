@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from marey._arrays import from_numpy_like, plain, to_array_like, zeros_like
+from marey.conv._conv3d import _optional, _Packed
 
-from marey import _cpu
-from marey._arrays import from_numpy_like, to_numpy
-from marey.conv._conv3d import _optional
-from marey.conv._options import Activation, Algorithm, Layout, Numbers, Padding, options
+if TYPE_CHECKING:
+    from marey.conv._options import Activation, Layout, Numbers, Options, Padding
 
 
-class CausalConv3d:
+class CausalConv3d(_Packed):
     """A causal convolution whose weights are packed once, to be called chunk by chunk.
 
     Parameters
@@ -47,47 +47,20 @@ class CausalConv3d:
 
     _name = "marey.CausalConv3d"
 
-    def __init__(
-        self,
-        weight: Any,
-        bias: Any = None,
-        *,
-        stride: Numbers = 1,
-        padding: Padding = 0,
-        dilation: Numbers = 1,
-        groups: int = 1,
-        layout: Layout = "NCTHW",
-        activation: Activation = None,
-        algorithm: Algorithm = "auto",
-    ) -> None:
-        filters = to_numpy(self._name, "weight", weight)
-        checked = options(
-            self._name,
-            filters,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            layout=layout,
-            activation=activation,
-            algorithm=algorithm,
-        )
+    def _checked(self, checked: Options, _filters: Any, _padding: Padding) -> Options:
         if checked.stride[0] != 1:
             raise ValueError(
                 f"[{self._name}] stride: expected 1 along time, so that any chunking gives the "
                 f"same result; found {checked.stride}"
             )
-        if padding not in ("same", "valid") and checked.padding[:2] != (0, 0):
+        if _padding not in ("same", "valid") and checked.padding[:2] != (0, 0):
             raise ValueError(
                 f"[{self._name}] padding: expected 0 along time, where the frames before x stand; "
-                f"found {padding!r}"
+                f"found {_padding!r}"
             )
-        self._kept = (filters.shape[2] - 1) * checked.dilation[0]
+        self._kept = (_filters.shape[2] - 1) * checked.dilation[0]
         self._time = 1 if checked.channels_last else 2
-        added = _optional(self._name, "bias", bias, filters)
-        arguments: Any = checked.arguments()
-        strides, padded, *rest = arguments
-        self._packed = _cpu.Conv3d(self._name, filters, added, strides, (0, 0, *padded[2:]), *rest)
+        return replace(checked, padding=(0, 0, *checked.padding[2:]))
 
     def __call__(self, x: Any, state: Any = None, *, out: Any = None) -> tuple[Any, Any]:
         """Convolve the next frames of a stream.
@@ -106,7 +79,7 @@ class CausalConv3d:
         y, state
             As from `causal_conv3d`.
         """
-        source = to_numpy(self._name, "x", x)
+        source = to_array_like(self._name, "x", x, self._like)
         if source.ndim != 5:
             raise ValueError(f"[{self._name}] x: expected five axes; found shape {source.shape}")
         past = _optional(self._name, "state", state, source)
@@ -118,28 +91,10 @@ class CausalConv3d:
                 f"{source.shape}; found {past.shape}"
             )
         if past is None:
-            past = np.zeros(shape, source.dtype)
-        before = past if source.shape[self._time] else None
-        y = self._packed(source, before, _optional(self._name, "out", out, source))
-        kept = np.empty(shape, source.dtype)
-        self._keep(kept, source, past)
+            past = zeros_like(source, tuple(shape), source.dtype)
+        y, kept = self._packed.stream(source, past, _optional(self._name, "out", out, source))
         convert = from_numpy_like(x)
-        return (convert(y) if out is None else out), convert(kept)
-
-    def _keep(
-        self,
-        kept: np.ndarray[Any, Any],
-        x: np.ndarray[Any, Any],
-        past: np.ndarray[Any, Any],
-    ) -> None:
-        """Write the last frames of what has been seen."""
-        to, new = kept.swapaxes(0, self._time), x.swapaxes(0, self._time)
-        fresh = min(len(new), self._kept)
-        old = self._kept - fresh
-        if old:
-            to[:old] = past.swapaxes(0, self._time)[fresh:]
-        if fresh:
-            to[old:] = new[len(new) - fresh :]
+        return (convert(y) if out is None else out), convert(plain(kept))
 
 
 class _CausalCall(CausalConv3d):

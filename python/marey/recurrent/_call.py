@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marey import _arguments
+from marey import _arguments, _cpu
 from marey._arrays import kernels, to_array, to_array_like
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 Array = np.ndarray[Any, Any]
+
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole", "weight_hr", "layer_norm")
+NORMS = ("norm_ih", "norm_hh", "norm_c")
 
 # As csrc/ops/recurrent/kernels.h numbers the cells.
 LSTM, GRU, GRU_BEFORE, RNN_TANH, RNN_RELU = range(5)
@@ -32,18 +38,15 @@ def optional(function: str, argument: str, array: Any) -> Any:
     return None if array is None else to_array(function, argument, array)
 
 
-def pack(
-    function: str,
-    cell: int,
-    weight_ih: Any,
-    weight_hh: Any,
-    bias_ih: Any = None,
-    bias_hh: Any = None,
-    peephole: Any = None,
-) -> Any:
-    """Check and pack the weights of one layer and direction."""
+def pack(function: str, cell: int, weights: Sequence[Any]) -> _cpu.CellWeights:
+    """Check and pack the weights of one layer and direction, in the order of WEIGHTS.
+
+    Those at the end may be left out.
+    """
+    missing: list[Any] = [None] * (len(WEIGHTS) - len(weights))
+    weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, layer_norm = [*weights, *missing]
     first = to_array(function, "weight_ih", weight_ih)
-    return kernels(function, first).CellWeights(
+    packed: _cpu.CellWeights = kernels(function, first).CellWeights(
         function,
         cell,
         first,
@@ -51,7 +54,21 @@ def pack(
         optional(function, "bias_ih", bias_ih),
         optional(function, "bias_hh", bias_hh),
         optional(function, "peephole", peephole),
+        optional(function, "weight_hr", weight_hr),
+        norms(function, layer_norm),
     )
+    return packed
+
+
+def norms(function: str, layer_norm: Any) -> tuple[Any, ...] | None:
+    """Return gains and bias of an LSTM's layer norm as the compiled code takes them."""
+    if layer_norm is None:
+        return None
+    kinds = "(norm_ih, norm_hh, norm_c)"
+    given = _arguments.items(function, "layer_norm", layer_norm, kinds)
+    if len(given) != len(NORMS):
+        raise ValueError(f"[{function}] layer_norm: expected {kinds}; found {len(given)} items")
+    return tuple(to_array(function, name, a) for name, a in zip(NORMS, given, strict=True))
 
 
 def lengths_array(function: str, lengths: Any) -> np.ndarray[Any, np.dtype[np.int64]] | None:

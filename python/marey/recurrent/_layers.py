@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from marey import _cpu
 
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole")
+_NAMES = _call.WEIGHTS[:6]
 
 
 class _Layers:
@@ -48,9 +48,16 @@ class _Layers:
         first = self._packed[0][0]
         self.hidden_size: int = first.hidden
         self.input_size: int = first.input
+        # What h and y have: as hidden_size, but with a projection.
+        self.state_size: int = first.state
         for layer, packed in enumerate(self._packed):
             for each in packed:
-                size = directions * self.hidden_size if layer else self.input_size
+                size = directions * self.state_size if layer else self.input_size
+                if each.state != self.state_size:
+                    raise ValueError(
+                        f"[{name}] weights: expected states of size {self.state_size} in layer "
+                        f"{layer}; found {each.state}"
+                    )
                 if (each.hidden, each.input) != (self.hidden_size, size):
                     raise ValueError(
                         f"[{name}] weights: expected input size {size} and hidden size "
@@ -59,7 +66,8 @@ class _Layers:
 
     def _take(self, weights: dict[str, Any], suffix: str) -> _cpu.CellWeights:
         """Pack one layer and direction, and take its arrays out of `weights`."""
-        for each in _NAMES:
+        allowed = (*_NAMES, *_call.NORMS) if self._cell == _call.LSTM else _NAMES[:4]
+        for each in allowed:
             if weights.get(each + suffix) is not None:
                 to_numpy(self._function, each + suffix, weights[each + suffix])
         for needed in _NAMES[:2]:
@@ -67,10 +75,21 @@ class _Layers:
                 raise ValueError(
                     f"[{self._function}] weights: expected {needed + suffix}; found none"
                 )
-        packed: _cpu.CellWeights = _call.pack(
-            self._function, self._cell, *(weights.pop(each + suffix, None) for each in _NAMES)
+        norms = [weights.pop(each + suffix, None) for each in _call.NORMS if each in allowed]
+        given = [norm is not None for norm in norms]
+        if any(given) and not all(given):
+            raise ValueError(
+                f"[{self._function}] weights: expected all of norm_ih, norm_hh and norm_c, or "
+                f"none, in {suffix[1:]}; found {sum(given)} of them"
+            )
+        return _call.pack(
+            self._function,
+            self._cell,
+            [
+                *(weights.pop(each + suffix, None) for each in _NAMES if each in allowed),
+                *([norms] if any(given) else []),
+            ],
         )
-        return packed
 
     @property
     def num_layers(self) -> int:
@@ -82,13 +101,13 @@ class _Layers:
         """Whether there are both directions."""
         return len(self._packed[0]) == 2
 
-    def _state(self, argument: str, state: Any, batch: int) -> list[Any]:
+    def _state(self, argument: str, state: Any, batch: int, size: int) -> list[Any]:
         """Return the state of each layer and direction, in torch's order."""
         count = len(self._packed) * len(self._packed[0])
         if state is None:
             return [None] * count
         array = to_numpy(self._function, argument, state)
-        shape = (count, batch, self.hidden_size)
+        shape = (count, batch, size)
         if array.shape != shape:
             raise ValueError(
                 f"[{self._function}] {argument}: expected shape {shape}; found {array.shape}"
@@ -99,7 +118,8 @@ class _Layers:
         name = self._function
         source = _call.time_first(name, "x", x, self.batch_first)
         T, N, _ = source.shape
-        h, c = self._state("h0", h0, N), self._state("c0", c0, N)
+        h = self._state("h0", h0, N, self.state_size)
+        c = self._state("c0", c0, N, self.hidden_size)
         steps = _call.lengths_array(name, lengths)
         directions = len(self._packed[0])
         h_n, c_n = [], []
@@ -107,15 +127,15 @@ class _Layers:
             y = None
             last = layer == len(self._packed) - 1
             if last and self.batch_first:
-                y = np.empty((N, T, directions * self.hidden_size), source.dtype).swapaxes(0, 1)
+                y = np.empty((N, T, directions * self.state_size), source.dtype).swapaxes(0, 1)
             elif directions == 2:
-                y = np.empty((T, N, directions * self.hidden_size), source.dtype)
+                y = np.empty((T, N, directions * self.state_size), source.dtype)
             for direction, weights in enumerate(packed):
                 k = layer * directions + direction
                 out = y
                 if y is not None and directions == 2:
-                    first = direction * self.hidden_size
-                    out = y[..., first : first + self.hidden_size]
+                    first = direction * self.state_size
+                    out = y[..., first : first + self.state_size]
                 result, h_last, c_last, _ = weights.run(
                     name, source, h[k], c[k], steps, direction == 1, False, out
                 )
@@ -136,8 +156,9 @@ class LSTM(_Layers):
     weights : mapping
         Arrays by torch's names, as ``torch.nn.LSTM(...).state_dict()`` has them: ``weight_ih_l0``,
         ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0`` (biases may be missing), ``..._l1`` for the
-        next layer, ``..._reverse`` for the other direction; and ``peephole_l0``, (3, H), as for
-        `lstm`. They are copied. Shapes and types as for `lstm`.
+        next layer, ``..._reverse`` for the other direction, ``weight_hr_l0`` for a projection; and
+        ``peephole_l0``, ``norm_ih_l0``, ``norm_hh_l0``, ``norm_c_l0`` (layer norm) as for `lstm`.
+        They are copied. Shapes and types as for `lstm`.
     batch_first : bool
         Whether x and y are (N, T, ...).
 
@@ -181,6 +202,7 @@ class LSTM(_Layers):
         -------
         y : array, (T, N, directions * H)
         (h_n, c_n) : arrays, (layers * directions, N, H)
+            With a projection y and h have its size P in place of H.
         """
         h0, c0 = (None, None) if state is None else _pair(self._function, state)
         y, h_n, c_n = self._run(x, h0, c0, lengths)

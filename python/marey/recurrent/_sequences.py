@@ -23,12 +23,12 @@ def _run(
 ) -> tuple[Any, Any, Any, Any]:
     """Return y, h_n, c_n and what was kept, as the kind of `x`."""
     source = _call.time_first(function, "x", x, batch_first)
-    packed = _call.pack(function, cell, *weights)
+    packed = _call.pack(function, cell, weights)
     if out is not None:
         target = _call.time_first(function, "out", out, batch_first)
     elif batch_first:
         T, N, _ = source.shape
-        target = empty_like(source, (N, T, packed.hidden), source.dtype).swapaxes(0, 1)
+        target = empty_like(source, (N, T, packed.state), source.dtype).swapaxes(0, 1)
     else:
         target = None
     y, h_n, c_n, kept = packed.run(
@@ -64,6 +64,8 @@ def lstm(
     reverse: bool = False,
     batch_first: bool = False,
     peephole: Any = None,
+    weight_hr: Any = None,
+    layer_norm: Any = None,
     keep: bool = False,
     out: Any = None,
 ) -> Any:
@@ -73,6 +75,15 @@ def lstm(
         i, f, o &= \sigma(W x_t + U h_{t-1} + b), \quad g = \tanh(W x_t + U h_{t-1} + b) \\
         c_t &= f c_{t-1} + i g, \quad h_t = o \tanh(c_t)
 
+    With `weight_hr`, :math:`h_t = V (o \tanh(c_t))`, of size P [3]_, as torch's ``proj_size``. With
+    `layer_norm` [4]_, :math:`N_x(W x_t) + N_h(U h_{t-1}) + b` stands for the sums and
+    :math:`N_c(c_t)` for :math:`c_t` inside the tanh, where
+
+    .. math::
+        N(a) = \gamma (a - \operatorname{mean} a) / \sqrt{\operatorname{var} a + 10^{-5}} (+ \beta)
+
+    over the four gates of a product together, or over the cell state.
+
     Parameters
     ----------
     x : array, (T, N, I)
@@ -80,9 +91,9 @@ def lstm(
     weight_ih : array, (4 * H, I)
         W, the gates i, f, g, o below each other; of the type of `x`, as all weights.
     weight_hh : array, (4 * H, H)
-        U.
+        U. (4 * H, P) with `weight_hr`.
     bias_ih, bias_hh : array, (4 * H,), optional
-        Added up to b.
+        Added up to b. With `layer_norm` they are the biases of the two normalised products.
     h0 : array, (N, H), optional
         The state before the first step, of the type of `x`. Default: zeros.
     c0 : array, (N, H), optional
@@ -96,9 +107,15 @@ def lstm(
         Whether `x` and the result are (N, T, ...). Costs nothing.
     peephole : array, (3, H), optional
         Weights of c_{t-1} in i and f, and of c_t in o [2]_, in this order.
+    weight_hr : array, (P, H), optional
+        V, the projection. h and y have the size P then.
+    layer_norm : (norm_ih, norm_hh, norm_c), optional
+        Gains (4 * H,) of the products with x and with h; and gain and bias of the cell state,
+        (2, H). The state c itself is handed on as it is, as published; torch's example of a
+        ``LayerNormLSTMCell`` hands on the normalised one.
     keep : bool
         Whether to return what `lstm_backward` would otherwise compute again: 5 numbers for each
-        step and unit.
+        step and unit, 1 more with `weight_hr` and 10 more with `layer_norm`.
     out : array, (T, N, H), optional
         Where to write the result; its last axis contiguous.
 
@@ -128,6 +145,9 @@ def lstm(
     ----------
     .. [1] S. Hochreiter, J. Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997.
     .. [2] F. Gers, J. Schmidhuber, "Recurrent Nets that Time and Count", IJCNN 2000.
+    .. [3] H. Sak, A. Senior, F. Beaufays, "Long Short-Term Memory Recurrent Neural Network
+       Architectures for Large Scale Acoustic Modeling", Interspeech 2014.
+    .. [4] J. Ba, J. Kiros, G. Hinton, "Layer Normalization", arXiv:1607.06450, 2016.
 
     Examples
     --------
@@ -139,7 +159,7 @@ def lstm(
     >>> y.shape, h.shape
     ((100, 8, 64), (8, 64))
     """
-    weights = (weight_ih, weight_hh, bias_ih, bias_hh, peephole)
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, layer_norm)
     y, h_n, c_n, kept = _run(
         "marey.lstm", _call.LSTM, weights, x, h0, c0, lengths, reverse, batch_first, keep, out
     )

@@ -9,12 +9,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 __all__ = [
     "avg_pool3d",
+    "avg_pool3d_backward",
     "causal_conv3d",
     "conv3d",
     "conv3d_backward",
     "global_avg_pool3d",
+    "global_avg_pool3d_backward",
     "inflate",
     "max_pool3d",
+    "max_pool3d_backward",
     "separable_conv3d",
 ]
 
@@ -459,3 +462,131 @@ def global_avg_pool3d(
     """
     mean: Array = np.mean(_ncthw(x, layout, dtype), (2, 3, 4))
     return mean
+
+
+def max_pool3d_backward(
+    grad: ArrayLike,
+    x: ArrayLike,
+    kernel: Numbers,
+    stride: Numbers | None = None,
+    padding: Padding = 0,
+    dilation: Numbers = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "NCTHW",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Give what arrives at each window to the first place that has its maximum.
+
+    Parameters
+    ----------
+    grad : array_like
+        Gradient of the result, in the layout of x.
+    x, kernel, stride, padding, dilation, ceil_mode, layout, dtype
+        As for `max_pool3d`.
+
+    Returns
+    -------
+    ndarray, in the layout of x
+    """
+    grad, x = _ncthw(grad, layout, dtype), _ncthw(x, layout, dtype)
+    kernel, dilation = _triple(kernel), _triple(dilation)
+    stride = kernel if stride is None else _triple(stride)
+    size, pairs = _pooled(x, kernel, stride, _pairs(padding, kernel, dilation), dilation, ceil_mode)
+    padded = _pad(x, pairs, -np.inf)
+    inside = _pad(np.ones(x.shape, bool), pairs, False)
+
+    best = np.full((*x.shape[:2], *size), -np.inf, dtype)
+    found = np.zeros(best.shape, bool)
+    place = np.full(best.shape, -1)
+    for number, (_, seen) in enumerate(_taps(kernel, size, stride, dilation)):
+        value = padded[seen]
+        larger = (value > best) | (np.isnan(value) & ~np.isnan(best)) | ~found
+        better = inside[seen] & larger
+        best, place = np.where(better, value, best), np.where(better, number, place)
+        found |= inside[seen]
+    grad_padded = np.zeros_like(padded)
+    for number, (_, seen) in enumerate(_taps(kernel, size, stride, dilation)):
+        grad_padded[seen] += np.where(place == number, grad, 0)
+    return _in_layout(_within(grad_padded, pairs, x.shape), layout)
+
+
+def _within(padded: Array, pairs: Pairs, shape: tuple[int, ...]) -> Array:
+    """Leave out the padding."""
+    t, h, w = (slice(p, p + n) for (p, _), n in zip(pairs, shape[2:], strict=True))
+    return padded[:, :, t, h, w]
+
+
+def avg_pool3d_backward(
+    grad: ArrayLike,
+    shape: tuple[int, ...],
+    kernel: Numbers,
+    stride: Numbers | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    *,
+    dilation: Numbers = 1,
+    layout: str = "NCTHW",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Give every position of a window its share of what arrives there.
+
+    Parameters
+    ----------
+    grad : array_like
+        Gradient of the result, in its layout.
+    shape : tuple of int
+        Of x.
+    kernel, stride, padding, ceil_mode, count_include_pad, dilation, layout, dtype
+        As for `avg_pool3d`.
+
+    Returns
+    -------
+    ndarray, in the layout of x
+    """
+    grad = _ncthw(grad, layout, dtype)
+    ones = _ncthw(np.ones(shape), layout, dtype)
+    kernel, dilation = _triple(kernel), _triple(dilation)
+    stride = kernel if stride is None else _triple(stride)
+    asked = _pairs(padding, kernel, dilation)
+    size, pairs = _pooled(ones, kernel, stride, asked, dilation, ceil_mode)
+    counts = _pad(np.ones_like(ones), asked, 1) if count_include_pad else _pad(ones, asked)
+    beyond = ((0, room[1] - pad[1]) for room, pad in zip(pairs, asked, strict=True))
+    counts = _pad(counts, tuple(beyond))  # type: ignore[arg-type]
+    count = np.zeros((*ones.shape[:2], *size), dtype)
+    for _, seen in _taps(kernel, size, stride, dilation):
+        count += counts[seen]
+    share = grad / np.maximum(count, 1)
+    grad_padded = np.zeros_like(counts)
+    for _, seen in _taps(kernel, size, stride, dilation):
+        grad_padded[seen] += share
+    return _in_layout(_within(grad_padded, pairs, ones.shape), layout)
+
+
+def global_avg_pool3d_backward(
+    grad: ArrayLike,
+    shape: tuple[int, ...],
+    *,
+    layout: str = "NCTHW",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Give every position its share.
+
+    Parameters
+    ----------
+    grad : array_like, (N, C)
+    shape : tuple of int
+        Of x, in its layout.
+    layout : str
+        "NCTHW" or "NTHWC".
+    dtype : dtype
+        What to compute in.
+
+    Returns
+    -------
+    ndarray, in the layout of x
+    """
+    grad_x = _ncthw(np.zeros(shape), layout, dtype)
+    grad_x += np.asarray(grad).astype(dtype)[:, :, None, None, None]
+    return _in_layout(grad_x / max(math.prod(grad_x.shape[2:]), 1), layout)

@@ -13,6 +13,11 @@ def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(one / (one + np.exp(-x)))
 
 
+def _normalised(x: NDArray[Any]) -> NDArray[Any]:
+    d = x - x.mean(axis=-1, keepdims=True)
+    return np.asarray(d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + d.dtype.type(1e-5)))
+
+
 def lstm_step(
     x: NDArray[Any],
     h: NDArray[Any],
@@ -22,6 +27,8 @@ def lstm_step(
     bias_ih: Any = 0,
     bias_hh: Any = 0,
     peephole: Any = None,
+    weight_hr: Any = None,
+    layer_norm: Any = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Take one step of a long short-term memory, in the type of its arrays.
 
@@ -30,13 +37,21 @@ def lstm_step(
         i, f, o = sigmoid(W x + U h + b)        with peepholes + p c, of the next c for o
         g = tanh(W x + U h + b)
         c = f c + i g
-        h = o tanh(c)
+        h = o tanh(c)                           with a projection V (o tanh(c))
+
+    With layer norm, W x, U h and the c in the last line are normalised.
     """
-    i, f, g, o = np.split(x @ weight_ih.T + h @ weight_hh.T + (bias_ih + bias_hh), 4, axis=-1)
+    from_x, from_h = x @ weight_ih.T, h @ weight_hh.T
+    if layer_norm is not None:
+        gain_x, gain_h, (gain_c, bias_c) = layer_norm
+        from_x, from_h = gain_x * _normalised(from_x), gain_h * _normalised(from_h)
+    i, f, g, o = np.split(from_x + from_h + (bias_ih + bias_hh), 4, axis=-1)
     p_i, p_f, p_o = np.zeros((3, 1), x.dtype) if peephole is None else peephole
     i, f, g = _sigmoid(i + p_i * c), _sigmoid(f + p_f * c), np.tanh(g)
     c = f * c + i * g
-    return _sigmoid(o + p_o * c) * np.tanh(c), c
+    shown = c if layer_norm is None else gain_c * _normalised(c) + bias_c
+    h = _sigmoid(o + p_o * c) * np.tanh(shown)
+    return (h if weight_hr is None else h @ weight_hr.T), c
 
 
 def gru_step(
@@ -96,9 +111,13 @@ def _run(
     x = np.asarray(x).astype(dtype)
     arrays = [np.asarray(0 if w is None else w).astype(dtype) for w in weights]
     T, N, _ = x.shape
-    H = arrays[1].shape[1]
-    start = [np.zeros((N, H), dtype) if s is None else np.array(s, dtype) for s in states]
-    y = np.zeros((T, N, H), dtype)
+    P = arrays[1].shape[1]  # of h; c has H
+    H = P if options.get("weight_hr") is None else options["weight_hr"].shape[1]
+    start = [
+        np.zeros((N, size), dtype) if s is None else np.array(s, dtype)
+        for s, size in zip(states, (P, H), strict=False)
+    ]
+    y = np.zeros((T, N, P), dtype)
     ends = [s.copy() for s in start]
     for n in range(N):
         frames = range(T if lengths is None else int(lengths[n]))
@@ -124,13 +143,19 @@ def lstm(
     lengths: Any = None,
     reverse: bool = False,
     peephole: Any = None,
+    weight_hr: Any = None,
+    layer_norm: Any = None,
     dtype: DTypeLike = np.float64,
 ) -> tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]]]:
     """Run a long short-term memory over (T, N, I); as `marey.recurrent.lstm`."""
-    if peephole is not None:
-        peephole = np.asarray(peephole).astype(dtype)
+    options: dict[str, Any] = {
+        name: None if array is None else np.asarray(array).astype(dtype)
+        for name, array in (("peephole", peephole), ("weight_hr", weight_hr))
+    }
+    if layer_norm is not None:
+        options["layer_norm"] = [np.asarray(array).astype(dtype) for array in layer_norm]
     weights = (weight_ih, weight_hh, bias_ih, bias_hh)
-    y, h, c = _run(lstm_step, x, weights, (h0, c0), lengths, reverse, dtype, peephole=peephole)
+    y, h, c = _run(lstm_step, x, weights, (h0, c0), lengths, reverse, dtype, **options)
     return y, (h, c)
 
 

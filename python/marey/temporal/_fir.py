@@ -30,10 +30,10 @@ def _convolve(
 ) -> Any:
     # The taps are turned round, and with them what is before and behind the centre.
     behind = (len(taps) - 1) // 2
-    limits = f"between {behind - len(taps) + 1} and {behind} for {len(taps)} taps"
-    origin = _arguments.integer(
-        function, "origin", origin, behind - len(taps) + 1, behind, expected=limits
-    )
+    first = behind - len(taps) + 1
+    if type(origin) is not int or not first <= origin <= behind:
+        limits = f"between {first} and {behind} for {len(taps)} taps"
+        origin = _arguments.integer(function, "origin", origin, first, behind, expected=limits)
     source = to_array(function, "x", x)
     y = kernels(function, source).convolve(
         function,

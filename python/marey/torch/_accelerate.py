@@ -9,7 +9,7 @@ import torch
 
 from marey.torch import attention as ops
 from marey.torch import nn
-from marey.torch._packed import on_cpu
+from marey.torch._packed import linear_is_faster, on_cpu
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -103,6 +103,8 @@ class Acceleration:
         self._counter = [0]
         for name, module in model.named_modules():
             ours = _CLASSES.get(type(module))
+            if type(module) is torch.nn.Linear and on_cpu(module.weight):
+                ours = nn.Linear if linear_is_faster(module.weight.dtype) else None
             if ours is not None:
                 self._classes.append((module, type(module)))
                 module.__class__ = ours
@@ -177,6 +179,9 @@ def accelerate(model: torch.nn.Module) -> Acceleration:
     `marey.torch.nn`. Calls of ``scaled_dot_product_attention`` within the model go to marey too.
     Results are equal to rounding, and gradients flow as before. Without gradients weights are
     packed once, and again when they change.
+
+    Linear layers become marey's on machines where those are faster, which is measured once, with
+    the type of their weights. Normalisations stay torch's, which are as fast.
 
     Parameters
     ----------

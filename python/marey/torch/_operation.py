@@ -34,6 +34,8 @@ def to_array(tensor: torch.Tensor) -> Any:
     """
     if tensor.requires_grad:
         tensor = tensor.detach()
+    if tensor.is_conj() or tensor.is_neg():  # not in memory yet
+        tensor = tensor.resolve_conj().resolve_neg()
     if tensor.device.type == "cuda":
         return tensor  # marey's functions take it, if there is a CUDA module
     if tensor.dtype is torch.bfloat16:
@@ -57,11 +59,23 @@ def to_tensor(array: Any) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
+def new(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> torch.Tensor:
+    """Return an empty tensor of this one's type, and its shape unless told, in C order."""
+    if shape is not None:
+        return tensor.new_empty(list(shape))
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def wants_gradient(*tensors: torch.Tensor | None) -> bool:
+    """Return whether a result of these tensors is to be differentiated."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _to_arrays(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return to_array(value)
-    if isinstance(value, (list, tuple)):
-        return [_to_arrays(item) for item in value]
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
+        return [to_array(item) for item in value]
     return value
 
 
@@ -146,22 +160,23 @@ def gradient(
     """
     schema = op._opoverload._schema
     names = [argument.name for argument in schema.arguments]
-    results = [f"result{k}" for k in range(len(schema.returns))]
+    everything = [*names, *(f"result{k}" for k in range(len(schema.returns)))]
+    # By place, because this runs at every call.
+    saved = [everything.index(name) for name in save]
+    fixed = [everything.index(name) for name in constant]
+    plain = [k for k in range(len(everything)) if k not in saved]
+    several = len(schema.returns) > 1
 
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-        outputs = output if len(results) > 1 else (output,)
-        everything = dict(zip([*names, *results], [*inputs, *outputs], strict=True))
-        ctx.save_for_backward(*[everything[name] for name in save])
-        if constant:
-            ctx.mark_non_differentiable(*[everything[name] for name in constant])
-        ctx.plain = {
-            name: _shape(value) if isinstance(value, (torch.Tensor, list)) else value
-            for name, value in everything.items()
-            if name not in save
-        }
+        values = (*inputs, *output) if several else (*inputs, output)
+        ctx.save_for_backward(*[values[k] for k in saved])
+        if fixed:
+            ctx.mark_non_differentiable(*[values[k] for k in fixed])
+        ctx.plain = [_shape(values[k]) for k in plain]
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        values = {**ctx.plain, **dict(zip(save, ctx.saved_tensors, strict=True))}
+        values = {everything[k]: value for k, value in zip(plain, ctx.plain, strict=True)}
+        values.update(zip(save, ctx.saved_tensors, strict=True))
         wanted = derivative(
             Call(values, dict(zip(names, ctx.needs_input_grad, strict=True))), *grads
         )
@@ -172,9 +187,12 @@ def gradient(
 
 
 def _shape(value: Any) -> Any:
+    """Return what is kept of an argument that no derivative needs: no tensor's memory."""
     if isinstance(value, torch.Tensor):
         return value.shape
-    return [_shape(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+        return [item.shape for item in value]
+    return value
 
 
 def not_differentiable(op: CustomOpDef, why: str) -> None:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from marey import conv as plain
 from marey.conv._options import LAYOUTS, Activation, Layout, Numbers, Padding, pairs, triple
-from marey.torch._operation import gradient, operation
+from marey.torch._operation import (
+    gradient,
+    new,
+    not_differentiable,
+    operation,
+    wants_gradient,
+)
+from marey.torch._pool import avg_pool3d, global_avg_pool3d, max_pool3d
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from marey.torch._operation import Call
 
-__all__ = ["conv3d"]
+__all__ = [
+    "avg_pool3d",
+    "causal_conv3d",
+    "conv3d",
+    "global_avg_pool3d",
+    "inflate",
+    "max_pool3d",
+    "separable_conv3d",
+]
 
 _OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups, str layout"
 
@@ -107,7 +124,31 @@ def _gradient(call: Call, grad: Tensor) -> dict[str, Any]:
     return {name: next(grads) for name, needed in zip(names, needs, strict=True) if needed}
 
 
+def _second(call: Call, grads: Sequence[Tensor]) -> dict[str, Any]:
+    """Differentiate the gradients, each of which is linear in `grad` and in one other tensor."""
+    arriving = iter(grads)
+    of_x, of_weight, of_bias = (next(arriving) if need else None for need in call.wanted)
+    options = (call.stride, call.padding, call.dilation, call.groups, call.layout)
+    of_grad = torch.zeros_like(call.grad)
+    found: dict[str, Any] = {}
+    if of_x is not None:
+        of_grad = of_grad + _conv3d(of_x, call.weight, None, *options, None)
+        found["weight"] = _conv3d_backward(
+            call.grad, of_x, call.weight, *options, [False, True, False]
+        )[0]
+    if of_weight is not None:
+        of_grad = of_grad + _conv3d(call.x, of_weight, None, *options, None)
+        found["x"] = _conv3d_backward(call.grad, call.x, of_weight, *options, [True, False, False])[
+            0
+        ]
+    if of_bias is not None:
+        shape = (1, -1, 1, 1, 1) if call.layout == "NCTHW" else (-1,)
+        of_grad = of_grad + of_bias.view(shape)
+    return {**found, "grad": of_grad}
+
+
 gradient(_conv3d, _gradient, save=["x", "weight"])
+gradient(_conv3d_backward, _second, save=["grad", "x", "weight"])
 
 _ACTIVATIONS = {
     "relu": torch.nn.functional.relu,
@@ -160,9 +201,203 @@ def conv3d(
     steps, apart = triple(name, "stride", stride, 1), triple(name, "dilation", dilation, 1)
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
     around = pairs(name, padding, kernel, apart, steps)
-    wanted = torch.is_grad_enabled() and (
-        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    )
+    wanted = wants_gradient(x, weight, bias)
     fused = None if wanted else activation
     y = _conv3d(x, weight, bias, steps, around, apart, groups, layout, fused)
     return _ACTIVATIONS[activation](y) if wanted and activation is not None else y
+
+
+def _separable_shape(call: Call) -> Tensor:
+    first = 2 if call.layout == "NCTHW" else 1
+    kernel = (call.temporal_weight.shape[2], *call.spatial_weight.shape[3:])
+    shape = list(call.x.shape)
+    for a in range(3):
+        around = call.padding[2 * a] + call.padding[2 * a + 1]
+        shape[first + a] = (shape[first + a] + around - kernel[a]) // call.stride[a] + 1
+    shape[1 if call.layout == "NCTHW" else 4] = call.temporal_weight.shape[0]
+    return new(call.x, shape)
+
+
+_separable = operation(
+    "separable_conv3d(Tensor x, Tensor spatial_weight, Tensor temporal_weight, "
+    "Tensor? spatial_bias, Tensor? temporal_bias, int[] stride, int[] padding, str layout, "
+    "str? activation) -> Tensor",
+    lambda x, w, u, b, d, stride, around, layout, activation: plain.separable_conv3d(
+        x,
+        w,
+        u,
+        b,
+        d,
+        stride=tuple(stride),
+        padding=(tuple(around[:2]), tuple(around[2:4]), tuple(around[4:])),
+        layout=layout,
+        activation=activation,
+    ),
+    _separable_shape,
+    autocast=torch.bfloat16,
+)
+not_differentiable(
+    _separable, "expected a call of the function, which then convolves in space and in time"
+)
+
+
+def separable_conv3d(
+    x: Tensor,
+    spatial_weight: Tensor,
+    temporal_weight: Tensor,
+    spatial_bias: Tensor | None = None,
+    temporal_bias: Tensor | None = None,
+    *,
+    stride: Numbers = 1,
+    padding: Padding = 0,
+    layout: Layout = "NCTHW",
+    activation: Activation = None,
+) -> Tensor:
+    """Convolve in space, then in time: `marey.conv.separable_conv3d`.
+
+    In one pass where no gradient is wanted; else one convolution after the other, because what lies
+    between them is needed on the way back.
+
+    Parameters
+    ----------
+    x : Tensor, (N, C, T, H, W) or (N, T, H, W, C)
+        As for `conv3d`.
+    spatial_weight : Tensor, (M, C, 1, kH, kW)
+    temporal_weight : Tensor, (K, M, kT, 1, 1)
+    spatial_bias, temporal_bias : Tensor, (M,) and (K,), optional
+    stride, padding, layout, activation
+        As for `marey.conv.separable_conv3d`.
+
+    Returns
+    -------
+    Tensor, (N, K, T', H', W') or (N, T', H', W', K)
+    """
+    name = "marey.torch.separable_conv3d"
+    if spatial_weight.ndim != 5 or temporal_weight.ndim != 5:
+        raise ValueError(
+            f"[{name}] spatial_weight, temporal_weight: expected 5 axes each; found "
+            f"{tuple(spatial_weight.shape)} and {tuple(temporal_weight.shape)}"
+        )
+    steps = triple(name, "stride", stride, 1)
+    kernel = (temporal_weight.shape[2], spatial_weight.shape[3], spatial_weight.shape[4])
+    around = pairs(name, padding, kernel, (1, 1, 1), steps)
+    tensors = (x, spatial_weight, temporal_weight, spatial_bias, temporal_bias)
+    if not wants_gradient(*tensors):
+        return _separable(*tensors, steps, around, layout, activation)
+    t0, t1, h0, h1, w0, w1 = around
+    between = conv3d(
+        x,
+        spatial_weight,
+        spatial_bias,
+        stride=(1, *steps[1:]),
+        padding=((0, 0), (h0, h1), (w0, w1)),
+        layout=layout,
+        activation=activation,
+    )
+    return conv3d(
+        between,
+        temporal_weight,
+        temporal_bias,
+        stride=(steps[0], 1, 1),
+        padding=((t0, t1), (0, 0), (0, 0)),
+        layout=layout,
+    )
+
+
+def causal_conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    state: Tensor | None = None,
+    padding: Padding = 0,
+    stride: Numbers = 1,
+    dilation: Numbers = 1,
+    groups: int = 1,
+    layout: Layout = "NCTHW",
+    activation: Activation = None,
+) -> tuple[Tensor, Tensor]:
+    """Convolve so that no result sees a later frame: `marey.conv.causal_conv3d`.
+
+    Frames are put behind the state, a copy that `marey.conv.CausalConv3d`, for streams, saves.
+
+    Parameters
+    ----------
+    x : Tensor, (N, C, T, H, W) or (N, T, H, W, C)
+        As for `conv3d`.
+    weight, bias, dilation, groups, layout, activation
+        As for `conv3d`.
+    state : Tensor, optional
+        The ``(kT - 1) * dilation`` frames before `x`. Default zeros.
+    padding, stride
+        Of H and W, as for `conv3d`; along time 0 and 1.
+
+    Returns
+    -------
+    y : Tensor
+        With as many frames as `x`.
+    state : Tensor
+        For the next call.
+    """
+    name = "marey.torch.causal_conv3d"
+    if weight.ndim != 5 or x.ndim != 5:
+        raise ValueError(
+            f"[{name}] x, weight: expected 5 axes each; found {tuple(x.shape)} and "
+            f"{tuple(weight.shape)}"
+        )
+    steps, apart = triple(name, "stride", stride, 1), triple(name, "dilation", dilation, 1)
+    kernel = (1, weight.shape[3], weight.shape[4])
+    t0, t1, h0, h1, w0, w1 = pairs(name, padding, kernel, apart, steps)
+    if steps[0] != 1 or (t0, t1) != (0, 0):
+        raise ValueError(
+            f"[{name}] stride, padding: expected 1 and 0 along time; found {stride!r} and "
+            f"{padding!r}"
+        )
+    kept, time = (weight.shape[2] - 1) * apart[0], 2 if layout == "NCTHW" else 1
+    shape = list(x.shape)
+    shape[time] = kept
+    past = x.new_zeros(shape) if state is None else state
+    if list(past.shape) != shape:
+        raise ValueError(
+            f"[{name}] state: expected shape {tuple(shape)} for x of shape {tuple(x.shape)}; "
+            f"found {tuple(past.shape)}"
+        )
+    whole = torch.cat([past, x], time)
+    y = conv3d(
+        whole,
+        weight,
+        bias,
+        stride=steps,
+        padding=((0, 0), (h0, h1), (w0, w1)),
+        dilation=apart,
+        groups=groups,
+        layout=layout,
+        activation=activation,
+    )
+    return y, whole.narrow(time, whole.shape[time] - kept, kept).clone()
+
+
+def inflate(weight2d: Tensor, time: int, mode: Literal["mean", "centre"] = "mean") -> Tensor:
+    """Make weights of a 3-D convolution from those of a 2-D one: `marey.conv.inflate`.
+
+    Parameters
+    ----------
+    weight2d : Tensor, (K, C / groups, kH, kW)
+    time : int
+        kT of the result.
+    mode : "mean" or "centre"
+
+    Returns
+    -------
+    Tensor, (K, C / groups, time, kH, kW)
+    """
+    if weight2d.ndim != 4 or time < 1 or mode not in ("mean", "centre"):
+        raise ValueError(
+            f"[marey.torch.inflate] weight2d, time, mode: expected 4 axes, 1 or more, and 'mean' "
+            f"or 'centre'; found {tuple(weight2d.shape)}, {time} and {mode!r}"
+        )
+    deep = weight2d.unsqueeze(2)
+    if mode == "mean":
+        return (deep / time).repeat(1, 1, time, 1, 1)
+    behind = time - 1 - time // 2
+    return torch.nn.functional.pad(deep, (0, 0, 0, 0, time // 2, behind))

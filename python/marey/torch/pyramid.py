@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING
 import torch
 
 from marey import _adjoints, pyramid
-from marey.torch._operation import gradient, operation
+from marey.pyramid import RieszCoefficients
+from marey.torch._operation import gradient, new, operation
+from marey.torch._steerable import SteerablePyramid
+from marey.torch.temporal import convolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-__all__ = ["collapse", "down", "gaussian", "laplacian", "up"]
+__all__ = [
+    "RieszPyramid",
+    "SteerablePyramid",
+    "collapse",
+    "down",
+    "gaussian",
+    "laplacian",
+    "up",
+]
 
 Size = tuple[int, int]
 
@@ -36,12 +47,8 @@ def _halved(image: Tensor, channel_axis: int | None) -> Tensor:
     return _resized(image, (height + 1) // 2, (width + 1) // 2, channel_axis)
 
 
-def _new(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
 def _levels(image: Tensor, levels: int, channel_axis: int | None) -> list[Tensor]:
-    found = [_new(image)]
+    found = [new(image)]
     for _ in range(levels):
         found.append(_halved(found[-1], channel_axis))
     return found
@@ -75,7 +82,7 @@ _laplacian = operation(
 _collapse = operation(
     "pyramid_collapse(Tensor[] bands, int? channel_axis) -> Tensor",
     lambda bands, axis: pyramid.collapse(bands, channel_axis=axis),
-    lambda call: _new(call.bands[0]),
+    lambda call: new(call.bands[0]),
 )
 
 # Adjoints; the gradient of one is the operation itself.
@@ -92,12 +99,12 @@ _up_adjoint = operation(
 _gaussian_adjoint = operation(
     "pyramid_gaussian_adjoint(Tensor[] grads, int? channel_axis) -> Tensor",
     _adjoints.gaussian,
-    lambda call: _new(call.grads[0]),
+    lambda call: new(call.grads[0]),
 )
 _laplacian_adjoint = operation(
     "pyramid_laplacian_adjoint(Tensor[] grads, int? channel_axis) -> Tensor",
     _adjoints.laplacian,
-    lambda call: _new(call.grads[0]),
+    lambda call: new(call.grads[0]),
 )
 _collapse_adjoint = operation(
     "pyramid_collapse_adjoint(Tensor grad, int levels, int? channel_axis) -> Tensor[]",
@@ -257,3 +264,49 @@ def collapse(bands: Sequence[Tensor], *, channel_axis: int | None = -1) -> Tenso
     if not bands:
         raise ValueError("[marey.torch.pyramid] bands: expected at least one tensor; found none")
     return _collapse(bands, _axis(bands[0], channel_axis))
+
+
+class RieszPyramid:
+    """Riesz pyramid: `marey.pyramid.RieszPyramid` for tensors, differentiable.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width of the images.
+    levels : int, optional
+        The number of bands, as for `marey.pyramid.RieszPyramid`.
+    """
+
+    def __init__(self, shape: Size, levels: int | None = None) -> None:
+        plain = pyramid.RieszPyramid(shape, levels)
+        self.shape, self.levels = plain.shape, plain.levels
+
+    def build(self, image: Tensor) -> RieszCoefficients:
+        """Split images into bands and their Riesz transforms.
+
+        Parameters
+        ----------
+        image : Tensor, (..., H, W)
+            uint8, float32 or float64.
+
+        Returns
+        -------
+        RieszCoefficients
+            Of tensors.
+        """
+        if tuple(image.shape[-2:]) != self.shape:
+            raise ValueError(
+                f"[marey.torch.RieszPyramid] image: expected shape (..., {self.shape[0]}, "
+                f"{self.shape[1]}); found {tuple(image.shape)}"
+            )
+        *bands, lowpass = laplacian(image, self.levels, channel_axis=None)
+        x, y = ([convolve(band, _RIESZ, axis, "mirror") for band in bands] for axis in (-1, -2))
+        return RieszCoefficients(bands, x, y, lowpass)
+
+    def collapse(self, coefficients: RieszCoefficients) -> Tensor:
+        """Rebuild images from the bands and the low-pass residual: the inverse of `build`."""
+        return collapse([*coefficients.bands, coefficients.lowpass], channel_axis=None)
+
+
+# As csrc/ops/pyramid/riesz.h has it: band[i - 1] - band[i + 1], with a gain of 1 at pi / 4.
+_RIESZ = (-(0.5**0.5), 0.0, 0.5**0.5)

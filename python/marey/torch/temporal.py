@@ -9,7 +9,7 @@ import torch
 
 from marey import _adjoints, temporal
 from marey.temporal._fir import gaussian_taps
-from marey.torch._operation import gradient, not_differentiable, operation
+from marey.torch._operation import gradient, new, not_differentiable, operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,10 +35,6 @@ def _like(x: Tensor) -> Tensor:
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
-def _new(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
 def _without(x: Tensor, axis: int) -> Tensor:
     shape = list(x.shape)
     del shape[axis]
@@ -53,12 +49,12 @@ _sosfilt = operation(
 _sosfilt_from = operation(
     "temporal_sosfilt_from(Tensor sos, Tensor x, Tensor zi, int axis) -> (Tensor, Tensor)",
     lambda sos, x, zi, axis: temporal.sosfilt(sos, x, axis, zi),
-    lambda call: (_like(call.x), _new(call.zi)),
+    lambda call: (_like(call.x), new(call.zi)),
 )
 _sosfilt_adjoint = operation(
     "temporal_sosfilt_adjoint(Tensor sos, Tensor grad, int axis) -> Tensor",
     _adjoints.sosfilt,
-    lambda call: _new(call.grad),
+    lambda call: new(call.grad),
 )
 _sosfilt_from_adjoint = operation(
     "temporal_sosfilt_from_adjoint(Tensor sos, Tensor grad, Tensor grad_zf, int axis) "
@@ -67,7 +63,7 @@ _sosfilt_from_adjoint = operation(
         _adjoints.sosfilt(sos, grad, axis, grad_zf),
         _adjoints.sosfilt_zi(sos, grad, axis, grad_zf),
     ),
-    lambda call: (_new(call.grad), _new(call.grad_zf)),
+    lambda call: (new(call.grad), new(call.grad_zf)),
 )
 _sosfiltfilt = operation(
     "temporal_sosfiltfilt(Tensor sos, Tensor x, int axis, str? padtype, int padlen) -> Tensor",
@@ -78,7 +74,7 @@ _sosfiltfilt_adjoint = operation(
     "temporal_sosfiltfilt_adjoint(Tensor sos, Tensor grad, int axis, str? padtype, int padlen) "
     "-> Tensor",
     _adjoints.sosfiltfilt,
-    lambda call: _new(call.grad),
+    lambda call: new(call.grad),
 )
 _ideal_bandpass = operation(
     "temporal_ideal_bandpass(Tensor x, float low, float high, float fs, int axis) -> Tensor",
@@ -99,7 +95,7 @@ _convolve_adjoint = operation(
     lambda grad, taps, axis, mode, origin: _adjoints.convolve(
         grad, np.array(taps), axis, mode, origin
     ),
-    lambda call: _new(call.grad),
+    lambda call: new(call.grad),
 )
 _along_motion = operation(
     "temporal_gaussian_along_motion(Tensor x, float sigma, float vy, float vx, str mode, "
@@ -117,7 +113,7 @@ _derivative = operation(
 _derivative_adjoint = operation(
     "temporal_derivative_adjoint(Tensor grad, float fs, int axis) -> Tensor",
     _adjoints.derivative,
-    lambda call: _new(call.grad),
+    lambda call: new(call.grad),
 )
 _median_filter = operation(
     "temporal_median_filter(Tensor x, int size, int axis, str mode, int origin, float cval) "
@@ -125,7 +121,7 @@ _median_filter = operation(
     lambda x, size, axis, mode, origin, cval: temporal.median_filter(
         x, size, axis, mode, origin, cval=cval
     ),
-    lambda call: _new(call.x),
+    lambda call: new(call.x),
 )
 _median = operation(
     "temporal_median(Tensor x, int axis) -> Tensor",
@@ -135,7 +131,7 @@ _median = operation(
 _median_gradient = operation(
     "temporal_median_gradient(Tensor grad, Tensor x, Tensor y, int axis) -> Tensor",
     _adjoints.median,
-    lambda call: _new(call.x),
+    lambda call: new(call.x),
 )
 
 

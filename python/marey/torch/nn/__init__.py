@@ -7,6 +7,7 @@ change.
 
 from marey.torch.nn._conv import Conv3d
 from marey.torch.nn._filters import LaplacianPyramid, SosFilter
+from marey.torch.nn._linear import Linear
 from marey.torch.nn._recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from marey.torch.nn._transformer import MultiheadAttention, TransformerEncoderLayer
 
@@ -18,6 +19,7 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "LaplacianPyramid",
+    "Linear",
     "MultiheadAttention",
     "RNNCell",
     "SosFilter",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from marey import conv as plain
+from marey.torch import conv as ops
 from marey.torch._operation import to_array, to_tensor
 from marey.torch._packed import Packed, on_cpu, without_gradient
 
@@ -19,9 +20,7 @@ class Conv3d(torch.nn.Conv3d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        # Gradients are torch's: marey's convolution has none yet.
-        ours = on_cpu(input) and input.dim() in (4, 5) and without_gradient(input, weight, bias)
-        if not ours:
+        if not on_cpu(input) or input.dim() not in (4, 5) or not on_cpu(weight):
             return super()._conv_forward(input, weight, bias)
         x = input if input.dim() == 5 else input.unsqueeze(0)
         padding: Any = self.padding
@@ -42,14 +41,17 @@ class Conv3d(torch.nn.Conv3d):
         if last:
             options["layout"] = "NTHWC"
             x = x.permute(0, 2, 3, 4, 1)
-        packed = self.__dict__.setdefault("_packed", Packed()).get(
-            last,
-            (weight, bias),
-            lambda: plain.Conv3d(
-                to_array(weight), None if bias is None else to_array(bias), **options
-            ),
-        )
-        y = to_tensor(packed(to_array(x)))
+        if without_gradient(x, weight, bias):
+            packed = self.__dict__.setdefault("_packed", Packed()).get(
+                last,
+                (weight, bias),
+                lambda: plain.Conv3d(
+                    to_array(weight), None if bias is None else to_array(bias), **options
+                ),
+            )
+            y = to_tensor(packed(to_array(x)))
+        else:
+            y = ops.conv3d(x, weight, bias, **options)
         if last:
             y = y.permute(0, 4, 1, 2, 3)
         return y if input.dim() == 5 else y.squeeze(0)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from marey import recurrent as plain
-from marey.torch._operation import to_array, to_tensor
+from marey.torch import recurrent as ops
+from marey.torch._operation import to_array, to_tensor, wants_gradient
 from marey.torch._packed import Packed, on_cpu, without_gradient
 
 if TYPE_CHECKING:
@@ -39,23 +40,32 @@ def _state(state: Tensor | None, batched: bool, dtype: Any = None) -> Any:
     return array if batched else array[:, None]
 
 
+def _eager(*tensors: Tensor | None) -> bool:
+    """Return whether this call is neither compiled nor cast, and all of one type, on the CPU."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False  # torch's recurrent layers know neither
+    given = [tensor for tensor in tensors if tensor is not None]
+    return all(on_cpu(tensor) and tensor.dtype is given[0].dtype for tensor in given)
+
+
 def _ours(module: Any, input: Any, hx: Any) -> bool:  # noqa: A002
-    """Return whether marey runs this call: whole tensors on the CPU, with no gradient wanted."""
-    if not isinstance(input, Tensor) or input.dim() not in (2, 3) or not on_cpu(input):
+    """Return whether marey runs this call: whole tensors on the CPU, and no dropout."""
+    if not isinstance(input, Tensor) or input.dim() not in (2, 3):
         return False
-    if module.proj_size != 0 or (module.training and module.dropout > 0):
+    if module.training and module.dropout > 0:
         return False
     states = hx if isinstance(hx, tuple) else (hx,)
-    if not without_gradient(input, *module._flat_weights, *states):
+    if not _eager(input, *module._flat_weights, *states):
         return False
     # torch says what does not fit.
     batch = input.shape[0 if module.batch_first else 1] if input.dim() == 3 else 1
     layers = module.num_layers * (2 if module.bidirectional else 1)
-    shape = (
-        (layers, batch, module.hidden_size) if input.dim() == 3 else (layers, module.hidden_size)
+    sizes = (module.proj_size or module.hidden_size, module.hidden_size)  # of h and c
+    return input.shape[-1] == module.input_size and all(
+        state is None
+        or state.shape == ((layers, batch, size) if input.dim() == 3 else (layers, size))
+        for state, size in zip(states, sizes, strict=False)
     )
-    fits = input.shape[-1] == module.input_size
-    return fits and all(state is None or state.shape == shape for state in states)
 
 
 def _names(module: Any) -> list[str]:
@@ -75,6 +85,48 @@ def _run(module: Any, kind: Any, input: Tensor, state: Any, **options: Any) -> t
     return output if batched else output.squeeze(1), final
 
 
+def _wants_gradient(module: Any, input: Tensor, hx: Any) -> bool:  # noqa: A002
+    states = hx if isinstance(hx, tuple) else (hx,)
+    return wants_gradient(input, *module._flat_weights, *states)
+
+
+def _differentiable(
+    module: Any,
+    function: Any,
+    input: Tensor,  # noqa: A002
+    states: dict[str, Tensor],
+    **options: Any,
+) -> tuple[Tensor, list[Any]]:
+    """Run layer by layer through the operation, which has a gradient; return y and last states."""
+    batched = input.dim() == 3
+    x = input if batched else input.unsqueeze(1)
+    if not batched:
+        states = {name: state.unsqueeze(1) for name, state in states.items()}
+    directions = 2 if module.bidirectional else 1
+    last = []
+    for layer in range(module.num_layers):
+        sides = []
+        for direction in range(directions):
+            k = layer * directions + direction
+            y, final = function(
+                x,
+                *[getattr(module, name) for name in module._all_weights[k]],
+                **{name: state[k] for name, state in states.items()},
+                reverse=direction == 1,
+                batch_first=module.batch_first and batched,
+                **options,
+            )
+            sides.append(y)
+            last.append(final)
+        x = sides[0] if directions == 1 else torch.cat(sides, -1)
+    return (x if batched else x.squeeze(1)), last
+
+
+def _stacked(states: list[Tensor], batched: bool) -> Tensor:
+    stacked = torch.stack(states)
+    return stacked if batched else stacked.squeeze(1)
+
+
 class LSTM(torch.nn.LSTM):
     """`torch.nn.LSTM` with marey's kernels: the same arguments, parameters and results."""
 
@@ -85,6 +137,11 @@ class LSTM(torch.nn.LSTM):
         batched = input.dim() == 3
         # The cell state of bfloat16 is float32 in marey.
         cell = torch.float32 if input.dtype is torch.bfloat16 else None
+        if _wants_gradient(self, input, hx):
+            states = {} if hx is None else {"h0": hx[0], "c0": hx[1].to(cell or hx[1].dtype)}
+            y, last = _differentiable(self, ops.lstm, input, states)
+            h, c = (_stacked(list(part), batched) for part in zip(*last, strict=True))
+            return y, (h, c.to(input.dtype))
         state = None if hx is None else (_state(hx[0], batched), _state(hx[1], batched, cell))
         y, (h, c) = _run(self, plain.LSTM, input, state)
         finals = [to_tensor(h), to_tensor(c).to(input.dtype)]
@@ -96,6 +153,11 @@ class _OneState:
 
     def _forward(self, kind: Any, input: Any, hx: Any, **options: Any) -> Any:  # noqa: A002
         batched = input.dim() == 3
+        if _wants_gradient(self, input, hx):
+            function = getattr(ops, kind.__name__.lower())
+            states = {} if hx is None else {"h0": hx}
+            y, last = _differentiable(self, function, input, states, **options)
+            return y, _stacked(last, batched)
         y, h = _run(self, kind, input, _state(hx, batched), **options)
         final = to_tensor(h)
         return y, final if batched else final.squeeze(1)

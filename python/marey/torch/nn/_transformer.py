@@ -6,10 +6,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import gelu, linear, relu
 
 from marey.torch import attention as ops
-from marey.torch._packed import on_cpu
+from marey.torch._packed import linear_is_faster, on_cpu, packed_linear, without_gradient
+
+_IN_PLACE: dict[Any, Any] = {gelu: torch.ops.aten.gelu_, relu: torch.relu_}
+
+
+def _unwatched(*modules: torch.nn.Module) -> bool:
+    """Return whether nobody else may hold what these modules return."""
+    watched = torch.nn.modules.module._global_forward_hooks
+    return not watched and not any(module._forward_hooks for module in modules)
+
+
+def _project(
+    module: torch.nn.Module, which: str, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Multiply by whichever is faster here, where no gradient is wanted; else by torch."""
+    if without_gradient(x, weight, bias) and linear_is_faster(x.dtype):
+        return packed_linear(module, which, x, weight, bias)
+    return linear(x, weight, bias)
 
 
 def _allowed(module: Any, query: Tensor, attn_mask: Any, key_padding_mask: Any) -> Any:
@@ -68,7 +85,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         mask, bias = _allowed(self, query, attn_mask, key_padding_mask)
         attended = ops.attention(q, k, v, mask=mask, bias=bias)
         joined = attended.transpose(1, 2).flatten(2)
-        y = linear(joined, self.out_proj.weight, self.out_proj.bias)
+        y = _project(self, "out", joined, self.out_proj.weight, self.out_proj.bias)
         return (y if self.batch_first else y.transpose(0, 1)), None
 
     def _ours(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -80,12 +97,17 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         """Return q, k and v as (N, h, steps, D) views."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if query is key and key is value:
-            both = linear(query, weight, bias).unflatten(2, (3, self.num_heads, self.head_dim))
+            both = _project(self, "in", query, weight, bias)
+            both = both.unflatten(2, (3, self.num_heads, self.head_dim))
             return [x.transpose(1, 2) for x in both.unbind(2)]
         biases = (None,) * 3 if bias is None else bias.chunk(3)
         return [
-            linear(x, w, b).unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
-            for x, w, b in zip((query, key, value), weight.chunk(3), biases, strict=True)
+            _project(self, which, x, w, b)
+            .unflatten(2, (self.num_heads, self.head_dim))
+            .transpose(1, 2)
+            for which, x, w, b in zip(
+                "qkv", (query, key, value), weight.chunk(3), biases, strict=True
+            )
         ]
 
 
@@ -108,7 +130,25 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
             return super().forward(src, src_mask, src_key_padding_mask, is_causal)
         x = src
         if self.norm_first:
-            x = x + self._sa_block(self.norm1(x), src_mask, src_key_padding_mask, is_causal)
-            return x + self._ff_block(self.norm2(x))
-        x = self.norm1(x + self._sa_block(x, src_mask, src_key_padding_mask, is_causal))
-        return self.norm2(x + self._ff_block(x))
+            x = self._sum(
+                x, self._sa_block(self.norm1(x), src_mask, src_key_padding_mask, is_causal)
+            )
+            return self._sum(x, self._ff_block(self.norm2(x)))
+        x = self.norm1(self._sum(x, self._sa_block(x, src_mask, src_key_padding_mask, is_causal)))
+        return self.norm2(self._sum(x, self._ff_block(x)))
+
+    # New memory costs a page fault for every 4 KiB, which is as much as a layer's pointwise parts
+    # do: what no gradient needs is written where it stands.
+
+    def _sum(self, x: Tensor, y: Tensor) -> Tensor:
+        own = _unwatched(self.self_attn, self.linear2, self.dropout1, self.dropout2)
+        return y.add_(x) if own and without_gradient(x, y) else x + y
+
+    def _ff_block(self, x: Tensor) -> Tensor:
+        hidden = self.linear1(x)
+        own = _unwatched(self.linear1) and not self.training and self.activation in _IN_PLACE
+        if own and without_gradient(hidden):
+            hidden = _IN_PLACE[self.activation](hidden)
+        else:
+            hidden = self.dropout(self.activation(hidden))
+        return self.dropout2(self.linear2(hidden))

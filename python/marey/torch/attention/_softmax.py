@@ -1,4 +1,4 @@
-"""The functions of `marey.attention` for tensors, with gradients."""
+"""Softmax attention."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import numpy as np
 import torch
 
 from marey import attention as plain
-from marey.torch._operation import gradient, operation
+from marey.torch._operation import gradient, new, operation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from marey.torch._operation import Call
 
-__all__ = ["attention", "space_time_attention"]
-
 Causal = Literal["top_left", "bottom_right"] | bool
 Window = int | tuple[int | None, int | None] | None
 
-_OPTIONS = (
-    "Tensor? mask, Tensor? bias, str causal, int? left, int? right, float? scale, float? softcap"
-)
+# What all kinds of attention have in common, as schemas have it.
+LIMITS = "str causal, int? left, int? right, float? scale, float? softcap"
 _CAUSAL: dict[Causal, str] = {
     False: "no",
     True: "square",
@@ -32,20 +29,32 @@ _CAUSAL: dict[Causal, str] = {
 _BACK: dict[str, Any] = {text: causal for causal, text in _CAUSAL.items()}
 
 
-def _keywords(
-    mask: Any, bias: Any, causal: str, left: Any, right: Any, scale: Any, softcap: Any
-) -> dict[str, Any]:
+def limits(
+    function: str, causal: Causal, window: Window, scale: float | None, softcap: float | None
+) -> tuple[Any, ...]:
+    """Return the options in the order and the types of the schema."""
+    if causal not in _CAUSAL:
+        raise ValueError(
+            f"[{function}] causal: expected False, True, 'top_left' or 'bottom_right'; "
+            f"found {causal!r}"
+        )
+    left, right = window if isinstance(window, tuple) else (window, window)
+    return _CAUSAL[causal], left, right, scale, softcap
+
+
+def keywords(causal: str, left: Any, right: Any, scale: Any, softcap: Any) -> dict[str, Any]:
+    """Return the options as `marey.attention` takes them."""
+    window = None if left is None and right is None else (left, right)
+    return {"causal": _BACK[causal], "window": window, "scale": scale, "softcap": softcap}
+
+
+def _keywords(mask: Any, bias: Any, *options: Any) -> dict[str, Any]:
     if bias is not None and bias.dtype.itemsize == 2:
         bias = bias.astype(np.float32)  # autocast cast it; scores are float32
-    window = None if left is None and right is None else (left, right)
-    return {
-        "mask": mask,
-        "bias": bias,
-        "causal": _BACK[causal],
-        "window": window,
-        "scale": scale,
-        "softcap": softcap,
-    }
+    return {"mask": mask, "bias": bias, **keywords(*options)}
+
+
+_OPTIONS = f"Tensor? mask, Tensor? bias, {LIMITS}"
 
 
 def _forward(q: Any, k: Any, v: Any, *options: Any) -> Any:
@@ -66,10 +75,6 @@ def _shapes(call: Call) -> tuple[Tensor, Tensor]:
     return call.q.new_empty(shape), lse
 
 
-def _new(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
 _attention = operation(
     f"attention(Tensor q, Tensor k, Tensor v, {_OPTIONS}) -> (Tensor, Tensor)",
     _forward,
@@ -81,8 +86,7 @@ _attention_backward = operation(
     f"{_OPTIONS}, bool bias_grad) -> Tensor[]",
     _backward,
     lambda call: [
-        _new(tensor)
-        for tensor in (call.q, call.k, call.v, *([call.bias] if call.bias_grad else []))
+        new(tensor) for tensor in (call.q, call.k, call.v, *([call.bias] if call.bias_grad else []))
     ],
 )
 
@@ -157,13 +161,8 @@ def attention(
     lse : Tensor, (..., h, L)
         Only with `return_lse`.
     """
-    if causal not in _CAUSAL:
-        raise ValueError(
-            "[marey.torch.attention] causal: expected False, True, 'top_left' or 'bottom_right'; "
-            f"found {causal!r}"
-        )
-    left, right = window if isinstance(window, tuple) else (window, window)
-    out, lse = _attention(q, k, v, mask, bias, _CAUSAL[causal], left, right, scale, softcap)
+    options = limits("marey.torch.attention", causal, window, scale, softcap)
+    out, lse = _attention(q, k, v, mask, bias, *options)
     return (out, lse) if return_lse else out
 
 

@@ -1,16 +1,9 @@
-"""The functions of marey for JAX on the CPU: under `jax.jit`, with `jax.grad` and `jax.vmap`.
-
-They are XLA custom calls (`jax.ffi`), and differentiable in their signals by `jax.custom_vjp`;
-parameters (coefficients, taps, sizes, axes) are plain numbers, not traced. Names and meanings are
-those of `marey.pyramid`, `marey.temporal` and `marey.attention`; `temporal_gaussian` is
-`marey.temporal.gaussian`, and `gaussian` the pyramid.
-"""
+"""Filters in time."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,43 +11,10 @@ import numpy as np
 import scipy.signal
 
 from marey import _adjoints, _arguments, _cpu
+from marey.jax._call import Shape, call, like, linear_in_signal
 from marey.temporal import _ideal
 from marey.temporal._fir import gaussian_taps
 
-try:
-    from marey import _jax  # type: ignore[attr-defined,unused-ignore]
-except ImportError as error:
-    raise ImportError(
-        "[marey.jax] expected a marey that was built where JAX's headers are; found one without "
-        "(install jax, and then marey with --no-build-isolation, or with "
-        "-C cmake.define.MAREY_JAX_INCLUDE_DIR=<what jax.ffi.include_dir() prints>)"
-    ) from error
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-__all__ = [
-    "collapse",
-    "convolve",
-    "derivative",
-    "down",
-    "gaussian",
-    "ideal_bandpass",
-    "laplacian",
-    "median",
-    "median_filter",
-    "sosfilt",
-    "sosfiltfilt",
-    "temporal_gaussian",
-    "up",
-]
-
-_handlers: dict[str, Any] = _jax.handlers  # type: ignore[attr-defined,unused-ignore]
-for _name, _handler in _handlers.items():
-    jax.ffi.register_ffi_target(f"marey_{_name}", _handler, platform="cpu")
-
-Shape = tuple[int, ...]
-_NO_CHANNELS = -1000
 _BOUNDARIES = {
     "reflect": 0,
     "grid-mirror": 0,
@@ -66,258 +26,6 @@ _BOUNDARIES = {
     "grid-constant": 4,
 }
 _EXTENSIONS = {"odd": 0, "even": 1, "constant": 2}
-
-
-def _call(
-    name: str, results: Any, *arrays: Any, vmap: str = "broadcast_all", **options: Any
-) -> Any:
-    """Call a kernel; options are int, float or a sequence of floats."""
-    plain = {
-        key: np.int64(value)
-        if isinstance(value, int)
-        else np.float64(value)
-        if isinstance(value, float)
-        else np.asarray(value, np.float64)
-        for key, value in options.items()
-    }
-    return jax.ffi.ffi_call(f"marey_{name}", results, vmap_method=vmap)(*arrays, **plain)
-
-
-def _like(x: Any, shape: Shape | None = None) -> jax.ShapeDtypeStruct:
-    dtype = jnp.float32 if x.dtype == jnp.uint8 else x.dtype
-    return jax.ShapeDtypeStruct(x.shape if shape is None else shape, dtype)
-
-
-def _linear(
-    forward: Callable[..., Any], adjoint: Callable[..., Any], static: int
-) -> Callable[..., Any]:
-    """Return `forward(x, *parameters)` with `adjoint(g, shape of x, *parameters)` as derivative."""
-
-    @functools.partial(jax.custom_vjp, nondiff_argnums=tuple(range(1, static + 1)))
-    def function(x: Any, *parameters: Any) -> Any:
-        return forward(x, *parameters)
-
-    def remember(x: Any, *parameters: Any) -> tuple[Any, _Static]:
-        # Of x only its shape, which is no array: it travels in a tree without leaves.
-        return function(x, *parameters), _Static(x.shape)
-
-    def back(*arguments: Any) -> tuple[Any]:
-        *parameters, shape, grads = arguments
-        return (adjoint(grads, shape.value, *parameters),)
-
-    function.defvjp(remember, back)
-    return function
-
-
-@jax.tree_util.register_static
-class _Static:
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self.value == other.value
-
-
-# Pyramids
-
-
-def _image_axis(function: str, image: Any, channel_axis: int | None) -> int:
-    """Return the channel axis counted from the back, for the kernel."""
-    if channel_axis is None:
-        return _NO_CHANNELS
-    axis = _arguments.axis(f"marey.jax.{function}", "channel_axis", channel_axis, image.shape)
-    return axis % image.ndim - image.ndim
-
-
-def _rows_columns(shape: Shape, axis: int) -> tuple[int, int]:
-    return _adjoints.image_axes(len(shape), None if axis == _NO_CHANNELS else axis)
-
-
-def _resized(shape: Shape, axis: int, height: int, width: int) -> Shape:
-    row, column = _rows_columns(shape, axis)
-    new = list(shape)
-    new[row], new[column] = height, width
-    return tuple(new)
-
-
-def _size(shape: Shape, axis: int) -> tuple[int, int]:
-    row, column = _rows_columns(shape, axis)
-    return shape[row], shape[column]
-
-
-def _halved(shape: Shape, axis: int) -> Shape:
-    height, width = _size(shape, axis)
-    return _resized(shape, axis, (height + 1) // 2, (width + 1) // 2)
-
-
-def _raw_down(x: Any, axis: int) -> Any:
-    out = jax.ShapeDtypeStruct(_halved(x.shape, axis), x.dtype)
-    return _call("down", out, x, channel_axis=axis)
-
-
-def _raw_up(x: Any, height: int, width: int, axis: int) -> Any:
-    out = jax.ShapeDtypeStruct(_resized(x.shape, axis, height, width), x.dtype)
-    return _call("up", out, x, channel_axis=axis)
-
-
-_down_adjoint: Any = _linear(
-    lambda g, height, width, axis: _call(
-        "down_adjoint", _like(g, _resized(g.shape, axis, height, width)), g, channel_axis=axis
-    ),
-    lambda g, *parameters: _down(g, parameters[-1]),
-    3,
-)
-_up_adjoint: Any = _linear(
-    lambda g, height, width, axis: _call(
-        "up_adjoint", _like(g, _resized(g.shape, axis, height, width)), g, channel_axis=axis
-    ),
-    lambda g, shape, *parameters: _up(g, *_size(shape, parameters[-1]), parameters[-1]),
-    3,
-)
-_down: Any = _linear(
-    _raw_down, lambda g, shape, axis: _down_adjoint(g, *_size(shape, axis), axis), 1
-)
-_up: Any = _linear(
-    _raw_up,
-    lambda g, shape, *parameters: _up_adjoint(g, *_size(shape, parameters[-1]), parameters[-1]),
-    3,
-)
-
-
-def _raw_laplacian(x: Any, levels: int, axis: int) -> list[Any]:
-    if levels == 0:
-        return [x.astype(_like(x).dtype)]
-    shapes = [x.shape]
-    for _ in range(levels):
-        shapes.append(_halved(shapes[-1], axis))
-    return list(_call("laplacian", [_like(x, shape) for shape in shapes], x, channel_axis=axis))
-
-
-def _laplacian_adjoint(grads: Sequence[Any], shape: Shape, levels: int, axis: int) -> Any:  # noqa: ARG001
-    arriving = [grads[0]]
-    for finer, grad in itertools.pairwise(grads):
-        arriving.append(grad - _up_adjoint(finer, *_size(grad.shape, axis), axis))
-    total = arriving.pop()
-    for grad in reversed(arriving):
-        total = grad + _down_adjoint(total, *_size(grad.shape, axis), axis)
-    return total
-
-
-_laplacian = _linear(_raw_laplacian, _laplacian_adjoint, 2)
-
-
-def down(image: Any, *, channel_axis: int | None = -1) -> Any:
-    """Smooth an image and keep every second pixel: `marey.pyramid.down`.
-
-    Parameters
-    ----------
-    image : jax array, (..., H, W) or (..., H, W, C)
-        uint8, float32 or float64.
-    channel_axis : int or None
-        The axis of the channels; None for an image without one.
-
-    Returns
-    -------
-    jax array, (..., ceil(H / 2), ceil(W / 2)) or (..., ceil(H / 2), ceil(W / 2), C)
-    """
-    image = jnp.asarray(image)
-    return _down(image, _image_axis("down", image, channel_axis))
-
-
-def up(image: Any, shape: tuple[int, int] | None = None, *, channel_axis: int | None = -1) -> Any:
-    """Double an image: `marey.pyramid.up`.
-
-    Parameters
-    ----------
-    image : jax array, (..., h, w) or (..., h, w, C)
-        uint8, float32 or float64.
-    shape : (int, int), optional
-        The height and width of the result.
-    channel_axis : int or None
-        As for `down`.
-
-    Returns
-    -------
-    jax array, (..., H, W) or (..., H, W, C)
-    """
-    image = jnp.asarray(image)
-    axis = _image_axis("up", image, channel_axis)
-    height, width = _size(image.shape, axis)
-    height, width = (2 * height, 2 * width) if shape is None else shape
-    return _up(image, height, width, axis)
-
-
-def gaussian(image: Any, levels: int, *, channel_axis: int | None = -1) -> list[Any]:
-    """Build a Gaussian pyramid: `marey.pyramid.gaussian`.
-
-    Parameters
-    ----------
-    image : jax array, (..., H, W) or (..., H, W, C)
-        uint8, float32 or float64.
-    levels : int
-        How many times to halve.
-    channel_axis : int or None
-        As for `down`.
-
-    Returns
-    -------
-    list of levels + 1 jax arrays, finest first
-    """
-    found = [jnp.asarray(image)]
-    for _ in range(_arguments.integer("marey.jax.gaussian", "levels", levels, 0, 63)):
-        found.append(down(found[-1], channel_axis=channel_axis))
-    return found
-
-
-def laplacian(image: Any, levels: int, *, channel_axis: int | None = -1) -> list[Any]:
-    """Build a Laplacian pyramid: `marey.pyramid.laplacian`.
-
-    Parameters
-    ----------
-    image : jax array, (..., H, W) or (..., H, W, C)
-        uint8, float32 or float64.
-    levels : int
-        How many bands.
-    channel_axis : int or None
-        As for `down`.
-
-    Returns
-    -------
-    list of levels + 1 jax arrays
-        The bands, finest first, then the residual; float32 for uint8.
-    """
-    image = jnp.asarray(image)
-    levels = _arguments.integer("marey.jax.laplacian", "levels", levels, 0, 63)
-    return list(_laplacian(image, levels, _image_axis("laplacian", image, channel_axis)))
-
-
-def collapse(bands: Sequence[Any], *, channel_axis: int | None = -1) -> Any:
-    """Rebuild an image from its Laplacian pyramid: `marey.pyramid.collapse`.
-
-    Parameters
-    ----------
-    bands : sequence of jax arrays
-        As `laplacian` returns them.
-    channel_axis : int or None
-        As for `down`.
-
-    Returns
-    -------
-    jax array, of the shape and type of ``bands[0]``
-    """
-    if not bands:
-        raise ValueError("[marey.jax.collapse] bands: expected at least one array; found none")
-    axis = _image_axis("collapse", bands[0], channel_axis)
-    total = bands[-1]
-    for band in reversed(bands[:-1]):
-        total = band + _up(total, *_size(band.shape, axis), axis)
-    return total
-
-
-# Filters in time
 
 Numbers = tuple[float, ...]
 
@@ -340,10 +48,8 @@ def _turned(sos: Numbers) -> Numbers:
     return tuple(np.reshape(sos, (-1, 6))[::-1].ravel().tolist())
 
 
-_sosfilt: Any = _linear(
-    lambda x, sos, axis, reverse: _call(
-        "sosfilt", _like(x), x, sos=sos, axis=axis, reverse=reverse
-    ),
+_sosfilt: Any = linear_in_signal(
+    lambda x, sos, axis, reverse: call("sosfilt", like(x), x, sos=sos, axis=axis, reverse=reverse),
     lambda g, _, sos, axis, reverse: _sosfilt(g, _turned(sos), axis, 1 - reverse),
     3,
 )
@@ -351,8 +57,8 @@ _sosfilt: Any = _linear(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _sosfilt_from(x: Any, zi: Any, sos: Numbers, axis: int) -> tuple[Any, Any]:
-    results = (_like(x), jax.ShapeDtypeStruct(zi.shape, zi.dtype))
-    y, zf = _call("sosfilt", results, x, zi, vmap="sequential", sos=sos, axis=axis, reverse=0)
+    results = (like(x), jax.ShapeDtypeStruct(zi.shape, zi.dtype))
+    y, zf = call("sosfilt", results, x, zi, vmap="sequential", sos=sos, axis=axis, reverse=0)
     return y, zf
 
 
@@ -479,10 +185,10 @@ def _sosfiltfilt_adjoint(
     return jax.linear_transpose(extend, template)(grad)[0]
 
 
-_sosfiltfilt = _linear(
-    lambda x, sos, axis, padtype, padlen: _call(
+_sosfiltfilt = linear_in_signal(
+    lambda x, sos, axis, padtype, padlen: call(
         "sosfiltfilt",
-        _like(x),
+        like(x),
         x,
         sos=sos,
         axis=axis,
@@ -533,9 +239,9 @@ def sosfiltfilt(
     return _sosfiltfilt(x, coefficients, _time_axis("sosfiltfilt", x, axis), padtype, padlen)
 
 
-_ideal_bandpass: Any = _linear(
-    lambda x, axis, first, last: _call(
-        "ideal_bandpass", _like(x), x, axis=axis, first=first, last=last
+_ideal_bandpass: Any = linear_in_signal(
+    lambda x, axis, first, last: call(
+        "ideal_bandpass", like(x), x, axis=axis, first=first, last=last
     ),
     lambda g, _, *parameters: _ideal_bandpass(g, *parameters),
     3,
@@ -572,9 +278,9 @@ def ideal_bandpass(x: Any, low: float, high: float, fs: float, axis: int = 0) ->
 
 
 def _raw_convolve(x: Any, taps: Numbers, axis: int, mode: str, origin: int, cval: float) -> Any:
-    return _call(
+    return call(
         "convolve",
-        _like(x),
+        like(x),
         x,
         taps=taps,
         axis=axis,
@@ -614,7 +320,7 @@ def _convolve_adjoint(
     return result
 
 
-_convolve: Any = _linear(_raw_convolve, _convolve_adjoint, 5)
+_convolve: Any = linear_in_signal(_raw_convolve, _convolve_adjoint, 5)
 
 
 def _taps_and_mode(function: str, taps: Any, mode: str, origin: int) -> Numbers:
@@ -754,7 +460,7 @@ def median_filter(
     """
     x = jnp.asarray(x)
     _arguments.one_of("marey.jax.median_filter", "mode", mode, tuple(_BOUNDARIES))
-    return _call(
+    return call(
         "median_filter",
         jax.ShapeDtypeStruct(x.shape, x.dtype),
         x,
@@ -770,7 +476,7 @@ def median_filter(
 def _median(x: Any, axis: int) -> Any:
     shape = list(x.shape)
     del shape[axis]
-    return _call("median", _like(x, tuple(shape)), x, axis=axis)
+    return call("median", like(x, tuple(shape)), x, axis=axis)
 
 
 def _median_forward(x: Any, axis: int) -> Any:

@@ -1,0 +1,65 @@
+#pragma once
+// What the matrix products of core/tile.h are of, for kernel files: the types of their items, and
+// the layouts of A, each of which says where item (row, k) lies:
+//   Rows     k contiguous, rows `stride` apart: a plain row-major matrix
+//   Columns  rows contiguous, k `stride` apart: its transpose
+//   Strips   packed by pack_strips: four rows interleaved, so that whole tiles read one stream
+//   PairRows rows of bfloat16 read as pairs
+#include "core/bfloat16.h"
+#include "core/simd.h"
+
+namespace marey::MAREY_ISA_NS {
+
+// Rows that pack_strips interleaves.
+inline constexpr int kStrip = 4;
+
+// Two neighbours along the depth.
+struct alignas(4) Pair {
+  bfloat16 low, high;
+};
+
+// What products of T are summed in.
+template <class T>
+using SumOf = std::conditional_t<std::is_same_v<T, Pair>, float, T>;
+
+template <class T>
+inline constexpr int kLanesOf = static_cast<int>(Vec<SumOf<T>>::size());
+
+template <class T>
+struct Rows {
+  const T* data;
+  int64_t stride;
+  const T* at(int row, int64_t k) const { return data + row * stride + k; }
+  Rows below(int rows) const { return {data + rows * stride, stride}; }
+};
+
+template <class T>
+struct Columns {
+  const T* data;
+  int64_t stride;
+  const T* at(int row, int64_t k) const { return data + k * stride + row; }
+  Columns below(int rows) const { return {data + rows, stride}; }
+};
+
+template <class T>
+struct Strips {
+  const T* data;
+  int64_t stride;  // from one strip of four rows to the next: kStrip * the depth it was packed with
+  const T* at(int row, int64_t k) const {
+    return data + row / kStrip * stride + k * kStrip + row % kStrip;
+  }
+  Strips below(int rows) const { return {data + rows / kStrip * stride, stride}; }
+};
+
+// Rows of bfloat16, read in place as pairs, at any address; `stride` counts items of bfloat16.
+struct PairRows {
+  const bfloat16* data;
+  int64_t stride;
+  const bfloat16* at(int row, int64_t k) const { return data + row * stride + 2 * k; }
+  PairRows below(int rows) const { return {data + rows * stride, stride}; }
+};
+
+// Only ever moved, never computed with, so that every bit stays.
+inline float* to_floats(Pair* p) { return reinterpret_cast<float*>(p); }
+
+}  // namespace marey::MAREY_ISA_NS

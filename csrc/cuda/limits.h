@@ -1,0 +1,32 @@
+#pragma once
+// What a cooperative grid may take.
+#include <cstddef>
+
+#include "cuda/kernel.h"
+
+namespace marey::cuda {
+
+struct DeviceLimits {
+  int multiprocessors = 0;
+  std::size_t shared_bytes = 0;  // of a block
+  bool cooperative = false;
+};
+
+inline DeviceLimits device_limits(const Queue& queue) {
+#ifdef __CUDACC__
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, queue.device));
+    return value;
+  };
+  return {attribute(cudaDevAttrMultiProcessorCount),
+          static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
+          attribute(cudaDevAttrCooperativeLaunch) != 0};
+#else
+  // Enough for tests, which run all of its blocks at once.
+  static_cast<void>(queue);
+  return {16, std::size_t{227} << 10, true};
+#endif
+}
+
+}  // namespace marey::cuda
