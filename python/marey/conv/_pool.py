@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey.conv._options import LAYOUTS, Layout, Numbers, Padding, pairs, triple
+
+_Three = Sequence[int]
+_Options = tuple[_Three, _Three, _Three, _Three, _Three, bool, bool, bool]
 
 
 def _windows(
@@ -20,7 +24,7 @@ def _windows(
     ceil_mode: Any,
     count_include_pad: Any,
     layout: Any,
-) -> tuple[Any, ...]:
+) -> _Options:
     """Return the options in the order of the compiled functions."""
     window = triple(function, "kernel", kernel, 1)
     steps = window if stride is None else triple(function, "stride", stride, 1)
@@ -39,10 +43,10 @@ def _windows(
 
 
 def _channels_last(function: str, layout: Any) -> bool:
-    return _arguments.one_of(function, "layout", layout, LAYOUTS) == "NTHWC"
+    return bool(_arguments.one_of(function, "layout", layout, LAYOUTS) == "NTHWC")
 
 
-def _pool(function: str, x: Any, average: bool, options: tuple[Any, ...], out: Any) -> Any:
+def _pool(function: str, x: Any, average: bool, options: _Options, out: Any) -> Any:
     result = _cpu.pool3d(
         function,
         to_numpy(function, "x", x),
