@@ -166,9 +166,12 @@ template <class... P, class... A>
 void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
   if (grid.blocks == 0) return;
   if (grid.shared_bytes > 48 * 1024) {
+    // Always the most that there is: the limit is the kernel's, and another thread's smaller launch
+    // must not lower it between this call and the launch.
+    int most = 0;
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, queue.device));
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(grid.shared_bytes)));
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, most));
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(checked_blocks(grid.blocks));

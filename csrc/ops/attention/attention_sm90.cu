@@ -163,7 +163,9 @@ struct Consumer {
       highest = row_max(highest);
       // Nothing seen yet: all differences would be infinity less infinity.
       const float base = highest == kNever ? 0.0F : highest * scale;
-      factor[half] = exp2_fast(top[half] * scale - base);
+      // The difference first: it is nothing where the maximum stays. A fused multiply-add would
+      // leave the rounding of `base`, which adds up over the blocks of keys.
+      factor[half] = highest == kNever ? 1.0F : exp2_fast((top[half] - highest) * scale);
       top[half] = highest;
       float total = 0.0F;
 #pragma unroll
@@ -391,7 +393,8 @@ bool fits_sm90(const Queue& queue, const View& q, const View& k, const View& v, 
   if (q.dtype != DType::bf16 || mask != nullptr || bias != nullptr || options.softcap > 0) {
     return false;
   }
-  if ((depth != 64 && depth != 128) || v.shape[axis + 2] != depth || options.scale <= 0) {
+  // As a float32 the scale must not be zero: hidden scores are -inf times it.
+  if ((depth != 64 && depth != 128) || v.shape[axis + 2] != depth || options.scale < 1e-30) {
     return false;
   }
   if (q.shape[axis + 1] < kFewestQueries || k.shape[axis + 1] == 0) return false;
