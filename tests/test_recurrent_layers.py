@@ -268,6 +268,7 @@ run(16 * 512)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.slow
 def test_memory_with_checkpoints_is_that_of_the_square_root() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PEAK], check=True, capture_output=True, text=True, timeout=120

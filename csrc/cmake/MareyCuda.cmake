@@ -58,6 +58,9 @@ set(MAREY_CUDA_FLAGS --expt-relaxed-constexpr -Xptxas
 function(marey_configure_cuda_module module)
   target_link_libraries(${module} PRIVATE marey_options)
   target_compile_definitions(${module} PRIVATE MAREY_CUDA_MODULE=${module})
+  if(MAREY_PRECOMPILED_HEADERS)
+    target_precompile_headers(${module} PRIVATE <string> <vector> <pybind11/numpy.h> <pybind11/stl.h>)
+  endif()
 endfunction()
 
 if(MAREY_CUDA_ON_CPU)
@@ -69,7 +72,8 @@ if(MAREY_CUDA_ON_CPU)
     list(APPEND wrappers ${wrapper})
   endforeach()
   # The kernels' own warnings are nvcc's business; -O1, because they are run on small arrays.
-  set_source_files_properties(${wrappers} PROPERTIES COMPILE_OPTIONS "-O1;-w;-march=native")
+  set_source_files_properties(${wrappers} PROPERTIES COMPILE_OPTIONS "-O1;-w;-march=native"
+                                                    SKIP_PRECOMPILE_HEADERS ON)
   pybind11_add_module(_cuda_on_cpu MODULE EXCLUDE_FROM_ALL NO_EXTRAS ${MAREY_CUDA_SOURCES}
                       csrc/cuda/on_cpu.cpp csrc/cuda/sm90_on_cpu.cpp
                       csrc/cuda/faults_on_cpu.cpp
