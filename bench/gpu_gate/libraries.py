@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import importlib
 import sys
@@ -21,40 +22,41 @@ POISON = 0xFF  # NaN in every floating-point type
 Array = np.ndarray[Any, Any]
 
 
-class Library:
+class Library(abc.ABC):
     """What the stages need of an array library on a device."""
 
     name = ""
     torch: Any = None
 
+    @abc.abstractmethod
     def put(self, array: Array, dtype: str) -> Any:
         """Copy to the device, as another type if need be."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def get(self, array: Any) -> Array:
         """Copy to the host, bfloat16 as float32; waits."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def guarded(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, Callable[[], bool]]:
         """Return a poisoned array, and what says whether all around it is untouched."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def random(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Return random numbers, made on the device."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def seconds(self, call: Callable[[], Any]) -> float:
         """Time one call on the device."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def side_stream(self) -> contextlib.AbstractContextManager[Any]:
         """Make another stream than the default one current; wait for it at the end."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
         """Capture a call in a CUDA graph and return what replays it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def wait(self) -> None:
         """Wait for the device."""
 
@@ -153,6 +155,19 @@ class Cupy(Library):
 
         return array, untouched
 
+    def random(self, shape: tuple[int, ...], dtype: str) -> Any:
+        if dtype == "uint8":
+            return self.cupy.random.randint(0, 256, shape, dtype=np.uint8)
+        return self.cupy.random.standard_normal(shape, dtype=np.float32).astype(self._dtype(dtype))
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        begin, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(self.cupy.cuda.get_elapsed_time(begin, end)) * 1e-3
+
     @contextlib.contextmanager
     def side_stream(self) -> Iterator[None]:
         self.wait()
@@ -230,6 +245,9 @@ class Host(Library):
 
     def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
         return call
+
+    def wait(self) -> None:
+        """Nothing: calls return when they are done."""
 
 
 def numbers(shape: tuple[int, ...], dtype: str, seed: int) -> Array:

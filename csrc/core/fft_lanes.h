@@ -11,6 +11,7 @@
 // im of input and output.
 #include "core/fft.h"
 #include "core/simd.h"
+#include "core/transpose.h"
 
 namespace marey::MAREY_ISA_NS {
 
@@ -297,30 +298,5 @@ template <class T>
 }
 
 #undef MAREY_INLINE
-
-// Transposes lanes x lanes items in registers: row i becomes lane i.
-template <class T>
-inline void transpose(Vec<T>* rows) {
-  constexpr int kLanes = static_cast<int>(kLanesOf<T>);
-  // Blocks of 1, 2, 4, ... items change places across the diagonal.
-  const auto step = [&]<int S>() {
-    typedef T Native __attribute__((vector_size(sizeof(Vec<T>))));
-    for (int i = 0; i < kLanes; ++i) {
-      if ((i & S) != 0) continue;
-      const auto a = std::bit_cast<Native>(rows[i]);
-      const auto b = std::bit_cast<Native>(rows[i + S]);
-      const auto [low, high] = [&]<int... J>(std::integer_sequence<int, J...>) {
-        return std::pair{__builtin_shufflevector(a, b, ((J & S) != 0 ? kLanes + J - S : J)...),
-                         __builtin_shufflevector(a, b, ((J & S) != 0 ? kLanes + J : J + S)...)};
-      }(std::make_integer_sequence<int, kLanes>{});
-      rows[i] = std::bit_cast<Vec<T>>(low);
-      rows[i + S] = std::bit_cast<Vec<T>>(high);
-    }
-  };
-  if constexpr (kLanes > 1) step.template operator()<1>();
-  if constexpr (kLanes > 2) step.template operator()<2>();
-  if constexpr (kLanes > 4) step.template operator()<4>();
-  if constexpr (kLanes > 8) step.template operator()<8>();
-}
 
 }  // namespace marey::MAREY_ISA_NS
