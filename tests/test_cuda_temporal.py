@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_devices import Device
-from marey import temporal
+from marey import _device, temporal
 from marey.reference import temporal as reference
 from marey.temporal import FirFilter, MedianFilter, SosFilter, butter_bandpass
 from numpy.typing import NDArray
@@ -79,6 +79,21 @@ class TestSosfilt:
         zi = np.zeros((1, 2, 6), np.float32)
         with pytest.raises(TypeError, match=r"zi: expected an array on the CUDA device"):
             temporal.sosfilt(butter_bandpass(0.4, 3, 30), x, zi=zi)
+
+    def test_a_last_state_in_memory_of_the_signal(self, cuda: Device) -> None:
+        x = cuda.put(np.zeros((4, 6), np.float32))
+        sos = butter_bandpass(0.4, 3, 30)
+        taken = _device.take("test", "x", x, _device.library_of(x))  # type: ignore[arg-type]
+        state = _device.take(
+            "test",
+            "zf",
+            x[:2].reshape(1, 2, 6),
+            _device.library_of(x),  # type: ignore[arg-type]
+        )
+        zi = cuda.put(np.zeros((1, 2, 6), np.float32))
+        before = _device.take("test", "zi", zi, _device.library_of(zi))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="memory that does not overlap"):
+            _device.kernels("test").sosfilt(sos, taken, 0, before, None, state)
 
     def test_errors_are_those_of_the_cpu(self, cuda: Device) -> None:
         x = np.zeros((4, 6), np.float32)
