@@ -34,8 +34,8 @@ def check(cuda: Device, q: Any, k: Any, v: Any, **options: Any) -> None:
 
 class TestReference:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-    @pytest.mark.parametrize("depth", [1, 17, 64, 128])
-    @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 40), (33, 17), (40, 70)])
+    @pytest.mark.parametrize("depth", [17, 64, 128])
+    @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 40), (40, 70)])
     def test_plain(
         self, cuda: Device, rng: Any, queries: int, keys: int, depth: int, dtype: type
     ) -> None:

@@ -46,7 +46,7 @@ class TestTheSameAsOnTheCpu:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
     @pytest.mark.parametrize(
         ("steps", "rows", "inputs", "hidden"),
-        [(1, 1, 1, 1), (5, 3, 7, 17), (3, 70, 20, 33), (2, 130, 3, 18), (2, 2, 3, 135)],
+        [(1, 1, 1, 1), (5, 3, 7, 17), (3, 35, 20, 33), (2, 130, 3, 18), (2, 2, 3, 136)],
     )
     def test_sizes(
         self,
@@ -127,7 +127,7 @@ class TestBackward:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
     @pytest.mark.parametrize(
         ("steps", "rows", "inputs", "hidden"),
-        [(1, 1, 1, 1), (5, 3, 7, 17), (3, 70, 20, 66), (2, 130, 3, 18), (3, 18, 3, 136)],
+        [(1, 1, 1, 1), (5, 3, 7, 17), (2, 130, 3, 66), (3, 18, 3, 136)],
     )
     def test_sizes(
         self,
