@@ -248,6 +248,7 @@ class TestArrays:
                 attention(*arguments, **options)
 
 
+@pytest.mark.slow
 def test_memory_is_linear_in_length() -> None:
     """65,536 queries and keys: the score matrix would have 16 GiB."""
     import subprocess
