@@ -95,7 +95,7 @@ ONNXRUNTIME = Peer(
     version=onnxruntime.__version__,
     programs={
         "forward NTHWC float32": convolution,
-        "pool NCTHW float32": pooling,
+        "pool NCTHW": pooling,
     },
     set_threads=_set_threads,
 )

@@ -111,17 +111,15 @@ class Programs:
 def _peer(name: str, memory_format: Any, layout: str) -> Peer:
     """Races ours in one layout; in NTHWC forward against both of torch's."""
     does = Programs(memory_format)
-    programs = {f"forward NTHWC {dtype}": does.forward for dtype in DTYPES}
-    for dtype in DTYPES:
-        programs |= {
-            f"forward {layout} {dtype}": does.forward,
-            f"pool {layout} {dtype}": does.pool,
-        }
+    programs = {
+        f"forward {each} {dtype}": does.forward for each in ("NTHWC", layout) for dtype in DTYPES
+    }
     programs |= {
-        f"pool training {layout}": does.pool_training,
         f"function {layout}": does.forward,
         f"training {layout}": does.training,
         f"causal frame by frame {layout}": does.stream,
+        f"pool {layout}": does.pool,
+        f"pool training {layout}": does.pool_training,
     }
     return Peer(
         name=name, version=torch.__version__, programs=programs, set_threads=torch.set_num_threads
