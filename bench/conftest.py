@@ -44,11 +44,13 @@ def _limits(pytestconfig: pytest.Config) -> None:
 @pytest.fixture
 def race(
     benchmark: BenchmarkFixture,
-    pytestconfig: pytest.Config,
+    request: pytest.FixtureRequest,
     _limits: None,
 ) -> Callable[..., None]:
     """``race(workload, peer)`` compares and times the two."""
-    return partial(harness.race, benchmark, threads=pytestconfig.getoption("--threads"))
+    threads = request.config.getoption("--threads")
+    races = request.session.testscollected
+    return partial(harness.race, benchmark, threads=threads, races=races)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 STAT = Path("/proc/stat")
 QUIET = 0.03  # of the processor: what to wait for
 DISTURBED = 0.1  # of the processor: what spoils a time
-PATIENCE = 20.0  # seconds to wait for it
+PATIENCE = 20.0  # seconds to wait for it, in a run: one that is disturbed throughout ends, too
 LOOK = 0.5  # seconds, in which the processor's hundredths tell its QUIET share
 IDLE = (3, 4)  # columns of /proc/stat: idle, and waiting for input or output
 GUEST = (8, 9)  # counted in user and nice already
@@ -25,14 +25,17 @@ class Disturbance:
         return max(0.0, _others() - self._others) / available
 
 
+_patience = [PATIENCE]
+
+
 def wait_until_quiet() -> None:
     """Wait, for as long as there is patience, until others have left the processor alone."""
-    end = time.perf_counter() + PATIENCE
-    while time.perf_counter() < end:
+    while _patience[0] > 0:
         disturbance = Disturbance()
         time.sleep(LOOK)
         if disturbance.share() < QUIET:
             return
+        _patience[0] -= LOOK
 
 
 def _others() -> float:

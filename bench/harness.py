@@ -28,7 +28,8 @@ WARM_UP = 0.02  # seconds of calls before a block
 BLOCK = 0.05  # seconds of calls that are timed together
 CALIBRATION = 0.2  # seconds of calls, to find out how many make a block
 LONG = 0.2  # seconds of a call that needs no warm-up
-BUDGET = 2.0  # seconds the rounds should take; a family has some thirty races
+BUDGET = 2.0  # seconds the rounds of a race should take
+FAMILY_BUDGET = 110.0  # and those of a family's races together
 ROUNDS = (3, 25)  # at least, however slow the peer; at most
 OWN = "marey"  # begins the name of a peer that is another program of ours
 COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing long videos needs little memory
@@ -148,8 +149,8 @@ class Block:
             self.program.call()
 
 
-def race(benchmark: Any, workload: Workload, peer: Peer, threads: int) -> None:
-    """Compare the results, then time both programs.
+def race(benchmark: Any, workload: Workload, peer: Peer, threads: int, races: int = 1) -> None:
+    """Compare the results, then time both programs; `races` is how many share the budget.
 
     `benchmark` is pytest-benchmark's fixture: marey's times are its own, and the row of the report
     goes to its ``extra_info``. With ``--benchmark-disable`` nothing is timed.
@@ -171,7 +172,7 @@ def race(benchmark: Any, workload: Workload, peer: Peer, threads: int) -> None:
         benchmark.pedantic(ours.call)
         return
 
-    rounds = _by_turns(benchmark, ours, theirs)
+    rounds = _by_turns(benchmark, ours, theirs, min(BUDGET, FAMILY_BUDGET / races))
     undisturbed = [each for each in rounds if each.disturbance < DISTURBED]
     counted = undisturbed if len(undisturbed) >= ROUNDS[0] else rounds
     seconds = [each.ours for each in counted]
@@ -201,7 +202,7 @@ class Round:
     disturbance: float
 
 
-def _by_turns(benchmark: Any, ours: Program, theirs: Program) -> list[Round]:
+def _by_turns(benchmark: Any, ours: Program, theirs: Program, budget: float) -> list[Round]:
     their_seconds: list[float] = []
     disturbances: list[float] = []
 
@@ -220,7 +221,7 @@ def _by_turns(benchmark: Any, ours: Program, theirs: Program) -> list[Round]:
         our_block = Block(ours)
         disturbance = Disturbance()
         their_block = Block(theirs)
-        rounds = int(np.clip(BUDGET / (our_block.seconds + their_block.seconds), *ROUNDS))
+        rounds = int(np.clip(budget / (our_block.seconds + their_block.seconds), *ROUNDS))
         benchmark.pedantic(our_block.run, setup=before_our_block, rounds=rounds)
     disturbances.append(disturbance.share())
     our_seconds = benchmark.stats.stats.data

@@ -26,6 +26,8 @@ settings.register_profile(
     ],
 )
 settings.load_profile("marey")
+# pytest --hypothesis-profile=lean: for runs that look for what breaks, not for what is inexact.
+settings.register_profile("lean", settings.get_profile("marey"), max_examples=5)
 
 FORCED_ISA = os.environ.get("MAREY_ISA")
 
@@ -85,11 +87,24 @@ def data() -> Path:
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that run under every instruction set by themselves."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that run under every instruction set by themselves; none runs twice."""
+    twice = []
     for item in items:
         if "isa" in getattr(item, "fixturenames", ()):
             item.add_marker("every_isa")
+            if _is_that_of_avx512_bf16(item):
+                twice.append(item)
+    if twice and not FORCED_ISA:
+        config.hook.pytest_deselected(items=twice)
+        items[:] = [item for item in items if item not in set(twice)]
+
+
+def _is_that_of_avx512_bf16(item: pytest.Item) -> bool:
+    """Whether a test under avx512_amx is that of avx512_bf16: only bfloat16 takes tiles."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
+    dtype = parameters.get("dtype")
+    return parameters.get("isa") == "avx512_amx" and dtype in (np.float32, np.float64)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -56,6 +56,19 @@ def check(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], **options: Any) -> 
     )
 
 
+def check_bfloat16(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], **options: Any) -> None:
+    """Compare with the reference: weights may be rounded to bfloat16, and the result is."""
+    out, lse = attention(q, k, v, **options, return_lse=True)
+    assert out.dtype == ml_dtypes.bfloat16
+    assert lse.dtype == np.float32
+    exact, exact_lse = reference.attention(q, k, v, **options, return_lse=True)
+    weights = 2**-8 * reference.attention(q, k, np.abs(v), **options)  # eight bits, to nearest
+    # The result is rounded where it lies, which may be above a power of two.
+    half_ulp = np.spacing((np.abs(exact) + weights).astype(ml_dtypes.bfloat16)).astype(float) / 2
+    assert np.all(np.abs(out.astype(float) - exact) <= 1.01 * half_ulp + weights + 1e-6)
+    np.testing.assert_allclose(lse, exact_lse, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.usefixtures("isa")
 class TestEquation:
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -86,8 +99,13 @@ class TestEquation:
         size = st.sampled_from([1, 2, 7, 17, 60, 129, 150])
         L, S = data.draw(size), data.draw(size)
         h_kv, group = data.draw(st.sampled_from([1, 2])), data.draw(st.sampled_from([1, 3]))
-        dtype = data.draw(st.sampled_from(DTYPES))
-        q, k, v = inputs(rng, dtype, L=L, S=S, h=h_kv * group, h_kv=h_kv, D=12, Dv=9)
+        dtype = data.draw(st.sampled_from([*DTYPES, ml_dtypes.bfloat16]))
+        D, Dv = data.draw(st.sampled_from([(12, 9), (32, 32), (16, 33)]))
+        arrays = inputs(rng, dtype, L=L, S=S, h=h_kv * group, h_kv=h_kv, D=D, Dv=Dv)
+        layout = data.draw(st.sampled_from([(0, 1, 2, 3), (0, 2, 1, 3), (3, 1, 0, 2)]))
+        q, k, v = (
+            np.ascontiguousarray(x.transpose(layout)).transpose(np.argsort(layout)) for x in arrays
+        )
         options: dict[str, Any] = {}
         causal = data.draw(st.sampled_from([False, True, "top_left", "bottom_right"]))
         sides = st.none() | st.integers(0, 40)
@@ -102,12 +120,16 @@ class TestEquation:
         if data.draw(st.booleans()):
             shape = data.draw(st.sampled_from([(L, S), (1, S), (2, 1, L, S)]))
             bias = rng.standard_normal(shape)
-            options["bias"] = np.where(rng.random(shape) < 0.1, -np.inf, bias).astype(dtype)
+            kind = np.float64 if dtype is np.float64 else np.float32
+            options["bias"] = np.where(rng.random(shape) < 0.1, -np.inf, bias).astype(kind)
         if data.draw(st.booleans()):
             options["softcap"] = data.draw(st.sampled_from([0.5, 20.0]))
         if data.draw(st.booleans()):
             options["scale"] = data.draw(st.sampled_from([-0.3, 0.0, 1.0]))
-        check(q, k, v, **options)
+        if dtype is ml_dtypes.bfloat16:
+            check_bfloat16(q, k, v, **options)
+        else:
+            check(q, k, v, **options)
 
 
 @pytest.mark.usefixtures("isa")
@@ -178,16 +200,7 @@ class TestNumerics:
 
     def test_bfloat16(self, rng: np.random.Generator) -> None:
         for L, S in [(1, 7), (97, 130), (300, 257)]:
-            q, k, v = inputs(rng, ml_dtypes.bfloat16, L=L, S=S, Dv=17)
-            out, lse = attention(q, k, v, return_lse=True)
-            assert out.dtype == ml_dtypes.bfloat16
-            assert lse.dtype == np.float32
-            exact, exact_lse = reference.attention(q, k, v, return_lse=True)
-            # The weights may be rounded to bfloat16, and the result is; all else is float32.
-            half_ulp = np.spacing(np.abs(exact).astype(ml_dtypes.bfloat16)).astype(float) / 2
-            weights = 2**-9 * reference.attention(q, k, np.abs(v))
-            assert np.all(np.abs(out.astype(float) - exact) <= 1.01 * half_ulp + weights + 1e-6)
-            np.testing.assert_allclose(lse, exact_lse, rtol=1e-6, atol=1e-6)
+            check_bfloat16(*inputs(rng, ml_dtypes.bfloat16, L=L, S=S, Dv=17))
 
     def test_result_does_not_depend_on_threads_or_neighbours(
         self, rng: np.random.Generator
@@ -248,6 +261,7 @@ class TestArrays:
                 attention(*arguments, **options)
 
 
+@pytest.mark.slow
 def test_memory_is_linear_in_length() -> None:
     """65,536 queries and keys: the score matrix would have 16 GiB."""
     import subprocess

@@ -151,6 +151,7 @@ class TestKernelIsThePublishedPipeline:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.slow
 class TestPublishedFormula:
     """alpha_l = lambda_l / (8 delta) - 1, with delta = lambda_c / (8 (1 + alpha)), 0 to alpha."""
 
@@ -220,6 +221,7 @@ class TestPublishedFormula:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.slow
 class TestKnownMotion:
     """Where (1 + alpha) delta < lambda / 8, motion becomes 1 + alpha times as large."""
 

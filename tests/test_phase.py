@@ -151,6 +151,7 @@ class TestStream:
         assert magnifier.feed(video[1:], out=out) is out
         np.testing.assert_array_equal(out, magnify(video, **BAND, alpha=5, method=method)[1:])
 
+    @pytest.mark.slow
     def test_what_fades_out_does_not_become_denormal(
         self, method: Any, rng: np.random.Generator
     ) -> None:
@@ -168,6 +169,7 @@ class TestStream:
         video = np.broadcast_to(still, (5, *still.shape))
         np.testing.assert_array_equal(magnify(video, **BAND, alpha=50, method=method), video)
 
+    @pytest.mark.slow
     def test_memory_does_not_grow_with_the_stream(self, method: Any) -> None:
         magnifier = Magnifier((64, 64), **BAND, alpha=5, method=method)
         before = magnifier.workspace_bytes

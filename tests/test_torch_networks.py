@@ -1,6 +1,6 @@
 """marey.torch: layers of networks, by the same checks as the filters and pyramids."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import marey
@@ -77,10 +77,20 @@ def cell(name: str, **options: Any) -> tuple[Callable[..., Any], Callable[..., A
         tensors["c0"] = double(*tensors["h0"].shape)
         if options.pop("peephole", False):
             tensors["peephole"] = double(3, 4)
+        if options.pop("weight_hr", False):
+            tensors |= {"weight_hh": double(16, 2), "weight_hr": double(2, 4), "h0": double(2, 2)}
+    if options.pop("layer_norm", False):
+        tensors |= {"norm 0": double(16), "norm 1": double(16), "norm 2": double(2, 4)}
     names = list(tensors)
+
+    def run(function: Callable[..., Any], values: Sequence[Any]) -> Any:
+        given = dict(zip(names, values, strict=True))
+        norms = tuple(given.pop(name) for name in names if name.startswith("norm"))
+        return function(**given, **options, **({"layer_norm": norms} if norms else {}))
+
     return (
-        lambda *a: getattr(R, name)(**dict(zip(names, a, strict=True)), **options),
-        lambda *a: getattr(marey.recurrent, name)(**dict(zip(names, a, strict=True)), **options),
+        lambda *a: run(getattr(R, name), a),
+        lambda *a: run(getattr(marey.recurrent, name), a),
         list(tensors.values()),
     )
 
@@ -193,6 +203,9 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "lstm": lambda: cell("lstm"),
     "lstm lengths": lambda: cell("lstm", lengths=[1, 3], peephole=True),
+    "lstm projected": lambda: cell("lstm", weight_hr=True, reverse=True),
+    "lstm layer_norm": lambda: cell("lstm", layer_norm=True, lengths=[2, 3]),
+    "lstm of all": lambda: cell("lstm", weight_hr=True, layer_norm=True, peephole=True),
     "gru after": lambda: cell("gru", reverse=True),
     "gru before": lambda: cell("gru", reset="before", batch_first=True, lengths=[2, 0, 1]),
     "rnn": lambda: cell("rnn", nonlinearity="tanh", lengths=[3, 2]),
@@ -296,7 +309,10 @@ def operations() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         ),
         "lstm": (
             R._lstm,
-            (*sequence["lstm"], None, double(2, 32), double(2, 32), None, False, False, True),
+            (
+                *(*sequence["lstm"], None, None, None, None, None, double(2, 32), double(2, 32)),
+                *(None, False, False, True),
+            ),
         ),
         "gru": (
             R._gru,

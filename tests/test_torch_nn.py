@@ -96,6 +96,12 @@ def test_recurrent_projections(bidirectional: bool) -> None:
         same(ours(x, state), theirs(x, state))
         one = tuple(s[:, 0] for s in state)
         same(ours(x[:, 0], one), theirs(x[:, 0], one))
+    grads = []
+    for module in (theirs, ours):
+        y, last = module(x, state)
+        loss = y.sin().sum() + sum(end.square().sum() for end in last)
+        grads.append(torch.autograd.grad(loss, list(module.parameters())))
+    same(grads[1], grads[0])
 
 
 @pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])

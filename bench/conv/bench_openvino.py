@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.conv.workloads import DTYPES, LAYOUTS, WORKLOADS, Layer
+from bench.conv.workloads import DTYPES, WORKLOADS, Layer
 from bench.harness import Peer, Program, Workload
 
 openvino = pytest.importorskip("openvino")
@@ -56,7 +56,7 @@ def convolution(layer: Layer, x: Any, weight: Any) -> Program:
 OPENVINO = Peer(
     name="OpenVINO",
     version=openvino.__version__.partition("-")[0],
-    programs={f"forward {layout} {dtype}": convolution for layout in LAYOUTS for dtype in DTYPES},
+    programs={f"forward NTHWC {dtype}": convolution for dtype in DTYPES},
     set_threads=_set_threads,
 )
 

@@ -15,4 +15,5 @@ def bench_memory_is_constant(record_memory: Callable[[str, int, memory.Peak], No
     record_memory("marey", FRAMES, short)
     record_memory("marey", 10 * FRAMES, long)
     assert long.megabytes < BOUND
-    assert abs(long.megabytes - short.megabytes) < NOISE
+    # Not their distance: a long run may well keep less of what the allocator holds back.
+    assert long.megabytes - short.megabytes < NOISE

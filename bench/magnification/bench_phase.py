@@ -81,4 +81,4 @@ def bench_phase_memory_is_constant(
     short, long = (memory.measure(f"{__name__}:consume_{method}", frames) for frames in (32, 160))
     record_memory(f"marey, {method}", 32, short)
     record_memory(f"marey, {method}", 160, long)
-    assert abs(long.megabytes - short.megabytes) < 20
+    assert long.megabytes - short.megabytes < 20

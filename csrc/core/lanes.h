@@ -170,8 +170,32 @@ template <class T, class S>
 }
 
 #if defined(__AMX_BF16__)
+// A tile for each 16 of 32 columns: row r of `tile` is column 8 * (r / 4) + r % 4, or 4 more with
+// kHigh, which is how the halves of two rows interleave.
+template <bool kHigh>
+[[gnu::always_inline]] inline void turn_half(const bfloat16* from, int64_t stride, int64_t items,
+                                             bfloat16* to, int64_t pitch) {
+  Vec<float> square[kTileItems];
+#pragma GCC unroll 16
+  for (int i = 0; i < kTileItems; ++i) {
+    const bfloat16* at = from + 2 * i * stride;
+    const __m512i low = 2 * i < items ? _mm512_loadu_si512(at) : _mm512_setzero_si512();
+    const __m512i high =
+        2 * i + 1 < items ? _mm512_loadu_si512(at + stride) : _mm512_setzero_si512();
+    square[i] = std::bit_cast<Vec<float>>(kHigh ? _mm512_unpackhi_epi16(low, high)
+                                                : _mm512_unpacklo_epi16(low, high));
+  }
+  transpose<float>(square);
+#pragma GCC unroll 16
+  for (int i = 0; i < kTileItems; ++i) {
+    const int column = 8 * (i / 4) + i % 4 + (kHigh ? 4 : 0);
+    _mm512_storeu_si512(to + column * pitch, std::bit_cast<__m512i>(square[i]));
+  }
+}
+
 // Columns as rows of pairs, which tiles read as they lie: to[i * pitch + k] = item (k, i) of a
-// matrix whose depth lies `stride` apart and whose rows `step`. An odd depth ends with a zero.
+// matrix whose depth lies `stride` apart and whose rows `step`. The depth ends with zeros up to a
+// multiple of 32, which `pitch` must have room for.
 [[gnu::noinline, gnu::flatten]] inline void turn_columns(const bfloat16* from, int64_t stride,
                                                          int64_t step, int64_t rows, int64_t depth,
                                                          bfloat16* to, int64_t pitch) {
@@ -179,15 +203,19 @@ template <class T, class S>
   alignas(64) Pair tile[kTileItems * kTileItems];
   for (int64_t k = 0; k < depth; k += 2 * kTileItems) {
     const int64_t items = at_most<int64_t>(2 * kTileItems, depth - k);
-    const int64_t pairs = (items + 1) / 2;
-    for (int64_t row = 0; row < rows; row += kTileItems) {
+    int64_t row = 0;
+    if (step == 1) {
+      for (; row + 2 * kTileItems <= rows; row += 2 * kTileItems) {
+        turn_half<false>(from + k * stride + row, stride, items, to + row * pitch + k, pitch);
+        turn_half<true>(from + k * stride + row, stride, items, to + row * pitch + k, pitch);
+      }
+    }
+    for (; row < rows; row += kTileItems) {
       const int64_t count = at_most<int64_t>(kTileItems, rows - row);
       pair_rows(from + k * stride + row * step, stride, step, items, count, paired, kTileItems);
-      copy_tile(Columns<Pair>{paired, kTileItems}, count, pairs, tile);
-      const auto mask = static_cast<__mmask16>((1U << pairs) - 1U);
+      copy_tile(Columns<Pair>{paired, kTileItems}, count, (items + 1) / 2, tile);
       for (int64_t i = 0; i < count; ++i) {
-        _mm512_mask_storeu_epi32(to + (row + i) * pitch + k, mask,
-                                 _mm512_load_si512(tile + i * kTileItems));
+        _mm512_storeu_si512(to + (row + i) * pitch + k, _mm512_load_si512(tile + i * kTileItems));
       }
     }
   }

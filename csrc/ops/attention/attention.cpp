@@ -10,11 +10,13 @@
 #include "core/parallel.h"
 #include "ops/attention/decode.h"
 #include "ops/attention/operands.h"
+#include "ops/attention/short.h"
 
 namespace marey {
 
 MAREY_STUB(select_attention_rows, SelectAttentionRows)
 MAREY_STUB(select_decode, SelectDecode)
+MAREY_STUB(select_short_attention, SelectShortAttention)
 
 namespace {
 
@@ -68,6 +70,42 @@ struct Call {
     part.more_v = operand_of(more_v, axis, batch, head);
   }
 };
+
+// Rows of a video's frames lie pages apart, more of them than a processor's prefetching follows.
+void prefetch_rows(const AttentionOperand& operand, int64_t rows, int64_t row_bytes, int64_t item) {
+  constexpr int64_t kCacheLine = 64;
+  const auto* row = static_cast<const std::byte*>(operand.data);
+  for (int64_t i = 0; i < rows; ++i, row += operand.row * item) {
+    for (int64_t at = 0; at < row_bytes; at += kCacheLine) __builtin_prefetch(row + at);
+  }
+}
+
+void attend_short(const Call& call, int64_t problems, int64_t rows) {
+  const AttentionRows& common = call.common;
+  AttentionRowsFn* const run = select_short_attention_stub.get()(call.q.dtype);
+  const std::size_t scratch = short_attention_scratch(common.depth, common.value_depth,
+                                                      item_size(compute_type(call.q.dtype)));
+  const int64_t item = item_size(call.q.dtype);
+  const int64_t work = rows * common.keys * (common.depth + common.value_depth);
+  const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(work, 1), 1, 1024);
+  parallel_for(problems, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
+    AttentionRows next = common;
+    next.scratch = memory;
+    next.begin = 0;
+    next.end = rows;
+    call.set_problem(next, begin);
+    for (int64_t problem = begin; problem < end; ++problem) {
+      const AttentionRows part = next;
+      if (problem + 1 < end) {
+        call.set_problem(next, problem + 1);
+        prefetch_rows(next.q, next.queries, next.depth * item, item);
+        prefetch_rows(next.k, next.keys, next.depth * item, item);
+        prefetch_rows(next.v, next.keys, next.value_depth * item, item);
+      }
+      run(part);
+    }
+  });
+}
 
 // Few queries: threads split the keys.
 void attend_few(const Call& call, int64_t problems, int64_t rows) {
@@ -138,6 +176,14 @@ std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t 
   return static_cast<std::size_t>(items * item + 8 * 64);
 }
 
+std::size_t short_attention_scratch(int64_t depth, int64_t value_depth, int64_t item) {
+  constexpr int64_t kMostLanes = 16;
+  constexpr int64_t kWidestPanel = 48;
+  const int64_t items =
+      kShortKeys * (depth + value_depth + 3 * kMostLanes) + kMostLanes * (depth + kWidestPanel);
+  return static_cast<std::size_t>(items * item + 6 * 64);
+}
+
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
                const AttentionOptions& options, const View& out, const View* lse,
                const View* more_k, const View* more_v) {
@@ -168,6 +214,7 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   if (problems == 0 || q.shape[axis] == 0 || all.queries == 0) return;
   call.group = q.shape[axis] / call.key_heads;
   const int64_t rows = call.group * all.queries;
+  if (is_short(rows, all.keys)) return attend_short(call, problems, rows);
   const auto adjacent = [&](const View& x) {
     return x.shape[axis + 2] <= 1 || x.stride(axis + 2) == item_size(x.dtype);
   };
@@ -255,8 +302,11 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   const int64_t grain = std::clamp<int64_t>(
       static_cast<int64_t>(static_cast<double>(kGrain * tasks) / std::max(work, 1.0)), 1, 1024);
   AttentionRowsFn* const run = select_attention_rows_stub.get()(q.dtype);
+  AttentionRowsFn* const run_short = select_short_attention_stub.get()(q.dtype);
+  const int64_t item = item_size(compute_type(q.dtype));
   const std::size_t scratch =
-      attention_scratch(all, std::min(longest, kAttentionRows), item_size(compute_type(q.dtype)));
+      std::max(attention_scratch(all, std::min(longest, kAttentionRows), item),
+               short_attention_scratch(all.depth, all.value_depth, item));
   parallel_for(tasks, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
     AttentionRows part = all;
     part.scratch = memory;
@@ -275,7 +325,7 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
       if (lse != nullptr) part.lse = packed_operand(*lse, cu_seqlens_q[i], head * group);
       part.begin = (task - *sequence) / key_heads * kAttentionRows;
       part.end = std::min(part.begin + kAttentionRows, group * part.queries);
-      run(part);
+      (is_short(group * part.queries, part.keys) ? run_short : run)(part);
     }
   });
 }

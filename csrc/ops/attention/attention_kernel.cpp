@@ -14,14 +14,18 @@
 // packed: a product that widens as it goes takes twice as long.
 //
 // Tried without gain: values packed in strips of four rows (4% of the time, for products no
-// faster); panels of three vectors with AVX-512 (the scores of a panel then fill the first level).
+// faster); panels of three vectors with AVX-512 (the scores of a panel then fill the first level);
+// blocks of 64 keys. Tiles of AMX that multiply one panel while another's exponentials are
+// computed: 2 to 8%, because a core does either: four products of tiles, 67 cycles, and 128
+// multiply-adds of vectors, 68, take 133 together, however they are mixed, and loads and stores of
+// tiles likewise.
 #include "ops/attention/lanes.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
 
-// Values whose rows lie further apart than this meet in few sets of the first-level cache, once a
-// block of them is read for each panel.
+// Keys and values whose rows lie further apart than this meet in few sets of the first-level cache,
+// where a block of them is read for each panel.
 constexpr int64_t kNearBytes = 1024;
 
 // Keys in a tile of core/tile_amx.h: its depth is sixteen pairs.
@@ -63,12 +67,15 @@ class Block {
   }
 
   void run() {
+    const auto in_place = [&](const AttentionOperand& x) {
+      return x.item == 1 && (x.row * static_cast<int64_t>(sizeof(S)) <= kNearBytes ||
+                             p_.end - p_.begin <= kWide * W);
+    };
     if constexpr (std::is_same_v<S, Unit>) {
-      keys_in_place_ = p_.k.item == 1;
-      const bool near = p_.v.row * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
-      values_in_place_ = p_.v.item == 1 && (near || p_.end - p_.begin <= kWide * W);
+      keys_in_place_ = in_place(p_.k);
+      values_in_place_ = in_place(p_.v);
     } else if constexpr (kPairs) {
-      keys_in_place_ = p_.k.item == 1 && p_.depth % 2 == 0;
+      keys_in_place_ = in_place(p_.k) && p_.depth % 2 == 0;
     }
     int64_t low = queries_.limited() ? p_.keys : 0;
     int64_t high = queries_.limited() ? 0 : p_.keys;
@@ -121,7 +128,11 @@ class Block {
         for (int64_t s = 0; s < block.count(); ++s) {
           const bfloat16* from = keys(block.first + s);
           bfloat16* to = keys_ + s * units_ * 2;
-          for (int64_t d = 0; d < p_.depth; ++d) to[d] = from[d * p_.k.item];
+          if (p_.k.item == 1) {
+            std::memcpy(to, from, static_cast<std::size_t>(p_.depth) * sizeof(bfloat16));
+          } else {
+            for (int64_t d = 0; d < p_.depth; ++d) to[d] = from[d * p_.k.item];
+          }
           if (p_.depth % 2 != 0) to[p_.depth] = bfloat16{0};
         }
       } else {

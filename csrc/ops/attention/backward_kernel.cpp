@@ -26,14 +26,6 @@ namespace {
 constexpr int64_t kKeys = 64;         // in a block
 constexpr int64_t kNearBytes = 1024;  // as in the forward kernel
 
-// Calls body<NV>(d) with the first lane of each panel of a head size, padded to whole vectors.
-template <int W, class Body>
-void for_each_depth_panel(int64_t depth, const Body& body) {
-  int64_t d = 0;
-  for (; depth - d > (kWide - 1) * W; d += kWide * W) body.template operator()<kWide>(d);
-  for (; d < depth; d += W) body.template operator()<1>(d);
-}
-
 template <class T>
 [[gnu::always_inline]] inline void narrow_to(bfloat16* p, const Vec<T>& v) {
 #if defined(__AVX512BF16__)

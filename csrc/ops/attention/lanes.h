@@ -30,6 +30,14 @@ struct Panel {
   int lanes;
 };
 
+// Calls body<NV>(d) with the first lane of each panel of a head size, padded to whole vectors.
+template <int W, class Body>
+void for_each_depth_panel(int64_t depth, const Body& body) {
+  int64_t d = 0;
+  for (; depth - d > (kWide - 1) * W; d += kWide * W) body.template operator()<kWide>(d);
+  for (; d < depth; d += W) body.template operator()<1>(d);
+}
+
 // The rows of a call: where their operands lie and which keys they see.
 class Queries {
  public:

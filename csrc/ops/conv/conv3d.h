@@ -108,6 +108,7 @@ struct ConvBlock {
   Triple begin{}, end{};
   int64_t first_panel = 0, last_panel = 0;
   std::byte* scratch = nullptr;
+  const ConvBlock* next = nullptr;  // the one that this thread is likely to be given next, or null
 };
 
 // The functions of one type and algorithm. `panel` filters lie side by side; the last panel may be

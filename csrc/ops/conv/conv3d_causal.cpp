@@ -45,24 +45,33 @@ class FrameCopy {
     for (std::size_t i = 0; i < count_; ++i) rows_ *= axes_[i].extent;
   }
 
-  int64_t rows() const { return rows_; }
-  int64_t row_bytes() const { return row_.extent * item_; }
+  int64_t bytes() const { return rows_ * row_.extent * item_; }
 
-  void row(int64_t index, const std::byte* from, std::byte* to) const {
+  // One of so many equal pieces of each row.
+  void piece(int64_t index, int64_t pieces, const std::byte* from, std::byte* to) const {
+    const int64_t first = row_.extent * index / pieces;
+    const int64_t items = row_.extent * (index + 1) / pieces - first;
+    for (int64_t i = 0; i < rows_; ++i) row(i, first, items, from, to);
+  }
+
+ private:
+  void row(int64_t index, int64_t first, int64_t items, const std::byte* from,
+           std::byte* to) const {
+    from += first * row_.from;
+    to += first * row_.to;
     for (std::size_t i = count_; i-- > 0; index /= axes_[i].extent) {
       from += index % axes_[i].extent * axes_[i].from;
       to += index % axes_[i].extent * axes_[i].to;
     }
     if (row_.from == item_ && row_.to == item_) {
-      std::memcpy(to, from, static_cast<std::size_t>(row_bytes()));
+      std::memcpy(to, from, static_cast<std::size_t>(items * item_));
       return;
     }
-    for (int64_t k = 0; k < row_.extent; ++k) {
+    for (int64_t k = 0; k < items; ++k) {
       std::memcpy(to + k * row_.to, from + k * row_.from, static_cast<std::size_t>(item_));
     }
   }
 
- private:
   int64_t item_;
   std::array<CopiedAxis, 4> axes_{};  // of the rows, outermost first
   std::size_t count_ = 0;
@@ -77,23 +86,24 @@ void keep_last_frames(const View& past, const View& x, const View& kept) {
   const int64_t frames = kept.shape[2];
   const FrameCopy old(past, kept);
   const FrameCopy fresh(x, kept);
-  const int64_t rows = std::max(old.rows(), fresh.rows());
-  const int64_t bytes = std::min(old.row_bytes(), fresh.row_bytes());
-  parallel_for(frames * rows, std::max<int64_t>(kGrainBytes / bytes, 1), 0,
-               [&](int64_t begin, int64_t end, std::byte*) {
-                 for (int64_t i = begin; i < end; ++i) {
-                   const int64_t frame = i / rows;
-                   const int64_t seen = frame + x.shape[2];  // of past and x together
-                   const bool is_old = seen < frames;
-                   const FrameCopy& copy = is_old ? old : fresh;
-                   if (i % rows >= copy.rows()) continue;
-                   const View& source = is_old ? past : x;
-                   copy.row(i % rows,
-                            source.as<const std::byte>() +
-                                (is_old ? seen : seen - frames) * source.stride(2),
-                            kept.as<std::byte>() + frame * kept.stride(2));
-                 }
-               });
+  // A thread copies the same part of every frame, as the next convolution will read it: rather from
+  // its own cache than from another core's.
+  const int64_t pieces =
+      std::clamp<int64_t>(frames * fresh.bytes() / kGrainBytes, 1, num_threads());
+  parallel_for(pieces, 1, 0, [&](int64_t begin, int64_t end, std::byte*) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      for (int64_t frame = 0; frame < frames; ++frame) {
+        const int64_t seen = frame + x.shape[2];  // of past and x together
+        const bool is_old = seen < frames;
+        const View& source = is_old ? past : x;
+        (is_old ? old : fresh)
+            .piece(
+                piece, pieces,
+                source.as<const std::byte>() + (is_old ? seen : seen - frames) * source.stride(2),
+                kept.as<std::byte>() + frame * kept.stride(2));
+      }
+    }
+  });
 }
 
 }  // namespace marey

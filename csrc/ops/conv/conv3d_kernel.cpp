@@ -240,9 +240,21 @@ class Direct {
     } while (c < p_.channels);
   }
 
+  // The weights after those of a panel of this chunk.
+  const T* weights_after(int64_t panel) const {
+    const T* const packed = static_cast<const T*>(b_.packed);
+    if (panel + 1 < b_.last_panel) {
+      return packed + weights_at(p_, first_channel_, channels_, panel + 1);
+    }
+    const int64_t first = first_channel_ + channels_;
+    return packed + weights_at(p_, first, at_most(p_.chunk, p_.channels - first), b_.first_panel);
+  }
+
   // A row of positions from the window.
+  template <class Ahead>
   void sum_row(const ConvTile<T>* tiles, int64_t lanes, int64_t taps, int64_t depth_of_tap,
-               int64_t stride, const T* weights, C* sums, bool accumulate) const {
+               int64_t stride, const T* weights, C* sums, bool accumulate,
+               [[maybe_unused]] Ahead& ahead) const {
 #if defined(__AMX_BF16__)
     if constexpr (kPerItem == 2) {
       if (tiles_active()) {
@@ -253,13 +265,16 @@ class Direct {
     }
 #endif
     conv_row(tiles, positions_, lanes, window_, stride, 1, taps_, taps, depth_of_tap, weights, sums,
-             accumulate);
+             accumulate, ahead);
   }
 
   void sum_chunk(bool first, bool last) {
     static constexpr ConvTiles<T> kTiles;
     const int64_t pitch = depth(channels_);
     const int64_t run = merged_ ? p_.taps[2].count * pitch : pitch;
+    const int64_t calls = rows_ * conv_tiles_of(positions_);
+    InputsAhead inputs(b_, static_cast<int64_t>(sizeof(S)), run,
+                       (b_.last_panel - b_.first_panel) * calls);
     for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
       const int64_t lanes = lanes_of(p_, panel);
       const int64_t lane = lanes_before(p_, panel) - first_lane_;
@@ -267,10 +282,18 @@ class Direct {
       const T* weights =
           static_cast<const T*>(b_.packed) + weights_at(p_, first_channel_, channels_, panel);
       C* sums = several_ ? sums_ + rows_ * positions_ * lane : sums_;
+      StretchAhead next_weights(weights_after(panel),
+                                p_.tap_count() * pitch * lanes * static_cast<int64_t>(sizeof(T)),
+                                run, calls);
       for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
         for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
           const int64_t taps = place_.list_taps(b_, t, h, pitch, pitch * lanes, merged_, taps_);
-          sum_row(tiles, lanes, taps, run, place_.width.step * pitch, weights, sums, !first);
+          const int64_t stride = place_.width.step * pitch;
+          if (several_) {
+            sum_row(tiles, lanes, taps, run, stride, weights, sums, !first, next_weights);
+          } else {
+            sum_row(tiles, lanes, taps, run, stride, weights, sums, !first, inputs);
+          }
           if (last) {
             finish_sums<C>(sums, positions_, lanes, b_.bias != nullptr ? bias_ + lane : nullptr,
                            b_.activation);

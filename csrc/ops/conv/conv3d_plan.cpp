@@ -343,37 +343,44 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
   all.activation = arrays.activation;
   int64_t before_first = 0;
   for (std::size_t a = 0; a < 3; ++a) before_first += extents.first[a] * work.out.s[a];
-  parallel_for(extents.batch * groups_ * blocks, 1, static_cast<std::size_t>(cut.scratch),
+  const auto block_at = [&](int64_t i) {
+    const int64_t n = i / blocks / groups_;
+    const int64_t g = i / blocks % groups_;
+    const auto place = [&](const ConvArray& array, int64_t channels) {
+      return static_cast<std::byte*>(array.data) +
+             (n * array.batch + g * channels * array.strides.c) * item;
+    };
+    ConvBlock block = all;
+    block.x = place(arrays.x, channels_);
+    if (arrays.history != 0) block.past = place(arrays.past, channels_);
+    block.out = place(arrays.out, filters_) - before_first * item;
+    block.packed = packed_.data() + g * packed_of_group_;
+    if (arrays.bias != nullptr) {
+      block.bias = static_cast<const std::byte*>(arrays.bias) + g * filters_ * sum_item;
+    }
+    int64_t rest = i % blocks;
+    block.first_panel = rest % cut.panel_groups * cut.panels;
+    block.last_panel = std::min(block.first_panel + cut.panels, panels);
+    rest /= cut.panel_groups;
+    for (int axis = 2; axis >= 0; --axis) {
+      const auto a = static_cast<std::size_t>(axis);
+      const int64_t begin_here = rest % cut.count[a] * cut.size[a];
+      block.begin[a] = extents.first[a] + begin_here;
+      block.end[a] = extents.first[a] + std::min(begin_here + cut.size[a], work.problem.out[a]);
+      rest /= cut.count[a];
+    }
+    return block;
+  };
+  const int64_t count = extents.batch * groups_ * blocks;
+  const int64_t threads = num_threads();
+  parallel_for(count, 1, static_cast<std::size_t>(cut.scratch),
                [&](int64_t begin, int64_t end, std::byte* scratch) {
                  for (int64_t i = begin; i < end; ++i) {
-                   const int64_t n = i / blocks / groups_;
-                   const int64_t g = i / blocks % groups_;
-                   const auto place = [&](const ConvArray& array, int64_t channels) {
-                     return static_cast<std::byte*>(array.data) +
-                            (n * array.batch + g * channels * array.strides.c) * item;
-                   };
-                   ConvBlock block = all;
-                   block.x = place(arrays.x, channels_);
-                   if (arrays.history != 0) block.past = place(arrays.past, channels_);
-                   block.out = place(arrays.out, filters_) - before_first * item;
-                   block.packed = packed_.data() + g * packed_of_group_;
-                   if (arrays.bias != nullptr) {
-                     block.bias =
-                         static_cast<const std::byte*>(arrays.bias) + g * filters_ * sum_item;
-                   }
-                   int64_t rest = i % blocks;
-                   block.first_panel = rest % cut.panel_groups * cut.panels;
-                   block.last_panel = std::min(block.first_panel + cut.panels, panels);
-                   rest /= cut.panel_groups;
-                   for (int axis = 2; axis >= 0; --axis) {
-                     const auto a = static_cast<std::size_t>(axis);
-                     const int64_t begin_here = rest % cut.count[a] * cut.size[a];
-                     block.begin[a] = extents.first[a] + begin_here;
-                     block.end[a] =
-                         extents.first[a] + std::min(begin_here + cut.size[a], work.problem.out[a]);
-                     rest /= cut.count[a];
-                   }
+                   ConvBlock block = block_at(i);
                    block.scratch = scratch;
+                   // If blocks take equally long.
+                   const ConvBlock next = block_at(std::min(i + threads, count - 1));
+                   if (i + threads < count) block.next = &next;
                    kernel_.run(block);
                  }
                });

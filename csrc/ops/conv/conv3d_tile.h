@@ -27,12 +27,20 @@ struct TapAt {
   int64_t weight;
 };
 
+// Lines of memory that a tile fetches into the second-level cache meanwhile: as many as a tap is
+// deep. Without any it touches its own inputs.
+struct LinesAhead {
+  const std::byte* at = nullptr;
+  int64_t step = 0;  // bytes
+};
+
 // Rows of the inputs lie `stride` items apart, their depth `step`. To accumulate, the sum of this
 // call is added as a whole: one chain of sums through all calls would gather more rounding errors.
 template <int kRows, int NV, class T>
 [[gnu::noinline, gnu::flatten]] void conv_tile(const T* input, int64_t stride, int64_t step,
                                                const TapAt* taps, int64_t count, int64_t depth,
-                                               const T* weight, SumOf<T>* out, bool accumulate) {
+                                               const T* weight, SumOf<T>* out, bool accumulate,
+                                               LinesAhead ahead) {
   using V = Vec<SumOf<T>>;
   constexpr int W = kLanesOf<T>;
   constexpr int64_t kPitch = NV * W;
@@ -44,10 +52,12 @@ template <int kRows, int NV, class T>
       sum[i][j] = V(SumOf<T>(0));
     }
   }
-  for (int64_t tap = 0; tap < count; ++tap) {
+  if (ahead.at == nullptr) ahead.at = reinterpret_cast<const std::byte*>(input);
+  for (int64_t tap = 0; tap < count; ++tap, ahead.step = 0) {
     const T* a = input + taps[tap].input;
     const T* b = weight + taps[tap].weight;
-    for (int64_t k = depth; k > 0; --k, a += step, b += kPitch) {
+    for (int64_t k = depth; k > 0; --k, a += step, b += kPitch, ahead.at += ahead.step) {
+      __builtin_prefetch(ahead.at, 0, 2);
       decltype(Step<T>::row(b)) row[NV];
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + j * W);
@@ -71,7 +81,7 @@ template <int kRows, int NV, class T>
 
 template <class T>
 using ConvTile = void (*)(const T*, int64_t, int64_t, const TapAt*, int64_t, int64_t, const T*,
-                          SumOf<T>*, bool);
+                          SumOf<T>*, bool, LinesAhead);
 
 template <class T, int NV, int... kRows>
 constexpr void fill_tiles(ConvTile<T> (&table)[kConvRows + 1],
@@ -89,15 +99,23 @@ struct ConvTiles {
   }
 };
 
+// How many tiles a row is cut into.
+inline int64_t conv_tiles_of(int64_t positions) { return (positions + kConvRows - 1) / kConvRows; }
+
+// What a row's tiles fetch if there is nothing to.
+struct NothingAhead {
+  LinesAhead next() const { return {}; }
+};
+
 // Any number of rows, their sums one after the other.
-template <class T>
+template <class T, class Ahead = NothingAhead>
 inline void conv_row(const ConvTile<T>* tiles, int64_t positions, int64_t pitch, const T* input,
                      int64_t stride, int64_t step, const TapAt* taps, int64_t count, int64_t depth,
-                     const T* weight, SumOf<T>* out, bool accumulate) {
-  int64_t parts = (positions + kConvRows - 1) / kConvRows;
+                     const T* weight, SumOf<T>* out, bool accumulate, Ahead&& ahead = {}) {
+  int64_t parts = conv_tiles_of(positions);
   for (int64_t left = positions; left > 0; --parts) {
     const int64_t rows = (left + parts - 1) / parts;
-    tiles[rows](input, stride, step, taps, count, depth, weight, out, accumulate);
+    tiles[rows](input, stride, step, taps, count, depth, weight, out, accumulate, ahead.next());
     input += rows * stride;
     out += rows * pitch;
     left -= rows;

@@ -2,6 +2,8 @@
 // The window of the input that a block of the output reads, for kernel files: copied into scratch
 // as (T, H, W, channels). Padding along W becomes zeros; along T and H what is outside is not
 // copied, and its taps are left out.
+#include <optional>
+
 #include "ops/conv/conv3d.h"
 #include "ops/conv/conv3d_tile.h"
 
@@ -122,6 +124,89 @@ struct WindowPlace {
     });
     return count;
   }
+};
+
+// What the tiles of a block fetch line by line while they multiply, because to read it from memory
+// when it is needed would leave the multiply-adds idle. Runs of as many lines as a tap is deep are
+// spread evenly over the calls.
+class RunsAhead {
+ public:
+  static constexpr int64_t kLineBytes = 64;
+
+  RunsAhead(int64_t bytes, int64_t depth, int64_t calls)
+      : run_(depth * kLineBytes), runs_(depth > 0 ? (bytes + run_ - 1) / run_ : 0), calls_(calls) {}
+
+  int64_t count() const { return runs_; }
+  int64_t run_bytes() const { return run_; }
+  // The run of this call; negative: none.
+  int64_t next() {
+    const int64_t run = call_ * runs_ / calls_;
+    ++call_;
+    return run == call_ * runs_ / calls_ ? -1 : run;
+  }
+
+ private:
+  int64_t run_, runs_, calls_;
+  int64_t call_ = 0;
+};
+
+// One stretch of memory.
+class StretchAhead {
+ public:
+  StretchAhead(const void* at, int64_t bytes, int64_t depth, int64_t calls)
+      : at_(static_cast<const std::byte*>(at)), runs_(bytes, depth, calls) {}
+
+  LinesAhead next() {
+    const int64_t run = runs_.next();
+    if (run < 0) return {};
+    return {at_ + run * runs_.run_bytes(), RunsAhead::kLineBytes};
+  }
+
+ private:
+  const std::byte* at_;
+  RunsAhead runs_;
+};
+
+// The inputs of the next block, channels side by side: for windows that are read about once, of one
+// tap along H and W.
+class InputsAhead {
+ public:
+  InputsAhead(const ConvBlock& b, int64_t item, int64_t depth, int64_t calls)
+      : next_(b.next), item_(item), runs_(0, depth, calls) {
+    const ConvProblem& p = *b.problem;
+    if (next_ == nullptr || next_->x_strides.c != 1) return;
+    if (p.taps[1].count != 1 || p.taps[2].count != 1) return;
+    place_.emplace(*next_);
+    const int64_t row = place_->width.extent * place_->width.stride * next_->x_strides.s[2] * item;
+    runs_of_row_ = RunsAhead(row, depth, calls).count();
+    runs_ =
+        RunsAhead(place_->time.extent * place_->height.extent * runs_of_row_ * runs_.run_bytes(),
+                  depth, calls);
+  }
+
+  LinesAhead next() {
+    const int64_t run = runs_.next();
+    if (run < 0) return {};
+    const int64_t read = run / runs_of_row_;
+    int64_t frame = place_->time.first + read / place_->height.extent * place_->time.stride;
+    const int64_t row = place_->height.first + read % place_->height.extent * place_->height.stride;
+    const Triple& in = next_->problem->in;
+    if (frame < 0 || frame >= in[0] || row < 0 || row >= in[1]) return {};
+    const bool past = frame < next_->history;
+    if (!past) frame -= next_->history;
+    const ConvStrides& x = past ? next_->past_strides : next_->x_strides;
+    const int64_t at = frame * x.s[0] + row * x.s[1] + place_->width.first * x.s[2];
+    return {static_cast<const std::byte*>(past ? next_->past : next_->x) + at * item_ +
+                run % runs_of_row_ * runs_.run_bytes(),
+            RunsAhead::kLineBytes};
+  }
+
+ private:
+  const ConvBlock* next_;
+  int64_t item_;
+  std::optional<WindowPlace> place_;
+  int64_t runs_of_row_ = 0;
+  RunsAhead runs_;
 };
 
 }  // namespace marey::MAREY_ISA_NS

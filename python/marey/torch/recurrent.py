@@ -22,11 +22,15 @@ __all__ = ["gru", "gru_step", "lstm", "lstm_step", "rnn", "rnn_step"]
 # For each cell: the inputs that may be left out, its one option, how many numbers for a step and
 # unit it keeps for the way back, and its states' gradients.
 _INPUTS = {
-    "lstm": ("bias_ih", "bias_hh", "peephole", "h0", "c0"),
+    "lstm": (
+        *("bias_ih", "bias_hh", "peephole", "weight_hr"),
+        *("norm_ih", "norm_hh", "norm_c", "h0", "c0"),
+    ),
     "gru": ("bias_ih", "bias_hh", "h0"),
     "rnn": ("bias_ih", "bias_hh", "h0"),
 }
 _OPTION = {"lstm": None, "gru": "reset", "rnn": "nonlinearity"}
+_NORMS = ("norm_ih", "norm_hh", "norm_c")
 _KEPT = {("lstm", None): 5, ("gru", "after"): 4, ("gru", "before"): 3}
 _STATES = {"lstm": ("grad_h", "grad_c"), "gru": ("grad_h",), "rnn": ("grad_h",)}
 
@@ -53,6 +57,16 @@ def _keywords(cell: str, values: Any) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
+def _by_name(cell: str, values: Any) -> dict[str, Any]:
+    """Return the inputs of an operation as arguments of marey's function."""
+    found = dict(zip(_inputs(cell), values, strict=True))
+    if cell == "lstm":
+        found["c0"] = _float32(found["c0"])
+        norms = [found.pop(name) for name in _NORMS]
+        found["layer_norm"] = None if norms[0] is None else tuple(norms)
+    return found
+
+
 def _float32(array: Any) -> Any:
     """Return a cell state as kernels have it: bfloat16's is float32."""
     return array.astype("float32") if array is not None and array.dtype.itemsize == 2 else array
@@ -65,10 +79,8 @@ def _define(cell: str) -> tuple[Any, Any]:
     count = len(_inputs(cell))
 
     def run(*values: Any) -> tuple[Any, ...]:
-        tensors = dict(zip(_inputs(cell), values[:count], strict=True))
+        tensors = _by_name(cell, values[:count])
         *options, keep = values[count:]
-        if "c0" in tensors:
-            tensors["c0"] = _float32(tensors["c0"])
         more = {} if cell == "rnn" else {"keep": keep}
         y, last, *kept = forward(**tensors, **_keywords(cell, options), **more)
         ends = last if isinstance(last, tuple) else (last,)
@@ -77,14 +89,17 @@ def _define(cell: str) -> tuple[Any, Any]:
 
     def shapes(call: Call) -> tuple[Tensor, ...]:
         N, T = call.x.shape[:2] if call.batch_first else (call.x.shape[1], call.x.shape[0])
-        H = call.weight_hh.shape[1]
-        y = new(call.x, [*call.x.shape[:2], H])
+        P = call.weight_hh.shape[1]
+        y = new(call.x, [*call.x.shape[:2], P])
         real = torch.float64 if call.x.dtype is torch.float64 else torch.float32
-        ends = [new(call.x, [N, H])]
-        if cell == "lstm":
-            ends.append(call.x.new_empty([N, H], dtype=real))
+        ends = [new(call.x, [N, P])]
         option = _OPTION[cell]
         numbers = _KEPT.get((cell, None if option is None else getattr(call, option)), 0)
+        H = P
+        if cell == "lstm":
+            H = call.weight_hh.shape[0] // 4
+            ends.append(call.x.new_empty([N, H], dtype=real))
+            numbers += (call.weight_hr is not None) + 10 * (call.norm_ih is not None)
         if not call.keep or numbers == 0:
             return (y, *ends, new(call.x, [0]))
         rows: Any = T * N if call.lengths is None else torch.library.get_ctx().new_dynamic_size()
@@ -95,20 +110,20 @@ def _define(cell: str) -> tuple[Any, Any]:
         grad, *rest = values
         of_states = dict(zip(states, rest, strict=False))
         rest = rest[len(states) :]
-        tensors = dict(zip(_inputs(cell), rest[:count], strict=True))
+        tensors = _by_name(cell, rest[:count])
         y, kept, *options = rest[count:]
-        if "c0" in tensors:
-            tensors["c0"] = _float32(tensors["c0"])
         if cell != "rnn" and kept.size:
             tensors["kept"] = kept
         if cell == "rnn" or kept.size:
             tensors["y"] = y
-        found = backward(grad, **tensors, **of_states, **_keywords(cell, options))
-        given = dict(zip(_inputs(cell), rest[:count], strict=True))
+        gradients = backward(grad, **tensors, **of_states, **_keywords(cell, options))
+        found = gradients._asdict()
+        if found["layer_norm"] is not None:
+            found.update(zip(_NORMS, found["layer_norm"], strict=True))
         return [
-            getattr(found, name).astype(given[name].dtype, copy=False)
-            for name in _inputs(cell)
-            if given[name] is not None
+            found[name].astype(given.dtype, copy=False)
+            for name, given in zip(_inputs(cell), rest[:count], strict=True)
+            if given is not None
         ]
 
     arriving = ", ".join(f"Tensor {name}" for name in states)
@@ -174,6 +189,8 @@ def lstm(
     reverse: bool = False,
     batch_first: bool = False,
     peephole: Tensor | None = None,
+    weight_hr: Tensor | None = None,
+    layer_norm: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Run a long short-term memory over sequences: `marey.recurrent.lstm`.
 
@@ -181,7 +198,7 @@ def lstm(
     ----------
     x : Tensor, (T, N, I)
         float32, float64 or bfloat16; any strides. (N, T, I) with `batch_first`.
-    weight_ih, weight_hh, bias_ih, bias_hh, peephole
+    weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, layer_norm
         As for `marey.recurrent.lstm`.
     h0, c0 : Tensor, (N, H), optional
     lengths : Tensor or sequence of int, (N,), optional
@@ -195,7 +212,13 @@ def lstm(
     (h_n, c_n) : Tensors, (N, H)
         c_n is float32 for bfloat16.
     """
-    inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, peephole, h0, c0)
+    norms = (None, None, None) if layer_norm is None else layer_norm
+    if len(norms) != 3:
+        raise ValueError(
+            "[marey.torch.lstm] layer_norm: expected three tensors (norm_ih, norm_hh, norm_c); "
+            f"found {len(norms)}"
+        )
+    inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, *norms, h0, c0)
     keep = wants_gradient(*inputs)
     y, h, c, _ = _lstm(*inputs, _lengths(lengths), reverse, batch_first, keep)
     return y, (h, c)

@@ -110,7 +110,7 @@ def _differentiable(
             k = layer * directions + direction
             y, final = function(
                 x,
-                *[getattr(module, name) for name in module._all_weights[k]],
+                **{n.rpartition("_l")[0]: getattr(module, n) for n in module._all_weights[k]},
                 **{name: state[k] for name, state in states.items()},
                 reverse=direction == 1,
                 batch_first=module.batch_first and batched,
