@@ -1,10 +1,12 @@
 """Gradients of attention, packed sequences, caches and videos on a CUDA device."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_devices import Device
+from cuda_devices import Device, Recorder
+from marey import _device
 from marey import attention as ours
 from numpy.typing import NDArray
 
@@ -125,6 +127,76 @@ class TestBackward:
         out, lse = ours.attention(q, k, v, return_lse=True)
         with pytest.raises(ValueError, match="grad: expected shape"):
             ours.attention_backward(k, q, k, v, out, lse)
+
+
+class TestBackwardOnTensorCores:
+    """bfloat16 and head sizes 64 and 128: the kernel for Hopper."""
+
+    @pytest.fixture(autouse=True)
+    def ran(self, cuda: Device, monkeypatch: Any) -> Iterator[None]:
+        recorder = Recorder(_device.cuda_module(), "attention_backward")
+        monkeypatch.setattr(_device, "_module", recorder)
+        yield
+        if cuda.has_hopper:
+            assert recorder.kernels == ["sm90"]
+
+    @pytest.mark.parametrize("depth", [64, 128])
+    @pytest.mark.parametrize(
+        ("queries", "keys", "options"),
+        [
+            (1, 1, {}),
+            (70, 130, {}),
+            (300, 150, {"causal": "bottom_right"}),
+            (150, 300, {"causal": "top_left", "window": 70}),
+            (200, 200, {"window": (3, 100)}),
+        ],
+    )
+    def test_orders_and_windows(
+        self, cuda: Device, rng: Any, queries: int, keys: int, options: Any, depth: int
+    ) -> None:
+        parts = arrays(rng, (1, queries, depth), (1, keys, depth), ml_dtypes.bfloat16)
+        check(cuda, rng, parts, **options)
+
+    def test_grouped_heads_and_two_batch_axes(self, cuda: Device, rng: Any) -> None:
+        parts = arrays(rng, (2, 3, 6, 20, 64), (2, 3, 2, 30, 64), ml_dtypes.bfloat16)
+        check(cuda, rng, parts)
+
+    def test_axes_as_projections_leave_them(self, cuda: Device, rng: Any) -> None:
+        shapes = ((2, 40, 4, 64), (2, 33, 2, 64))
+        q, k, v = arrays(rng, *shapes, ml_dtypes.bfloat16)
+        grad = rng.standard_normal(shapes[0]).astype(ml_dtypes.bfloat16)
+        held = [cuda.put(x).swapaxes(1, 2) for x in (q, k, v)]
+        out, lse = ours.attention(*held, return_lse=True)
+        grads = ours.attention_backward(cuda.put(grad).swapaxes(1, 2), *held, out, lse)
+        wide = [x.astype(np.float64).swapaxes(1, 2) for x in (q, k, v, grad)]
+        exact_out = ours.attention(*wide[:3], return_lse=True)
+        exact = ours.attention_backward(wide[3], *wide[:3], *exact_out)
+        compare(cuda, grads, exact, q.dtype)
+
+    @pytest.mark.parametrize("depth", [64, 128])
+    def test_infinite_items_that_none_may_see(self, cuda: Device, rng: Any, depth: int) -> None:
+        q, k, v = arrays(rng, (1, 40, depth), (1, 50, depth), ml_dtypes.bfloat16)
+        grad = rng.standard_normal((1, 40, depth)).astype(ml_dtypes.bfloat16)
+        wide = [x.astype(np.float64) for x in (q, k, v)]
+        exact_out = ours.attention(*wide, causal="top_left", return_lse=True)
+        exact = ours.attention_backward(
+            grad.astype(np.float64), *wide, *exact_out, causal="top_left"
+        )
+        k[0, 45:] = v[0, 42:] = np.inf
+        held = [cuda.put(x) for x in (q, k, v)]
+        out, lse = ours.attention(*held, causal="top_left", return_lse=True)
+        grads = ours.attention_backward(cuda.put(grad), *held, out, lse, causal="top_left")
+        compare(cuda, grads, exact, q.dtype)
+
+    def test_an_infinite_query_and_those_who_see_it(self, cuda: Device, rng: Any) -> None:
+        parts = arrays(rng, (1, 70, 64), (1, 70, 64), ml_dtypes.bfloat16)
+        grad = rng.standard_normal((1, 70, 64)).astype(ml_dtypes.bfloat16)
+        held = [cuda.put(x) for x in parts]
+        out, lse = ours.attention(*held, causal=True, return_lse=True)
+        grad[0, 9] = np.inf  # seen by keys 0 to 9
+        grads = ours.attention_backward(cuda.put(grad), *held, out, lse, causal=True)
+        assert np.isfinite(cuda.get(grads[2])[0, 10:]).all()
+        assert not np.isfinite(cuda.get(grads[2])[0, :10]).any()
 
 
 class TestPacked:

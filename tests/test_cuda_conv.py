@@ -47,9 +47,8 @@ class TestReference:
             x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
         check(cuda, x, weight, bias, layout=layout, padding=1)
 
-    @pytest.mark.parametrize("groups", [1, 2, 6])
-    @pytest.mark.parametrize("stride", [1, (1, 2, 3)])
-    @pytest.mark.parametrize("dilation", [1, (2, 1, 2)])
+    @pytest.mark.parametrize("groups", [1, 6])
+    @pytest.mark.parametrize(("stride", "dilation"), [(1, (2, 1, 2)), ((1, 2, 3), 1), (2, 2)])
     def test_options(self, cuda: Device, rng: Any, dilation: Any, stride: Any, groups: int) -> None:
         x, weight, _ = arrays(rng, (1, 6, 6, 8, 11), (12, 6 // groups, 2, 3, 3))
         check(cuda, x, weight, stride=stride, dilation=dilation, groups=groups, padding=(1, 2, 0))
@@ -110,7 +109,7 @@ class TestBackward:
 
     @pytest.mark.parametrize("groups", [1, 3])
     @pytest.mark.parametrize(
-        ("stride", "dilation"), [(1, (2, 3, 2)), ((1, 2, 3), 1), ((1, 2, 3), (2, 3, 2)), (4, 1)]
+        ("stride", "dilation"), [(1, (2, 3, 2)), ((1, 2, 3), (2, 3, 2)), (4, 1)]
     )
     def test_options(self, cuda: Device, rng: Any, dilation: Any, stride: Any, groups: int) -> None:
         # With a stride of 4 some inputs meet no tap: their gradient is zero.

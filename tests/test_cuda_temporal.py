@@ -6,15 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_devices import Device
-from marey import temporal
+from marey import _device, temporal
 from marey.reference import temporal as reference
 from marey.temporal import FirFilter, MedianFilter, SosFilter, butter_bandpass
 from numpy.typing import NDArray
 from tolerances import assert_close
 
 DTYPES = [np.uint8, np.float32, np.float64]
-SHAPES = [(17, 97), (1, 7), (9, 4, 16), (40, 1), (7, 3, 113, 4)]
 MODES = ["reflect", "nearest", "mirror", "wrap", "constant"]
+# Every mode of one type, and every type.
+TYPES_AND_MODES = [
+    *((np.float32, mode) for mode in MODES),
+    (np.uint8, "reflect"),
+    (np.uint8, "constant"),
+    (np.float64, "mirror"),
+]
 
 
 def signal(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
@@ -25,8 +31,20 @@ def signal(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> NDA
 
 class TestSosfilt:
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("sections", [1, 2, 3, 4, 7])
-    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize(
+        ("sections", "shape"),
+        [
+            (1, (17, 97)),
+            (1, (40, 1)),
+            (2, (1, 7)),
+            (2, (9, 4, 16)),
+            (3, (7, 3, 113, 4)),
+            (4, (17, 97)),
+            (4, (9, 4, 16)),
+            (7, (40, 1)),
+            (7, (7, 3, 113, 4)),
+        ],
+    )
     def test_reference(
         self,
         cuda: Device,
@@ -80,6 +98,21 @@ class TestSosfilt:
         with pytest.raises(TypeError, match=r"zi: expected an array on the CUDA device"):
             temporal.sosfilt(butter_bandpass(0.4, 3, 30), x, zi=zi)
 
+    def test_a_last_state_in_memory_of_the_signal(self, cuda: Device) -> None:
+        x = cuda.put(np.zeros((4, 6), np.float32))
+        sos = butter_bandpass(0.4, 3, 30)
+        taken = _device.take("test", "x", x, _device.library_of(x))  # type: ignore[arg-type]
+        state = _device.take(
+            "test",
+            "zf",
+            x[:2].reshape(1, 2, 6),
+            _device.library_of(x),  # type: ignore[arg-type]
+        )
+        zi = cuda.put(np.zeros((1, 2, 6), np.float32))
+        before = _device.take("test", "zi", zi, _device.library_of(zi))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="memory that does not overlap"):
+            _device.kernels("test").sosfilt(sos, taken, 0, before, None, state)
+
     def test_errors_are_those_of_the_cpu(self, cuda: Device) -> None:
         x = np.zeros((4, 6), np.float32)
         zi = np.zeros((1, 2, 5), np.float32)
@@ -106,8 +139,10 @@ class TestSosfilt:
 
 class TestSosfiltfilt:
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("sections", [1, 2, 3, 4, 6])
-    @pytest.mark.parametrize("shape", [(40, 97), (41, 4, 16), (45, 1)])
+    @pytest.mark.parametrize(
+        ("sections", "shape"),
+        [(1, (40, 97)), (2, (41, 4, 16)), (3, (45, 1)), (4, (40, 97)), (6, (41, 4, 16))],
+    )
     def test_reference(
         self,
         cuda: Device,
@@ -142,8 +177,7 @@ class TestSosfiltfilt:
 
 
 class TestConvolve:
-    @pytest.mark.parametrize("mode", MODES)
-    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(("dtype", "mode"), TYPES_AND_MODES)
     @pytest.mark.parametrize(("steps", "size"), [(1, 3), (17, 1), (17, 5), (40, 9), (5, 30)])
     def test_reference(
         self,
@@ -186,8 +220,7 @@ class TestConvolve:
 
 
 class TestMedianFilter:
-    @pytest.mark.parametrize("mode", MODES)
-    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(("dtype", "mode"), TYPES_AND_MODES)
     @pytest.mark.parametrize(
         ("steps", "size"), [(1, 3), (17, 1), (17, 4), (20, 5), (20, 8), (20, 13), (9, 31), (9, 40)]
     )

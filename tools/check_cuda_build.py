@@ -2,9 +2,9 @@
 
 For each kernel: its registers and shared memory may not grow, instructions that it exists for (the
 tensor cores', the copy engine's, 16-byte accesses) may not become fewer, and there may be no access
-to local memory, which would be a spilled register. With a build's log, ptxas' messages C7508 and
-C7510 (a register budget ignored, matrix products put one after the other) are failures too. All
-this says nothing of races or speed.
+to local memory, which would be a spilled register. With a build's log, ptxas' messages C7508,
+C7510 and C7511 (a register budget ignored, matrix products put one after the other) are failures
+too. All this says nothing of races or speed.
 
 Usage: ``python tools/check_cuda_build.py BUILD_FOLDER [--log FILE] [--write]``; needs cuobjdump and
 nvdisasm (PyPI: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm), and c++filt.
@@ -137,7 +137,7 @@ def main() -> int:
         BUDGET.write_text(json.dumps(kernels, indent=1) + "\n")
     found = complaints(kernels, json.loads(BUDGET.read_text()))
     if arguments.log:
-        found += re.findall(r".*\bC75(?:08|10)\b.*", arguments.log.read_text())
+        found += re.findall(r".*\bC75(?:08|10|11)\b.*", arguments.log.read_text())
     print(*found, sep="\n")
     print(f"{len(kernels)} kernels, {len(found)} complaints")
     return 1 if found else 0

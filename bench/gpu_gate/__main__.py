@@ -95,7 +95,7 @@ def main() -> int:
     stage("module", importable)
     first = libraries[0]
     stage("ceilings", lambda: ceilings(first))
-    works = small_works()
+    works = small_works(dry)
     for library in libraries:
         checked = stage(f"checks_{library.name}", partial(checks, library, works))
         if checked.get("wrong"):

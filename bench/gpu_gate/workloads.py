@@ -234,6 +234,73 @@ def attention_work(
     ]
 
 
+def biased_work(
+    heads: tuple[int, int], lengths: tuple[int, int], depth: int, dtype: str, which: int
+) -> list[Work]:
+    """Return attention with a bias of each head and a softcap; or its gradient `which` back."""
+    from marey import attention as ours
+
+    q, kv = ((2, heads[0], lengths[0], depth), dtype), ((2, heads[1], lengths[1], depth), dtype)
+    bias = ((heads[0], *lengths), "float64" if dtype == "float64" else "float32")
+    label = f"h{heads[0]}/{heads[1]} L{lengths[0]} S{lengths[1]} D{depth} {dtype}"
+    options: dict[str, Any] = {"softcap": 3.0}
+
+    def run(grad: Any, q: Any, k: Any, v: Any, bias: Any) -> Any:
+        y, lse = ours.attention(q, k, v, bias=bias, return_lse=True, **options)
+        if which < 0:
+            return y
+        back = ours.attention_backward
+        return back(grad, q, k, v, y, lse, bias=bias, bias_grad=True, **options)[which]
+
+    def reference(*arrays: Array) -> Array:
+        return np.asarray(run(*(a.astype(np.float64) for a in arrays)))
+
+    name = "attention" if which < 0 else f"attention backward of {('q', 'k', 'v', 'bias')[which]}"
+    return [
+        Work(
+            f"{name} with bias and softcap, {label}",
+            (q, q, kv, kv, bias),
+            lambda *arrays: _copied(arrays[-1], run(*arrays[:-1])),
+            (q, q, kv, kv, bias)[which + 1],
+            reference,
+            2**-5 if dtype == "bfloat16" else 1e-5,
+        )
+    ]
+
+
+def causal_conv_work(
+    x: tuple[int, ...], filters: int, kernel: tuple[int, int, int], dtype: str
+) -> list[Work]:
+    """Return a stream in two chunks: the second one's frames before it are a state."""
+    import marey
+
+    n, c, t, h, w = x
+    weight = ((filters, c, *kernel), dtype)
+    out = ((n, t, h - kernel[1] + 1, w - kernel[2] + 1, filters), dtype)
+
+    def run(x: Any, weight: Any, out: Any) -> None:
+        causal = marey.conv.causal_conv3d
+        first, state = causal(x[:, : t // 2], weight, layout="NTHWC")
+        out[:, : t // 2] = first
+        out[:, t // 2 :] = causal(x[:, t // 2 :], weight, state=state, layout="NTHWC")[0]
+
+    def reference(x: Array, weight: Array) -> Array:
+        wide = (x.astype(np.float64), weight.astype(np.float64))
+        return np.asarray(marey.conv.causal_conv3d(*wide, layout="NTHWC")[0])
+
+    label = f"{'x'.join(map(str, x))} {filters}x{'x'.join(map(str, kernel))} {dtype}"
+    return [
+        Work(
+            f"causal_conv3d, two chunks, {label}",
+            (((n, t, h, w, c), dtype), weight),
+            run,
+            out,
+            reference,
+            2**-7 if dtype == "bfloat16" else 1e-5,
+        )
+    ]
+
+
 def conv_work(
     x: tuple[int, ...], filters: int, kernel: tuple[int, int, int], dtype: str
 ) -> list[Work]:
@@ -263,31 +330,34 @@ def conv_work(
     ]
 
 
-def lstm_work(steps: int, rows: int, hidden: int, dtype: str) -> list[Work]:
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+
+def recurrent_work(kind: str, steps: int, rows: int, hidden: int, dtype: str) -> list[Work]:
     import marey
 
     x = ((steps, rows, hidden), dtype)
-    weight = ((4 * hidden, hidden), dtype)
+    weight = ((GATES[kind] * hidden, hidden), dtype)
     # Weights of the size that they are initialised with, so that nothing saturates.
     small = hidden**-0.5
 
     def run(x: Any, w: Any, u: Any, out: Any) -> Any:
-        return marey.recurrent.lstm(x, w * small, u * small, out=out)
+        return getattr(marey.recurrent, kind)(x, w * small, u * small, out=out)
 
     def reference(x: Array, w: Array, u: Array) -> Array:
         wide = [a.astype(np.float64) for a in (x, w * np.float32(small), u * np.float32(small))]
-        return np.asarray(marey.recurrent.lstm(*wide)[0])
+        return np.asarray(getattr(marey.recurrent, kind)(*wide)[0])
 
     return [
         Work(
-            f"lstm, T{steps} N{rows} H{hidden} {dtype}",
+            f"{kind}, T{steps} N{rows} H{hidden} {dtype}",
             (x, weight, weight),
             run,
             x,
             reference,
             2**-5 if dtype == "bfloat16" else 1e-5,
             _nbytes(x, x, weight, weight),
-            2.0 * steps * rows * 8 * hidden * hidden,
+            2.0 * steps * rows * 2 * GATES[kind] * hidden * hidden,
             "lstm",
             0.65,
             {"hidden": hidden},
@@ -427,31 +497,40 @@ def conv_backward_work(
     ]
 
 
-def lstm_backward_work(steps: int, rows: int, hidden: int, dtype: str) -> list[Work]:
+def recurrent_backward_work(
+    kind: str, steps: int, rows: int, hidden: int, dtype: str, *, of_weight: bool = False
+) -> list[Work]:
     import marey
 
     x = ((steps, rows, hidden), dtype)
-    weight = ((4 * hidden, hidden), dtype)
+    weight = ((GATES[kind] * hidden, hidden), dtype)
     small = hidden**-0.5
 
     def grad(g: Any, x: Any, w: Any, u: Any) -> Any:
         w, u = w * small, u * small
-        y, _, kept = marey.recurrent.lstm(x, w, u, keep=True)
-        return marey.recurrent.lstm_backward(g, x, w, u, y=y, kept=kept).x
+        backward = getattr(marey.recurrent, f"{kind}_backward")
+        if kind == "rnn":
+            grads = backward(g, x, w, u, y=marey.recurrent.rnn(x, w, u)[0])
+        else:
+            y, _, kept = getattr(marey.recurrent, kind)(x, w, u, keep=True)
+            grads = backward(g, x, w, u, y=y, kept=kept)
+        return grads.weight_hh if of_weight else grads.x
 
     def reference(*arrays: Array) -> Array:
         return np.asarray(grad(*(a.astype(np.float64) for a in arrays)))
 
+    real = "float32" if dtype == "bfloat16" else dtype
     return [
         Work(
-            f"lstm backward, T{steps} N{rows} H{hidden} {dtype}",
+            f"{kind} backward of {'weight_hh' if of_weight else 'x'}, "
+            f"T{steps} N{rows} H{hidden} {dtype}",
             (x, x, weight, weight),
             lambda g, x, w, u, out: _copied(out, grad(g, x, w, u)),
-            x,
+            (weight[0], real) if of_weight else x,
             reference,
             2**-4 if dtype == "bfloat16" else 2e-5,
             _nbytes(x, x, x, weight, weight),
-            6.0 * steps * rows * 8 * hidden * hidden,
+            6.0 * steps * rows * 2 * GATES[kind] * hidden * hidden,
             "lstm backward",
             0.5,
             {"hidden": hidden},
@@ -459,7 +538,7 @@ def lstm_backward_work(steps: int, rows: int, hidden: int, dtype: str) -> list[W
     ]
 
 
-def small_works() -> list[Work]:
+def small_works(dry: bool) -> list[Work]:
     """Return ragged, misaligned and tiny shapes, to be compared with float64."""
     made: list[Work] = []
     for dtype in ("uint8", "float32", "float64"):
@@ -477,16 +556,32 @@ def small_works() -> list[Work]:
         made += conv_backward_work((2, 3, 4, 9, 7), 70, (3, 3, 3), dtype)
         made += conv_backward_work((1, 5, 4, 9, 7), 6, (2, 3, 3), dtype, stride=2)
         made += conv_backward_work((2, 3, 4, 9, 7), 70, (3, 3, 3), dtype, of_weight=True)
-        made += lstm_work(5, 3, 17, dtype)
-        made += lstm_backward_work(5, 3, 17, dtype)
+        made += causal_conv_work((1, 8, 6, 5, 6), 9, (3, 2, 2), dtype)
+        for kind in GATES:
+            made += recurrent_work(kind, 5, 3, 17, dtype)
+            made += recurrent_backward_work(kind, 5, 3, 17, dtype)
+        # Rows and weights that copies of 16 bytes take.
+        made += recurrent_work("lstm", 4, 20, 64, dtype)
+        made += recurrent_backward_work("lstm", 4, 20, 64, dtype)
+        made += recurrent_backward_work("gru", 4, 20, 64, dtype, of_weight=True)
         made += packed_work((3, 0, 40, 17), 3, 24, dtype)
         made += decode_work((4, 2), 700, 32, dtype)
         for which in range(3):
             made += attention_backward_work(2, (4, 2), 50, 40, dtype, causal=True, which=which)
-    made += lstm_work(3, 200, 33, "float32")  # a launch for each step
-    for length in (16, 127, 129, 300):
+        for which in (-1, 0, 3):
+            made += biased_work((4, 2), (20, 45), 24, dtype, which)
+    # A launch for each step.
+    made += recurrent_work("lstm", 3, 200, 33, "float32")
+    made += recurrent_backward_work("lstm", 3, 200, 33, "float32")
+    for length in (129,) if dry else (16, 127, 129, 300):
+        causal = length % 2 == 1
+        for depth in (64, 128, 256):
+            made += attention_work(2, (4, 2), length, depth, "bfloat16", causal=causal)
         for depth in (64, 128):
-            made += attention_work(2, (4, 2), length, depth, "bfloat16", causal=length % 2 == 1)
+            for which in (1,) if dry else range(3):
+                made += attention_backward_work(
+                    2, (4, 2), length, depth, "bfloat16", causal=causal, which=which
+                )
     return made
 
 
@@ -499,11 +594,11 @@ def large_works(dry: bool) -> list[Work]:
             *magnifier_work((3, 32, 32, 3), "uint8"),
             *attention_work(1, (2, 2), 64, 64, "bfloat16"),
             *conv_work((1, 8, 4, 8, 8), 16, (3, 3, 3), "float32"),
-            *lstm_work(3, 4, 16, "float32"),
+            *recurrent_work("lstm", 3, 4, 16, "float32"),
             *attention_backward_work(1, (2, 2), 40, 32, "float32"),
             *decode_work((2, 1), 600, 32, "bfloat16"),
             *conv_backward_work((1, 8, 2, 6, 6), 16, (3, 3, 3), "float32"),
-            *lstm_backward_work(3, 4, 16, "float32"),
+            *recurrent_backward_work("lstm", 3, 4, 16, "float32"),
         ]
     made = temporal_work((300, 1080, 1920), "uint8") + temporal_work((128, 1080, 1920), "float32")
     made += temporal_work((300, 128, 128), "float32")
@@ -514,14 +609,19 @@ def large_works(dry: bool) -> list[Work]:
         made += attention_work(batch, (64, 8), length, 128, "bfloat16")
         made += attention_work(batch, (64, 8), length, 128, "bfloat16", causal=True)
     made += attention_work(2, (32, 32), 8192, 64, "bfloat16")
+    made += attention_work(2, (16, 16), 8192, 256, "bfloat16")
     made += attention_work(1, (16, 16), 2048, 64, "float32", target=0.3)
     made += conv_work((8, 64, 8, 56, 56), 64, (3, 3, 3), "float32")
     made += conv_work((8, 64, 8, 56, 56), 64, (3, 3, 3), "bfloat16")
     made += conv_work((8, 64, 8, 56, 56), 64, (1, 3, 3), "bfloat16")
-    made += lstm_work(256, 16, 768, "float32")
-    made += lstm_work(1024, 16, 768, "bfloat16")
-    made += lstm_backward_work(256, 16, 768, "float32")
+    made += recurrent_work("lstm", 256, 16, 768, "float32")
+    made += recurrent_work("lstm", 1024, 16, 768, "bfloat16")
+    made += recurrent_backward_work("lstm", 256, 16, 768, "float32")
+    made += recurrent_backward_work("lstm", 1024, 16, 768, "bfloat16")
     made += attention_backward_work(1, (16, 16), 2048, 64, "float32")
+    made += attention_backward_work(2, (64, 8), 8192, 128, "bfloat16")
+    made += attention_backward_work(2, (64, 8), 8192, 128, "bfloat16", causal=True)
+    made += attention_backward_work(2, (32, 32), 8192, 64, "bfloat16")
     made += packed_work((512,) * 64, 16, 64, "bfloat16")
     made += decode_work((64, 8), 32768, 128, "bfloat16")
     for of_weight in (False, True):

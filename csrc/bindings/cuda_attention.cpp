@@ -109,14 +109,16 @@ void py_varlen(const py::handle& q, const py::handle& k, const py::handle& v,
 }
 
 // The gradients are new arrays of the shapes of q, k and v; with sequences all arrays are packed.
-void py_backward(const std::string& function, const py::handle& grad, const py::handle& q,
-                 const py::handle& k, const py::handle& v, const py::handle& out,
-                 const py::handle& lse, const py::handle& mask, const py::handle& bias,
-                 const py::handle& cu_seqlens_q, const py::handle& cu_seqlens_k, int64_t sequences,
-                 double scale, double softcap, const std::optional<int64_t>& left,
-                 const std::optional<int64_t>& right, int alignment, const py::handle& grad_q,
-                 const py::handle& grad_k, const py::handle& grad_v, const py::handle& grad_bias,
-                 const py::handle& workspace, const py::handle& queue) {
+// Returns the name of the kernel that ran.
+std::string py_backward(const std::string& function, const py::handle& grad, const py::handle& q,
+                        const py::handle& k, const py::handle& v, const py::handle& out,
+                        const py::handle& lse, const py::handle& mask, const py::handle& bias,
+                        const py::handle& cu_seqlens_q, const py::handle& cu_seqlens_k,
+                        int64_t sequences, double scale, double softcap,
+                        const std::optional<int64_t>& left, const std::optional<int64_t>& right,
+                        int alignment, const py::handle& grad_q, const py::handle& grad_k,
+                        const py::handle& grad_v, const py::handle& grad_bias,
+                        const py::handle& workspace, const py::handle& queue) {
   const bool packed = sequences >= 0;
   const auto given = [&](const char* argument, const py::handle& array, int dims) {
     return packed ? by_head(function, argument, array, dims)
@@ -152,7 +154,7 @@ void py_backward(const std::string& function, const py::handle& grad, const py::
                                        static_cast<const int64_t*>(workspace_pointer(cu_seqlens_k)),
                                        packed ? sequences : 0,
                                        options.alignment == Alignment::bottom_right};
-  if (sequences == 0) return;
+  if (sequences == 0) return "";
   const cuda::AttentionBackward call{gradient,
                                      queries,
                                      keys,
@@ -169,7 +171,7 @@ void py_backward(const std::string& function, const py::handle& grad, const py::
   const DeviceQueue where(queue);
   // The views stay valid: the caller holds the arrays.
   const py::gil_scoped_release release;
-  cuda::attention_backward(*where, call, options, parts);
+  return cuda::attention_backward(*where, call, options, parts);
 }
 
 }  // namespace

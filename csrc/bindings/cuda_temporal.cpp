@@ -35,6 +35,10 @@ void py_sosfilt(const Coefficients& sos, const py::handle& x, int axis, const py
   const std::optional<View> after = optional_device_view(kName, "zf", zf, kMaxDims);
   if (before) check_no_device_overlap(kName, target, *before);
   if (before && after) check_no_device_overlap(kName, *after, *before, true);
+  if (after) {
+    // Some series' last state is written while others are read.
+    for (const View* other : {&source, &target}) check_no_device_overlap(kName, *after, *other);
+  }
   const DeviceQueue where(queue);
   // The views stay valid: the caller holds the arrays.
   const py::gil_scoped_release release;

@@ -23,6 +23,7 @@ set(MAREY_CUDA_KERNELS
     csrc/ops/magnification/linear_cuda.cu
     csrc/ops/pyramid/down_cuda.cu
     csrc/ops/pyramid/up_cuda.cu
+    csrc/ops/recurrent/recurrent_back_sequence_cuda.cu
     csrc/ops/recurrent/recurrent_backward_cuda.cu
     csrc/ops/recurrent/recurrent_cuda.cu
     csrc/ops/recurrent/recurrent_sequence_cuda.cu
@@ -31,15 +32,15 @@ set(MAREY_CUDA_KERNELS
     csrc/ops/temporal/median_filter_cuda.cu
     csrc/ops/temporal/sosfilt_cuda.cu
     csrc/ops/temporal/sosfiltfilt_cuda.cu)
-set(MAREY_CUDA_HOPPER_KERNELS csrc/ops/attention/attention_sm90.cu
+set(MAREY_CUDA_HOPPER_KERNELS csrc/ops/attention/attention_backward_sm90.cu
+                              csrc/ops/attention/attention_sm90.cu
                               csrc/ops/conv/conv3d_sm90.cu)
-# What is the same on every device.
+# What is the same on every device, and in both modules.
 set(MAREY_CUDA_SOURCES
     csrc/bindings/cuda_arrays.cpp
     csrc/bindings/cuda_attention.cpp
     csrc/bindings/cuda_conv.cpp
     csrc/bindings/cuda_magnification.cpp
-    csrc/bindings/cuda_module.cpp
     csrc/bindings/cuda_pyramid.cpp
     csrc/bindings/cuda_recurrent.cpp
     csrc/bindings/cuda_temporal.cpp
@@ -50,17 +51,23 @@ set(MAREY_CUDA_SOURCES
     csrc/ops/pyramid/shapes.cpp
     csrc/ops/temporal/checks.cpp)
 
-# Spills and local memory are errors. C7508 and C7510 (setmaxnreg ignored, wgmma serialised) are
-# messages only: tools/check_cuda_build.py looks for them.
+# Spills and local memory are errors. C7508, C7510 and C7511 (setmaxnreg ignored, wgmma serialised)
+# are messages only: tools/check_cuda_build.py looks for them.
 set(MAREY_CUDA_FLAGS --expt-relaxed-constexpr -Xptxas
                      --warn-on-spills,--warn-on-local-memory-usage,-v -Werror all-warnings)
 
 function(marey_configure_cuda_module module)
+  if(NOT TARGET marey_cuda_host)
+    add_library(marey_cuda_host OBJECT EXCLUDE_FROM_ALL ${MAREY_CUDA_SOURCES})
+    target_link_libraries(marey_cuda_host PRIVATE marey_options pybind11::module)
+    if(MAREY_PRECOMPILED_HEADERS)
+      target_precompile_headers(marey_cuda_host PRIVATE <string> <vector> <pybind11/numpy.h>
+                                <pybind11/stl.h>)
+    endif()
+  endif()
+  target_sources(${module} PRIVATE csrc/bindings/cuda_module.cpp $<TARGET_OBJECTS:marey_cuda_host>)
   target_link_libraries(${module} PRIVATE marey_options)
   target_compile_definitions(${module} PRIVATE MAREY_CUDA_MODULE=${module})
-  if(MAREY_PRECOMPILED_HEADERS)
-    target_precompile_headers(${module} PRIVATE <string> <vector> <pybind11/numpy.h> <pybind11/stl.h>)
-  endif()
 endfunction()
 
 if(MAREY_CUDA_ON_CPU)
@@ -72,9 +79,8 @@ if(MAREY_CUDA_ON_CPU)
     list(APPEND wrappers ${wrapper})
   endforeach()
   # The kernels' own warnings are nvcc's business; -O1, because they are run on small arrays.
-  set_source_files_properties(${wrappers} PROPERTIES COMPILE_OPTIONS "-O1;-w;-march=native"
-                                                    SKIP_PRECOMPILE_HEADERS ON)
-  pybind11_add_module(_cuda_on_cpu MODULE EXCLUDE_FROM_ALL NO_EXTRAS ${MAREY_CUDA_SOURCES}
+  set_source_files_properties(${wrappers} PROPERTIES COMPILE_OPTIONS "-O1;-w;-march=native")
+  pybind11_add_module(_cuda_on_cpu MODULE EXCLUDE_FROM_ALL NO_EXTRAS
                       csrc/cuda/on_cpu.cpp csrc/cuda/sm90_on_cpu.cpp
                       csrc/cuda/faults_on_cpu.cpp
                       csrc/bindings/cuda_on_cpu.cpp ${wrappers})
@@ -105,7 +111,7 @@ endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
-pybind11_add_module(_cuda MODULE NO_EXTRAS ${MAREY_CUDA_SOURCES} csrc/bindings/cuda_device.cpp)
+pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/bindings/cuda_device.cpp)
 marey_configure_cuda_module(_cuda)
 find_package(CUDAToolkit REQUIRED)
 target_link_libraries(_cuda PRIVATE CUDA::cudart_static)

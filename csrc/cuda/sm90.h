@@ -155,8 +155,8 @@ MAREY_DEVICE void wgmma_hold(float (&d)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// The registers of an accumulator, of 64 rows and 64 or 128 columns, as an instruction's operands
-// and as those of asm.
+// The registers of an accumulator, of 64 rows and 64, 128 or 256 columns, as an instruction's
+// operands and as those of asm.
 #define MAREY_NAMES_32                                                     \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -165,6 +165,14 @@ MAREY_DEVICE void wgmma_hold(float (&d)[N]) {
   ", "                                                                               \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define MAREY_NAMES_128                                                                    \
+  MAREY_NAMES_64                                                                           \
+  ", "                                                                                     \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "       \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "       \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, " \
+  "%111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, "   \
+  "%125, %126, %127"
 #define MAREY_SUMS_32(d)                                                                        \
   "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]), "+f"((d)[4]), "+f"((d)[5]),           \
       "+f"((d)[6]), "+f"((d)[7]), "+f"((d)[8]), "+f"((d)[9]), "+f"((d)[10]), "+f"((d)[11]),     \
@@ -173,8 +181,20 @@ MAREY_DEVICE void wgmma_hold(float (&d)[N]) {
       "+f"((d)[24]), "+f"((d)[25]), "+f"((d)[26]), "+f"((d)[27]), "+f"((d)[28]), "+f"((d)[29]), \
       "+f"((d)[30]), "+f"((d)[31])
 #define MAREY_SUMS_64(d) MAREY_SUMS_32(d), MAREY_SUMS_32((d) + 32)
+#define MAREY_SUMS_128(d) MAREY_SUMS_64(d), MAREY_SUMS_64((d) + 64)
 
 // D (64, N) = A B^T + (add ? D : 0), 16 items deep, bfloat16. Both from shared memory, K-major.
+MAREY_DEVICE void wgmma_ss(float (&d)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" MAREY_NAMES_32
+      "}, %32, %33, p, 1, 1, 0, 0;\n"
+      "}\n"
+      : MAREY_SUMS_32(d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
 MAREY_DEVICE void wgmma_ss(float (&d)[64], uint64_t a, uint64_t b, bool add) {
   asm volatile(
       "{\n"
@@ -209,11 +229,24 @@ MAREY_DEVICE void wgmma_rs(float (&d)[64], const uint32_t* a, uint64_t b, bool a
       : MAREY_SUMS_64(d)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
+MAREY_DEVICE void wgmma_rs(float (&d)[128], const uint32_t* a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %133, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" MAREY_NAMES_128
+      "}, {%128, %129, %130, %131}, %132, p, 1, 1, 1;\n"
+      "}\n"
+      : MAREY_SUMS_128(d)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
 
 #undef MAREY_NAMES_32
 #undef MAREY_NAMES_64
+#undef MAREY_NAMES_128
 #undef MAREY_SUMS_32
 #undef MAREY_SUMS_64
+#undef MAREY_SUMS_128
 
 MAREY_DEVICE float exp2_fast(float x) {
   float y;

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "ops/attention/attention_cuda.h"
 
 namespace marey::cuda {
@@ -56,8 +58,9 @@ AttentionArguments attention_arguments(const View& q, const View& k, const View&
   a.row_blocks = Divisor(blocks > 0 ? blocks : 1);
   a.depth = static_cast<int>(q.shape[axis + 2]);
   a.value_depth = static_cast<int>(v.shape[axis + 2]);
-  a.left = options.left;
-  a.right = options.right;
+  // Places of keys are added to these.
+  a.left = std::min(options.left, AttentionOptions::kUnlimited);
+  a.right = std::min(options.right, AttentionOptions::kUnlimited);
   a.offset = options.alignment == Alignment::bottom_right ? a.keys - a.queries : 0;
   a.scale = options.scale;
   a.softcap = options.softcap;

@@ -1,5 +1,5 @@
-// Gradients of attention for every type, stride, mask, bias and head size. With the names of
-// backward.h:
+// Gradients of attention for every type, stride, mask, bias and head size, which those of
+// attention_backward_sm90.cu are compared with. With the names of backward.h:
 //
 //   delta     a warp for each query;
 //   grad_q    a block takes some queries of one head through the keys that they see;
@@ -29,16 +29,6 @@ constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kLanes = 32;
 constexpr double kLog2E = 1.4426950408889634074;
-
-enum GradientArray { kGrad, kGradQ, kGradK, kGradV, kGradientArrays };
-
-struct BackwardArguments {
-  AttentionArguments forward;
-  AttentionArrays<kGradientArrays> gradients;
-  char* delta;  // (problems, queries), of the type of the computation
-  int64_t problems;
-  Divisor key_blocks;  // of a key head
-};
 
 template <class T>
 MAREY_DEVICE T warp_sum(T x) {
@@ -119,7 +109,8 @@ MAREY_DEVICE Pair<T> pair_of(const Places& p, const AttentionRange& range, const
   return {probability, gradient, gradient * slope};
 }
 
-// Rows [first, first + count) of an array to shared memory, zeros from `end` on.
+// Rows [first, first + count) of an array to shared memory, zeros from `end` on. The items of a row
+// are spread over the lanes.
 template <class S, class T, class At>
 MAREY_DEVICE void load_rows(T* to_shared, int count, int pitch, int items, int64_t first,
                             int64_t end, const At& at) {
@@ -172,13 +163,18 @@ MAREY_DEVICE void add_rows(const T* weights, const T* rows, int pitch, int items
   }
 }
 
+// Of every query its row of q and of the gradient; of every key its rows of k and v.
+enum class Side { queries, keys };
+
 // Shared memory: own rows of both depths, the others', and two weights for each pair.
 template <class T, int kRowsPerWarp>
 struct Shared {
   static constexpr int kRows = kWarps * kRowsPerWarp;
+  int depth, value_depth;
   T *own, *own_value, *other, *other_value, *weights, *more_weights;
 
-  MAREY_DEVICE Shared(int depth, int value_depth) {
+  MAREY_DEVICE explicit Shared(const AttentionArguments& f)
+      : depth(f.depth), value_depth(f.value_depth) {
     own = shared_memory<T>();
     own_value = own + kRows * depth;
     other = own_value + kRows * value_depth;
@@ -189,6 +185,41 @@ struct Shared {
   static std::size_t bytes(int depth, int value_depth) {
     return sizeof(T) * static_cast<std::size_t>(kRows * (depth + value_depth + 2 * kLanes) +
                                                 kLanes * (odd(depth) + odd(value_depth)));
+  }
+
+  // The two halves of what a block reads, from row `first`; zeros from `end` on.
+  template <class S>
+  MAREY_DEVICE void load_own(const Places& p, Side side, int64_t first, int64_t end) const {
+    load<S>(p, side, own, depth, own_value, value_depth, kRows, first, end);
+  }
+  // When every thread is done with the rows before, and until they are there.
+  template <class S>
+  MAREY_DEVICE void load_other(const Places& p, Side side, int64_t first, int64_t end) const {
+    sync_block();  // the last ones have been read, and the own rows are written
+    load<S>(p, side, other, odd(depth), other_value, odd(value_depth), kLanes, first, end);
+    sync_block();
+  }
+  // This lane's other row times the own rows of this warp, in both depths.
+  MAREY_DEVICE void multiply(T (&product)[kRowsPerWarp], T (&of_value)[kRowsPerWarp]) const {
+    const int first = static_cast<int>(threadIdx.x) / kLanes * kRowsPerWarp;
+    const int lane = static_cast<int>(threadIdx.x) % kLanes;
+    multiply_rows<kRowsPerWarp>(own + first * depth, other + lane * odd(depth), depth, product);
+    multiply_rows<kRowsPerWarp>(own_value + first * value_depth,
+                                other_value + lane * odd(value_depth), value_depth, of_value);
+  }
+
+ private:
+  template <class S>
+  MAREY_DEVICE void load(const Places& p, Side side, T* rows, int pitch, T* value_rows,
+                         int value_pitch, int count, int64_t first, int64_t end) const {
+    const bool keys = side == Side::keys;
+    load_rows<S>(rows, count, pitch, depth, first, end, [&](int64_t row, int item) {
+      return keys ? p.forward(kK, row, item) : p.forward(kQ, row, item);
+    });
+    load_rows<S>(value_rows, count, value_pitch, value_depth, first, end,
+                 [&](int64_t row, int item) {
+                   return keys ? p.forward(kV, row, item) : p.gradient(kGrad, row, item);
+                 });
   }
 };
 
@@ -227,16 +258,13 @@ attention_grad_q_kernel(MAREY_GRID_CONSTANT BackwardArguments a) {
   p.key_head = f.group.quotient(p.head);
   p.query_base = tile.query_base;
   p.key_base = tile.key_base;
-  const Shared<T, kRowsPerWarp> shared(f.depth, f.value_depth);
+  const Shared<T, kRowsPerWarp> shared(f);
   const int warp = static_cast<int>(threadIdx.x) / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t mine = tile.first + warp * kRowsPerWarp;
   T* weights = shared.weights + warp * kRowsPerWarp * kLanes;
 
-  load_rows<S>(shared.own, kRows, f.depth, f.depth, tile.first, range.queries,
-               [&](int64_t row, int item) { return p.forward(kQ, row, item); });
-  load_rows<S>(shared.own_value, kRows, f.value_depth, f.value_depth, tile.first, range.queries,
-               [&](int64_t row, int item) { return p.gradient(kGrad, row, item); });
+  shared.template load_own<S>(p, Side::queries, tile.first, range.queries);
   Query<T> query[kRowsPerWarp];
   T sums[kRowsPerWarp][kItems];
 #pragma unroll
@@ -250,18 +278,9 @@ attention_grad_q_kernel(MAREY_GRID_CONSTANT BackwardArguments a) {
       tile.first + kRows < range.queries ? tile.first + kRows - 1 : range.queries - 1;
   const int64_t end = range.end_key(last);
   for (int64_t begin = range.first_key(tile.first); begin < end; begin += kLanes) {
-    sync_block();  // the last keys have been read, and the own rows are written
-    load_rows<S>(shared.other, kLanes, odd(f.depth), f.depth, begin, range.keys,
-                 [&](int64_t row, int item) { return p.forward(kK, row, item); });
-    load_rows<S>(shared.other_value, kLanes, odd(f.value_depth), f.value_depth, begin, range.keys,
-                 [&](int64_t row, int item) { return p.forward(kV, row, item); });
-    sync_block();
+    shared.template load_other<S>(p, Side::keys, begin, range.keys);
     T product[kRowsPerWarp], of_value[kRowsPerWarp];
-    multiply_rows<kRowsPerWarp>(shared.own + warp * kRowsPerWarp * f.depth,
-                                shared.other + lane * odd(f.depth), f.depth, product);
-    multiply_rows<kRowsPerWarp>(shared.own_value + warp * kRowsPerWarp * f.value_depth,
-                                shared.other_value + lane * odd(f.value_depth), f.value_depth,
-                                of_value);
+    shared.multiply(product, of_value);
 #pragma unroll
     for (int r = 0; r < kRowsPerWarp; ++r) {
       weights[r * kLanes + lane] = pair_of<T>(p, range, query[r], mine + r, begin + lane,
@@ -300,17 +319,14 @@ attention_grad_kv_kernel(MAREY_GRID_CONSTANT BackwardArguments a) {
   p.key_head = tile.problem - batch * key_heads;
   p.query_base = tile.query_base;
   p.key_base = tile.key_base;
-  const Shared<T, kRowsPerWarp> shared(f.depth, f.value_depth);
+  const Shared<T, kRowsPerWarp> shared(f);
   const int warp = static_cast<int>(threadIdx.x) / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t mine = tile.first + warp * kRowsPerWarp;
   T* scores = shared.weights + warp * kRowsPerWarp * kLanes;
   T* probabilities = shared.more_weights + warp * kRowsPerWarp * kLanes;
 
-  load_rows<S>(shared.own, kRows, f.depth, f.depth, tile.first, range.keys,
-               [&](int64_t row, int item) { return p.forward(kK, row, item); });
-  load_rows<S>(shared.own_value, kRows, f.value_depth, f.value_depth, tile.first, range.keys,
-               [&](int64_t row, int item) { return p.forward(kV, row, item); });
+  shared.template load_own<S>(p, Side::keys, tile.first, range.keys);
   T of_key[kRowsPerWarp][kItems], of_value[kRowsPerWarp][kItems];
 #pragma unroll
   for (int r = 0; r < kRowsPerWarp; ++r) {
@@ -324,22 +340,12 @@ attention_grad_kv_kernel(MAREY_GRID_CONSTANT BackwardArguments a) {
     p.head = p.key_head * group + of_group;
     const int64_t problem = batch * f.heads.value() + p.head;
     for (int64_t begin = range.first_query(tile.first); begin < end; begin += kLanes) {
-      sync_block();  // the last queries have been read, and the own rows are written
-      load_rows<S>(shared.other, kLanes, odd(f.depth), f.depth, begin, range.queries,
-                   [&](int64_t row, int item) { return p.forward(kQ, row, item); });
-      load_rows<S>(shared.other_value, kLanes, odd(f.value_depth), f.value_depth, begin,
-                   range.queries,
-                   [&](int64_t row, int item) { return p.gradient(kGrad, row, item); });
-      sync_block();
+      shared.template load_other<S>(p, Side::queries, begin, range.queries);
       const int64_t row = begin + lane;
       const bool inside = row < range.queries;
       const Query<T> query = query_of<T>(p, problem, row, inside);
       T product[kRowsPerWarp], with_value[kRowsPerWarp];
-      multiply_rows<kRowsPerWarp>(shared.own + warp * kRowsPerWarp * f.depth,
-                                  shared.other + lane * odd(f.depth), f.depth, product);
-      multiply_rows<kRowsPerWarp>(shared.own_value + warp * kRowsPerWarp * f.value_depth,
-                                  shared.other_value + lane * odd(f.value_depth), f.value_depth,
-                                  with_value);
+      shared.multiply(product, with_value);
 #pragma unroll
       for (int r = 0; r < kRowsPerWarp; ++r) {
         const Pair<T> pair =
@@ -390,7 +396,7 @@ MAREY_KERNEL(kThreads)
 attention_grad_bias_kernel(MAREY_GRID_CONSTANT BiasArguments b) {
   const BackwardArguments& a = b.backward;
   const AttentionArguments& f = a.forward;
-  const Shared<T, kBiasRowsPerWarp> shared(f.depth, f.value_depth);
+  const Shared<T, kBiasRowsPerWarp> shared(f);
   const int warp = static_cast<int>(threadIdx.x) / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t line = b.key_tiles.quotient(blockIdx.x);
@@ -418,24 +424,12 @@ attention_grad_bias_kernel(MAREY_GRID_CONSTANT BiasArguments b) {
     p.key_head = f.group.quotient(p.head);
     for (int64_t rows = first_row; rows < end_row; rows += kBiasRows) {
       sync_block();  // what was there has been read
-      load_rows<S>(shared.own, kBiasRows, f.depth, f.depth, rows, f.queries,
-                   [&](int64_t row, int item) { return p.forward(kQ, row, item); });
-      load_rows<S>(shared.own_value, kBiasRows, f.value_depth, f.value_depth, rows, f.queries,
-                   [&](int64_t row, int item) { return p.gradient(kGrad, row, item); });
+      shared.template load_own<S>(p, Side::queries, rows, f.queries);
       const int64_t mine = rows + warp * kBiasRowsPerWarp;
       for (int64_t keys = first_key; keys < end_key; keys += kLanes) {
-        sync_block();
-        load_rows<S>(shared.other, kLanes, odd(f.depth), f.depth, keys, f.keys,
-                     [&](int64_t row, int item) { return p.forward(kK, row, item); });
-        load_rows<S>(shared.other_value, kLanes, odd(f.value_depth), f.value_depth, keys, f.keys,
-                     [&](int64_t row, int item) { return p.forward(kV, row, item); });
-        sync_block();
+        shared.template load_other<S>(p, Side::keys, keys, f.keys);
         T product[kBiasRowsPerWarp], of_value[kBiasRowsPerWarp];
-        multiply_rows<kBiasRowsPerWarp>(shared.own + warp * kBiasRowsPerWarp * f.depth,
-                                        shared.other + lane * odd(f.depth), f.depth, product);
-        multiply_rows<kBiasRowsPerWarp>(shared.own_value + warp * kBiasRowsPerWarp * f.value_depth,
-                                        shared.other_value + lane * odd(f.value_depth),
-                                        f.value_depth, of_value);
+        shared.multiply(product, of_value);
 #pragma unroll
         for (int r = 0; r < kBiasRowsPerWarp; ++r) {
           const int64_t row = mine + r;
@@ -475,6 +469,12 @@ attention_grad_bias_kernel(MAREY_GRID_CONSTANT BiasArguments b) {
   }
 }
 
+template <class S, class T>
+void run_delta(const Queue& queue, const BackwardArguments& a) {
+  launch(queue, {blocks_for(a.problems * a.forward.queries, kWarps), kThreads, 0},
+         &attention_delta_kernel<S, T>, a);
+}
+
 template <class S, class T, int kItems, int kRowsPerWarp>
 void run_rows(const Queue& queue, BackwardArguments& a) {
   using Memory = Shared<T, kRowsPerWarp>;
@@ -492,8 +492,6 @@ void run_rows(const Queue& queue, BackwardArguments& a) {
 
 template <class S, class T>
 void run(const Queue& queue, BackwardArguments& a, BiasArguments* bias) {
-  launch(queue, {blocks_for(a.problems * a.forward.queries, kWarps), kThreads, 0},
-         &attention_delta_kernel<S, T>, a);
   const int most =
       a.forward.depth > a.forward.value_depth ? a.forward.depth : a.forward.value_depth;
   if constexpr (sizeof(T) == 8) {
@@ -567,8 +565,9 @@ int64_t attention_backward_workspace(const View& q) {
   return rows * (q.dtype == DType::f64 ? 8 : 4);
 }
 
-void attention_backward(const Queue& queue, const AttentionBackward& call,
-                        const AttentionOptions& options, const AttentionSequences& sequences) {
+const char* attention_backward(const Queue& queue, const AttentionBackward& call,
+                               const AttentionOptions& options,
+                               const AttentionSequences& sequences) {
   const int64_t most = call.q.dtype == DType::f64 ? 128 : 256;
   for (const auto& [argument, view] : {std::pair{"q", &call.q}, {"v", &call.v}}) {
     if (view->shape[view->ndim() - 1] > most) {
@@ -586,14 +585,28 @@ void attention_backward(const Queue& queue, const AttentionBackward& call,
   a.delta = static_cast<char*>(call.workspace);
   const int axis = call.q.ndim() - 3;
   a.problems = a.forward.batch.count * call.q.shape[axis];
-  if (a.problems == 0) return;
+  if (a.problems == 0) return "";
   BiasArguments bias{};
   if (call.grad_bias != nullptr) bias = bias_arguments(*call.grad_bias);
   const bool wanted = call.grad_bias != nullptr && call.grad_bias->shape.count() > 0;
   BiasArguments* of_bias = wanted ? &bias : nullptr;
-  if (call.q.dtype == DType::f64) return run<double, double>(queue, a, of_bias);
-  if (call.q.dtype == DType::bf16) return run<bfloat16, float>(queue, a, of_bias);
-  run<float, float>(queue, a, of_bias);
+  if (call.q.dtype == DType::f64) {
+    run_delta<double, double>(queue, a);
+    run<double, double>(queue, a, of_bias);
+  } else if (call.q.dtype == DType::bf16) {
+    run_delta<bfloat16, float>(queue, a);
+#if defined(MAREY_HAVE_HOPPER) || !defined(__CUDACC__)
+    if (fits_backward_sm90(queue, call, options, a)) {
+      attention_backward_sm90(queue, call, a);
+      return "sm90";
+    }
+#endif
+    run<bfloat16, float>(queue, a, of_bias);
+  } else {
+    run_delta<float, float>(queue, a);
+    run<float, float>(queue, a, of_bias);
+  }
+  return "generic";
 }
 
 }  // namespace marey::cuda

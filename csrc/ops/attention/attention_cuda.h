@@ -50,8 +50,10 @@ struct AttentionBackward {
   void* workspace = nullptr;
 };
 int64_t attention_backward_workspace(const View& q);  // bytes: a number for each query
-void attention_backward(const Queue& queue, const AttentionBackward& call,
-                        const AttentionOptions& options, const AttentionSequences& sequences);
+// Returns the name of the kernel: "sm90" or "generic".
+const char* attention_backward(const Queue& queue, const AttentionBackward& call,
+                               const AttentionOptions& options,
+                               const AttentionSequences& sequences);
 
 // Where arrays (..., head, row, item) lie: strides in bytes. An array that is not there is null.
 template <int N>
@@ -166,11 +168,29 @@ AttentionArguments attention_arguments(const View& q, const View& k, const View&
                                        const AttentionOptions& options, const View& out,
                                        const View* lse, int rows_per_block);
 
-// attention_sm90.cu: bfloat16, head sizes 64 and 128, no mask, bias or softcap, rows that the bulk
-// copy engine can read; on a device of compute capability 9.0. The first says whether it applies.
+// What all kernels of the way back take.
+enum GradientArray { kGrad, kGradQ, kGradK, kGradV, kGradientArrays };
+
+struct BackwardArguments {
+  AttentionArguments forward;
+  AttentionArrays<kGradientArrays> gradients;
+  char* delta;  // (problems, queries), of the type of the computation
+  int64_t problems;
+  Divisor key_blocks;  // of a key head
+};
+
+// attention_sm90.cu: bfloat16, head sizes 64, 128 and 256, no mask, bias or softcap, rows that the
+// bulk copy engine can read; on a device of compute capability 9.0. The first says whether it
+// applies.
 bool fits_sm90(const Queue& queue, const View& q, const View& k, const View& v, const View* mask,
                const View* bias, const AttentionOptions& options, const View& out, const View* lse);
 void attention_sm90(const Queue& queue, const View& q, const View& k, const View& v,
                     const AttentionOptions& options, const View& out, const View* lse);
+
+// attention_backward_sm90.cu: the same for head sizes 64 and 128. `a` has `delta` computed.
+bool fits_backward_sm90(const Queue& queue, const AttentionBackward& call,
+                        const AttentionOptions& options, const BackwardArguments& a);
+void attention_backward_sm90(const Queue& queue, const AttentionBackward& call,
+                             const BackwardArguments& a);
 
 }  // namespace marey::cuda

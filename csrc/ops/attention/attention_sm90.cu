@@ -1,10 +1,11 @@
-// Attention on Hopper, bfloat16, head sizes 64 and 128.
+// Attention on Hopper, bfloat16, head sizes 64, 128 and 256.
 //
-// A block takes 128 queries of one head through blocks of 128 keys. Its first warpgroup copies: one
+// A block takes 128 queries of one head through blocks of 128 keys (64 with a head size of 256, so
+// that two stages of both fit beside the queries). Its first warpgroup copies: one
 // thread asks the copy engine for Q once, and for K and V by turns into two stages each. The other
 // two warpgroups compute 64 queries each:
 //
-//   S = Q K^T   both from shared memory, 64 x 128 sums in registers;
+//   S = Q K^T   both from shared memory, the sums in registers;
 //   P           the softmax of S in units of log2, scale and subtraction in one multiply-add,
 //   rounded
 //               to bfloat16 in the registers in which S came, which are those of the next operand;
@@ -18,30 +19,41 @@
 // done; the copying thread waits for it. Block i uses stage i % 2, for the (i / 2)-th time:
 // consumers wait for parity (i / 2) % 2 of full, the producer for the opposite one of free, which a
 // new barrier passes at once.
+//
+// A key that a query does not see has a probability of 0 for it, and takes part in the product all
+// the same: if its value is infinite that makes NaN. A thread that finds such numbers at the end,
+// and an infinite value among the hidden keys of its blocks, makes its numbers of that row once
+// more, slowly, from the keys that the query sees.
 #include <string>
 
 #include "cuda/bfloat16.h"
 #include "cuda/sm90.h"
 #include "ops/attention/attention_cuda.h"
+#include "ops/attention/attention_sm90.h"
 
 namespace marey::cuda {
 namespace {
 
 constexpr int kRows = 128;
-constexpr int kKeys = 128;
 constexpr int kStages = 2;
 constexpr int kConsumers = 2;
 constexpr int kThreads = 128 * (1 + kConsumers);
-constexpr int kTileItems = 128 * 64;  // rows of one tile, 64 items each
 constexpr float kLn2 = 0.693147180559945F;
 constexpr float kNever = -INFINITY;
+constexpr float kLargest = 3.402823466e+38F;
 
 template <int kDepth>
+constexpr int kKeysOf = kDepth > 128 ? 64 : 128;
+
+// Tiles are parts of rows, 64 items each.
+template <int kDepth>
 struct Shared {
-  static constexpr int kHalves = kDepth / 64;
-  alignas(1024) bfloat16 q[kHalves][kTileItems];
-  alignas(1024) bfloat16 k[kStages][kHalves][kTileItems];
-  alignas(1024) bfloat16 v[kStages][kHalves][kTileItems];
+  static constexpr int kParts = kDepth / 64;
+  static constexpr int kQueryItems = kRows * 64;
+  static constexpr int kKeyItems = kKeysOf<kDepth> * 64;
+  alignas(1024) bfloat16 q[kParts][kQueryItems];
+  alignas(1024) bfloat16 k[kStages][kParts][kKeyItems];
+  alignas(1024) bfloat16 v[kStages][kParts][kKeyItems];
   Barrier q_full, k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages];
 };
 
@@ -49,24 +61,28 @@ struct Shared {
 template <int kDepth>
 constexpr std::size_t kSharedBytes = sizeof(Shared<kDepth>) + 1024;
 
+// 32 bits for all: there are fewer blocks than 2^31, and so many rows (copyable()).
 struct Tile {
-  int64_t problem, batch, head, first;  // first query
-  int64_t first_block, blocks;          // of keys
+  int batch, head, first;  // first query
+  int first_key, blocks;   // of keys
 };
 
+template <int kKeys>
 MAREY_HOST_DEVICE Tile tile_at(const AttentionArguments& a, int64_t block) {
-  Tile tile;
-  tile.problem = a.row_blocks.quotient(block);
+  const int64_t problem = a.row_blocks.quotient(block);
   // Late queries see most in a causal order: they come first.
-  const int64_t at = block - tile.problem * a.row_blocks.value();
-  tile.first = (a.row_blocks.value() - 1 - at) * kRows;
-  tile.batch = a.heads.quotient(tile.problem);
-  tile.head = tile.problem - tile.batch * a.heads.value();
-  const int64_t last = tile.first + kRows < a.queries ? tile.first + kRows - 1 : a.queries - 1;
-  const int64_t begin = a.first_key(tile.first);
+  const int64_t at = block - problem * a.row_blocks.value();
+  const int64_t first = (a.row_blocks.value() - 1 - at) * kRows;
+  const int64_t batch = a.heads.quotient(problem);
+  const int64_t last = first + kRows < a.queries ? first + kRows - 1 : a.queries - 1;
+  const int64_t first_key = a.first_key(first) / kKeys * kKeys;
   const int64_t end = a.end_key(last);
-  tile.first_block = begin / kKeys;
-  tile.blocks = end > begin ? (end + kKeys - 1) / kKeys - tile.first_block : 0;
+  Tile tile;
+  tile.batch = static_cast<int>(batch);
+  tile.head = static_cast<int>(problem - batch * a.heads.value());
+  tile.first = static_cast<int>(first);
+  tile.first_key = static_cast<int>(first_key);
+  tile.blocks = end > first_key ? static_cast<int>((end - first_key + kKeys - 1) / kKeys) : 0;
   return tile;
 }
 
@@ -82,7 +98,10 @@ MAREY_DEVICE float row_sum(float x) {
 
 template <int kDepth>
 struct Consumer {
-  static constexpr uint32_t kHalfBytes = kTileItems * 2;
+  using Memory = Shared<kDepth>;
+  static constexpr int kKeys = kKeysOf<kDepth>;
+  static constexpr uint32_t kQueryBytes = Memory::kQueryItems * 2;
+  static constexpr uint32_t kKeyBytes = Memory::kKeyItems * 2;
 
   const AttentionArguments& a;
   Shared<kDepth>& shared;
@@ -95,8 +114,10 @@ struct Consumer {
   float out[kDepth / 2];
   uint32_t probabilities[kKeys / 4];
   float top[2], sum[2], factor[2];
+  // The keys that a query sees, from the tile's first one.
+  int low[2], high[2];
 
-  MAREY_DEVICE int64_t query(int half) const {
+  MAREY_DEVICE int query(int half) const {
     return tile.first + 64 * warpgroup + accumulator_row(thread, 2 * half);
   }
 
@@ -108,8 +129,10 @@ struct Consumer {
     wgmma_fence();
 #pragma unroll
     for (int d = 0; d < kDepth / 16; ++d) {
-      const uint32_t offset = static_cast<uint32_t>(d / 4) * kHalfBytes + d % 4 * 32;
-      wgmma_ss(scores, descriptor(q + offset, 16, 1024), descriptor(k + offset, 16, 1024), d > 0);
+      const auto part = static_cast<uint32_t>(d / 4);
+      const auto items = static_cast<uint32_t>(d % 4) * 32;
+      wgmma_ss(scores, descriptor(q + part * kQueryBytes + items, 16, 1024),
+               descriptor(k + part * kKeyBytes + items, 16, 1024), d > 0);
     }
     wgmma_commit();
   }
@@ -122,31 +145,35 @@ struct Consumer {
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
       wgmma_rs(out, probabilities + 4 * k,
-               descriptor(v + static_cast<uint32_t>(k) * 16 * 128, kHalfBytes, 1024), true);
+               descriptor(v + static_cast<uint32_t>(k) * 16 * 128, kKeyBytes, 1024), true);
     }
     wgmma_commit();
   }
 
-  // Scores of keys that a query does not see.
-  MAREY_DEVICE void hide(int64_t first_key) {
-    const int64_t last_query = tile.first + kRows - 1;
-    const bool all = first_key + kKeys <= a.keys && first_key >= last_query + a.offset - a.left &&
-                     first_key + kKeys - 1 <= tile.first + a.offset + a.right;
-    if (all) return;
+  MAREY_DEVICE void find_keys() {
+    const int64_t count = int64_t{tile.blocks} * kKeys;
+    const auto inside = [&](int64_t key) {
+      return static_cast<int>(key < 0 ? 0 : key > count ? count : key);
+    };
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t place = query(half) + a.offset;
-      // As columns of this block, so that the loop compares small numbers.
-      const int64_t from = place - a.left - first_key;
-      const int64_t past =
-          place + a.right + 1 < a.keys ? place + a.right + 1 - first_key : a.keys - first_key;
-      const int low = from < 0 ? 0 : from > kKeys ? kKeys : static_cast<int>(from);
-      const int high = past < 0 ? 0 : past > kKeys ? kKeys : static_cast<int>(past);
+      const int64_t past = place + a.right + 1 < a.keys ? place + a.right + 1 : a.keys;
+      low[half] = inside(place - a.left - tile.first_key);
+      high[half] = inside(past - tile.first_key);
+    }
+  }
+
+  // Scores of keys that a query does not see; `first`: of the block, from the tile's first one.
+  MAREY_DEVICE void hide(int first) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (low[half] <= first && first + kKeys <= high[half]) continue;
 #pragma unroll
       for (int i = 0; i < kKeys / 2; ++i) {
         if (i / 2 % 2 != half) continue;
-        const int column = accumulator_column(thread, i);
-        if (column < low || column >= high) scores[i] = kNever;
+        const int key = first + accumulator_column(thread, i);
+        if (key < low[half] || key >= high[half]) scores[i] = kNever;
       }
     }
   }
@@ -198,6 +225,7 @@ struct Consumer {
       top[half] = kNever;
       sum[half] = 0.0F;
     }
+    find_keys();
     if (tile.blocks > 0) {
       barrier_wait(&shared.q_full, 0);
       barrier_wait(&shared.k_full[0], 0);
@@ -205,12 +233,12 @@ struct Consumer {
       wgmma_wait<0>();
       wgmma_hold(scores);
       if (thread % 32 == 0) barrier_arrive(&shared.k_free[0]);
-      hide(tile.first_block * kKeys);
+      hide(0);
       softmax();
       pack();
       int stage = 0;
       int parity = 0;
-      for (int64_t block = 1; block < tile.blocks; ++block) {
+      for (int block = 1; block < tile.blocks; ++block) {
         const int next_stage = stage ^ 1;
         const int next_parity = parity ^ stage;
         barrier_wait(&shared.k_full[next_stage], next_parity);
@@ -220,7 +248,7 @@ struct Consumer {
         wgmma_wait<1>();
         wgmma_hold(scores);
         if (thread % 32 == 0) barrier_arrive(&shared.k_free[next_stage]);
-        hide((tile.first_block + block) * kKeys);
+        hide(block * kKeys);
         softmax();
         wgmma_wait<0>();
         wgmma_hold(out);
@@ -241,24 +269,87 @@ struct Consumer {
   MAREY_DEVICE void store() {
     int64_t offset[kAttentionArrays];
     a.batch.offsets(tile.batch, offset);
+    char* to = a.data[kOut] + offset[kOut] + tile.head * a.head[kOut];
+    float inverse[2];
+    bool finite[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float total = row_sum(sum[half]);
-      const float inverse = total > 0.0F ? 1.0F / total : (total == 0.0F ? 0.0F : total);
+      inverse[half] = total > 0.0F ? 1.0F / total : (total == 0.0F ? 0.0F : total);
       const int64_t row = query(half);
+      finite[half] = true;
       if (row >= a.queries) continue;
-      char* to = a.data[kOut] + offset[kOut] + tile.head * a.head[kOut] + row * a.row[kOut];
 #pragma unroll
-      for (int i = 0; i < kDepth / 2; i += 4) {
-        const int at = i + 2 * half;
-        *reinterpret_cast<uint32_t*>(to + 2 * accumulator_column(thread, at)) =
-            pack_bfloat16(out[at] * inverse, out[at + 1] * inverse);
+      for (int i = 2 * half; i < kDepth / 2; i += 4) {
+        finite[half] = finite[half] && fabsf(out[i]) <= kLargest && fabsf(out[i + 1]) <= kLargest;
+        *reinterpret_cast<uint32_t*>(to + row * a.row[kOut] + 2 * accumulator_column(thread, i)) =
+            pack_bfloat16(out[i] * inverse[half], out[i + 1] * inverse[half]);
       }
       if (thread % 4 == 0 && a.data[kLse] != nullptr) {
         *reinterpret_cast<float*>(a.data[kLse] + offset[kLse] + tile.head * a.head[kLse] +
                                   row * a.row[kLse]) =
             total == 0.0F ? kNever : fmaf(top[half], scale, log2f(total)) * kLn2;
       }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (!finite[half]) without_hidden(offset, half, inverse[half]);
+    }
+  }
+
+  // The results of a row that this thread has, once more, if values of hidden keys spoilt them.
+  // What is summed is in registers no longer: a few columns at a time.
+  MAREY_DEVICE void without_hidden(const int64_t (&offset)[kAttentionArrays], int half,
+                                   float inverse) const {
+    constexpr int kPairs = 4;
+    const int64_t key_head = a.group.quotient(tile.head);
+    const int64_t row = query(half);
+    const auto* of_query = reinterpret_cast<const bfloat16*>(
+        a.data[kQ] + offset[kQ] + tile.head * a.head[kQ] + row * a.row[kQ]);
+    const char* keys = a.data[kK] + offset[kK] + key_head * a.head[kK] + tile.first_key * a.row[kK];
+    const char* values =
+        a.data[kV] + offset[kV] + key_head * a.head[kV] + tile.first_key * a.row[kV];
+    const int64_t left = a.keys - tile.first_key;
+    const int count = tile.blocks * kKeys < left ? tile.blocks * kKeys : static_cast<int>(left);
+    const int column = accumulator_column(thread, 0);
+    bool spoilt = false;
+    for (int key = 0; key < count && !spoilt; ++key) {
+      if (key >= low[half] && key < high[half]) continue;
+      const auto* value = reinterpret_cast<const bfloat16*>(values + key * a.row[kV]) + column;
+#pragma unroll 1
+      for (int i = 0; i < kDepth; i += 8) {
+        spoilt = spoilt || is_infinite(value[i]) || is_infinite(value[i + 1]);
+      }
+    }
+    if (!spoilt) return;
+
+    const float base = top[half] == kNever ? 0.0F : top[half] * scale;
+#pragma unroll 1
+    for (int first = column; first < kDepth; first += 8 * kPairs) {
+      float result[2 * kPairs];
+#pragma unroll
+      for (int i = 0; i < 2 * kPairs; ++i) result[i] = 0.0F;
+#pragma unroll 1
+      for (int key = low[half]; key < high[half]; ++key) {
+        const auto* of_key = reinterpret_cast<const bfloat16*>(keys + key * a.row[kK]);
+        const auto* value = reinterpret_cast<const bfloat16*>(values + key * a.row[kV]) + first;
+        float score = 0.0F;
+#pragma unroll 1
+        for (int d = 0; d < kDepth; ++d) score += to<float>(of_query[d]) * to<float>(of_key[d]);
+        // Rounded as the others.
+        const float weight = to<float>(from<bfloat16>(exp2_fast(fmaf(score, scale, -base))));
+        if (weight == 0.0F) continue;
+#pragma unroll
+        for (int i = 0; i < 2 * kPairs; ++i) {
+          result[i] += weight * to<float>(value[i / 2 * 8 + i % 2]);
+        }
+      }
+      auto* to = reinterpret_cast<bfloat16*>(a.data[kOut] + offset[kOut] +
+                                             tile.head * a.head[kOut] + row * a.row[kOut]) +
+                 first;
+#pragma unroll
+      for (int i = 0; i < 2 * kPairs; ++i)
+        to[i / 2 * 8 + i % 2] = from<bfloat16>(result[i] * inverse);
     }
   }
 };
@@ -267,13 +358,15 @@ template <int kDepth>
 MAREY_KERNEL(kThreads)
 attention_sm90_kernel(MAREY_GRID_CONSTANT AttentionArguments a, MAREY_GRID_CONSTANT TensorMap q,
                       MAREY_GRID_CONSTANT TensorMap k, MAREY_GRID_CONSTANT TensorMap v) {
-  constexpr int kHalves = kDepth / 64;
-  constexpr int kTileBytes = kTileItems * 2;
+  using Memory = Shared<kDepth>;
+  constexpr int kKeys = kKeysOf<kDepth>;
+  constexpr int kQueryBytes = Memory::kParts * Memory::kQueryItems * 2;
+  constexpr int kKeyBytes = Memory::kParts * Memory::kKeyItems * 2;
   unsigned char* memory = shared_memory<unsigned char>();
   memory += (1024 - shared_address(memory) % 1024) % 1024;
-  auto& shared = *reinterpret_cast<Shared<kDepth>*>(memory);
+  auto& shared = *reinterpret_cast<Memory*>(memory);
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
-  const Tile tile = tile_at(a, blockIdx.x);
+  const Tile tile = tile_at<kKeys>(a, blockIdx.x);
 
   if (threadIdx.x == 0) {
     barrier_init(&shared.q_full, 1);
@@ -291,31 +384,26 @@ attention_sm90_kernel(MAREY_GRID_CONSTANT AttentionArguments a, MAREY_GRID_CONST
     fewer_registers<24>();
     if (threadIdx.x == 0 && tile.blocks > 0) {
       // Coordinates: item, row, head, and two batch axes.
-      const bool two = a.batch.axes == 2;
-      const int64_t outer = two ? a.batch.divisor[1].quotient(tile.batch) : 0;
-      const int c4 = static_cast<int>(outer);
-      const int c3 = static_cast<int>(two ? tile.batch - outer * a.batch.extent[1] : tile.batch);
-      const int head = static_cast<int>(tile.head);
+      const auto [c3, c4] = batch_coordinates(a, tile.batch);
       const int key_head = static_cast<int>(a.group.quotient(tile.head));
-      barrier_expect(&shared.q_full, kHalves * kTileBytes);
-      for (int half = 0; half < kHalves; ++half) {
-        copy_tile(shared.q[half], &q, 64 * half, static_cast<int>(tile.first), head, c3, c4,
-                  &shared.q_full);
+      barrier_expect(&shared.q_full, kQueryBytes);
+      for (int part = 0; part < Memory::kParts; ++part) {
+        copy_tile(shared.q[part], &q, 64 * part, tile.first, tile.head, c3, c4, &shared.q_full);
       }
       int stage = 0;
       int parity = 0;
-      for (int64_t block = 0; block < tile.blocks; ++block) {
-        const int key = static_cast<int>((tile.first_block + block) * kKeys);
+      for (int block = 0; block < tile.blocks; ++block) {
+        const int key = tile.first_key + block * kKeys;
         barrier_wait(&shared.k_free[stage], parity ^ 1);
-        barrier_expect(&shared.k_full[stage], kHalves * kTileBytes);
-        for (int half = 0; half < kHalves; ++half) {
-          copy_tile(shared.k[stage][half], &k, 64 * half, key, key_head, c3, c4,
+        barrier_expect(&shared.k_full[stage], kKeyBytes);
+        for (int part = 0; part < Memory::kParts; ++part) {
+          copy_tile(shared.k[stage][part], &k, 64 * part, key, key_head, c3, c4,
                     &shared.k_full[stage]);
         }
         barrier_wait(&shared.v_free[stage], parity ^ 1);
-        barrier_expect(&shared.v_full[stage], kHalves * kTileBytes);
-        for (int half = 0; half < kHalves; ++half) {
-          copy_tile(shared.v[stage][half], &v, 64 * half, key, key_head, c3, c4,
+        barrier_expect(&shared.v_full[stage], kKeyBytes);
+        for (int part = 0; part < Memory::kParts; ++part) {
+          copy_tile(shared.v[stage][part], &v, 64 * part, key, key_head, c3, c4,
                     &shared.v_full[stage]);
         }
         parity ^= stage;
@@ -334,50 +422,13 @@ attention_sm90_kernel(MAREY_GRID_CONSTANT AttentionArguments a, MAREY_GRID_CONST
   }
 }
 
-// What the copy engine can read: 16-byte strides that are not zero.
-bool copyable(const View& x) {
-  const int axis = x.ndim() - 3;
-  if (x.stride(axis + 2) != 2 || reinterpret_cast<uintptr_t>(x.data) % 16 != 0) return false;
-  for (int a = 0; a < axis + 2; ++a) {
-    if (x.shape[a] == 1) continue;
-    const int64_t stride = x.stride(a);
-    if (stride <= 0 || stride % 16 != 0 || stride >= (int64_t{1} << 40)) return false;
-    if (x.shape[a] > 0x7FFFFFFF) return false;
-  }
-  return true;
-}
-
-TensorMap tensor_map(const AttentionArguments& a, AttentionArray which, const View& x) {
-  const int axis = x.ndim() - 3;
-  TensorShape shape{};
-  shape.data = x.data;
-  const bool two = a.batch.axes == 2;
-  const int inner = two ? 1 : 0;
-  shape.extent[0] = static_cast<uint64_t>(x.shape[axis + 2]);
-  shape.extent[1] = static_cast<uint64_t>(x.shape[axis + 1]);
-  shape.extent[2] = static_cast<uint64_t>(x.shape[axis]);
-  shape.extent[3] = static_cast<uint64_t>(a.batch.extent[inner]);
-  shape.extent[4] = static_cast<uint64_t>(two ? a.batch.extent[0] : 1);
-  const int64_t strides[4] = {a.row[which], a.head[which], a.batch.stride[which][inner],
-                              two ? a.batch.stride[which][0] : 0};
-  for (int i = 0; i < 4; ++i) {
-    // The stride of an axis that is not stepped along must be one all the same.
-    shape.stride[i] =
-        shape.extent[i + 1] == 1 ? 2 * shape.extent[0] : static_cast<uint64_t>(strides[i]);
-  }
-  shape.box[0] = 64;
-  shape.box[1] = kRows;
-  shape.box[2] = shape.box[3] = shape.box[4] = 1;
-  return make_tensor_map(shape);
-}
-
 template <int kDepth>
 void run(const Queue& queue, const AttentionArguments& a, const View& q, const View& k,
          const View& v) {
   const Grid grid{a.batch.count * a.heads.value() * a.row_blocks.value(), kThreads,
                   kSharedBytes<kDepth>};
-  launch(queue, grid, &attention_sm90_kernel<kDepth>, a, tensor_map(a, kQ, q), tensor_map(a, kK, k),
-         tensor_map(a, kV, v));
+  launch(queue, grid, &attention_sm90_kernel<kDepth>, a, tensor_map(a, kQ, q, kRows),
+         tensor_map(a, kK, k, kKeysOf<kDepth>), tensor_map(a, kV, v, kKeysOf<kDepth>));
 }
 
 // Fewer queries than this leave most of a block idle.
@@ -394,15 +445,11 @@ bool fits_sm90(const Queue& queue, const View& q, const View& k, const View& v, 
     return false;
   }
   // As a float32 the scale must not be zero: hidden scores are -inf times it.
-  if ((depth != 64 && depth != 128) || v.shape[axis + 2] != depth || options.scale < 1e-30) {
-    return false;
-  }
+  if (depth != 64 && depth != 128 && depth != 256) return false;
+  if (v.shape[axis + 2] != depth || options.scale < 1e-30) return false;
   if (q.shape[axis + 1] < kFewestQueries || k.shape[axis + 1] == 0) return false;
   if (!copyable(q) || !copyable(k) || !copyable(v)) return false;
-  if (out.stride(axis + 2) != 2 || reinterpret_cast<uintptr_t>(out.data) % 4 != 0) return false;
-  for (int a = 0; a < axis + 2; ++a) {
-    if (out.shape[a] > 1 && out.stride(a) % 4 != 0) return false;
-  }
+  if (!writable_in_pairs(out)) return false;
   const AttentionArguments a = attention_arguments(q, k, v, mask, bias, options, out, lse, kRows);
   return a.batch.axes <= 2 && is_hopper(queue);
 }
@@ -411,8 +458,14 @@ void attention_sm90(const Queue& queue, const View& q, const View& k, const View
                     const AttentionOptions& options, const View& out, const View* lse) {
   const AttentionArguments a =
       attention_arguments(q, k, v, nullptr, nullptr, options, out, lse, kRows);
-  if (q.shape[q.ndim() - 1] == 64) return run<64>(queue, a, q, k, v);
-  run<128>(queue, a, q, k, v);
+  switch (q.shape[q.ndim() - 1]) {
+    case 64:
+      return run<64>(queue, a, q, k, v);
+    case 128:
+      return run<128>(queue, a, q, k, v);
+    default:
+      return run<256>(queue, a, q, k, v);
+  }
 }
 
 }  // namespace marey::cuda

@@ -4,7 +4,8 @@
 // of the depth before. A block makes 128 positions times 128 filters, two warpgroups 64 positions
 // each; 64 depths of both operands are a stage of shared memory, in the swizzled tiles that wgmma
 // reads. A thread copies half of a row of each operand, 16 bytes at a time, without waiting, zeros
-// for what is outside of x: eight channels are of one tap, so that they lie side by side.
+// for what is outside of x: eight channels are of one tap, so that they lie side by side. It steps
+// from one tap to the next, and divides only for the first.
 //
 // Four stages. At the start of round i stage i is waited for (two were asked for ahead), then the
 // block's barrier says two things: stage i is there for everybody, and everybody's product i - 2 is
@@ -81,31 +82,58 @@ conv3d_sm90_kernel(MAREY_GRID_CONSTANT ConvArguments a, const bfloat16* packed, 
   const bool filter_inside = filter < a.filters;
   const bfloat16* weights = packed + (group * a.filters + (filter_inside ? filter : 0)) * a.depth;
 
+  // Of the next eight channels: their depth, their tap, and where its first channel lies.
+  const int channels = static_cast<int>(a.channels.value());
+  int depth = first_chunk * kChunk;
+  const ConvTap first_tap = conv_tap(a, depth < a.depth ? depth : 0);
+  int channel = static_cast<int>(first_tap.channel);
+  int tap[3];
+#pragma unroll
+  for (int axis = 0; axis < 3; ++axis) tap[axis] = static_cast<int>(first_tap.at[axis]);
+  const char* source = a.x;
+  bool inside = false;
+  const auto find_tap = [&] {
+    inside = row_inside;
+    int64_t at[3];
+#pragma unroll
+    for (int axis = 0; axis < 3; ++axis) {
+      at[axis] = start[axis] + tap[axis] * a.dilation[axis];
+      inside = inside && at[axis] >= 0 && at[axis] < a.extent[axis];
+    }
+    const bool old = at[0] < a.history;
+    const int64_t* stride = old ? a.past_stride : a.x_stride;
+    source = (old ? a.past : a.x) + p.n * stride[0] + first_channel * stride[1] +
+             (old ? at[0] : at[0] - a.history) * stride[2] + at[1] * stride[3] + at[2] * stride[4];
+  };
+  find_tap();
+  const auto step_on = [&](int items) {
+    depth += items;
+    channel += items;
+    if (channel < channels) return;
+    do {
+      channel -= channels;
+      if (++tap[2] < a.kernel[2].value()) continue;
+      tap[2] = 0;
+      if (++tap[1] < a.kernel[1].value()) continue;
+      tap[1] = 0;
+      ++tap[0];
+    } while (channel >= channels);
+    find_tap();
+  };
+
   const auto copy_stage = [&](int round) {
     const int stage = round % kStages;
     if (round * kDepth < a.depth) {
 #pragma unroll
       for (int u = 0; u < 4; ++u) {
-        const int chunk = first_chunk + u;
-        const int k = round * kDepth + chunk * kChunk;
-        const bool deep = k < a.depth;
-        const int to = row * kDepth + (chunk ^ (row % 8)) * kChunk;
-        const ConvTap tap = conv_tap(a, deep ? k : 0);
-        bool inside = row_inside && deep;
-        int64_t at[3];
-#pragma unroll
-        for (int axis = 0; axis < 3; ++axis) {
-          at[axis] = start[axis] + tap.at[axis] * a.dilation[axis];
-          inside = inside && at[axis] >= 0 && at[axis] < a.extent[axis];
-        }
-        const bool old = at[0] < a.history;
-        const int64_t* stride = old ? a.past_stride : a.x_stride;
-        const char* item =
-            (old ? a.past : a.x) + p.n * stride[0] + (first_channel + tap.channel) * stride[1] +
-            (old ? at[0] : at[0] - a.history) * stride[2] + at[1] * stride[3] + at[2] * stride[4];
-        copy_async(shared.a[stage] + to, inside ? item : a.x, inside);
+        const int to = row * kDepth + ((first_chunk + u) ^ (row % 8)) * kChunk;
+        const bool deep = depth < a.depth;
+        const bool reads = inside && deep;
+        copy_async(shared.a[stage] + to, reads ? source + channel * int64_t{2} : a.x, reads);
         const bool weighs = filter_inside && deep;
-        copy_async(shared.b[stage] + to, weights + (weighs ? k : 0), weighs);
+        copy_async(shared.b[stage] + to, weights + (weighs ? depth : 0), weighs);
+        // The other half of the row is another thread's.
+        step_on(u < 3 ? kChunk : kDepth - 3 * kChunk);
       }
     }
     copy_commit();

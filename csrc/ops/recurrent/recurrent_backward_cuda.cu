@@ -1,138 +1,28 @@
-// Back-propagation through time. Each step, from the last one, is one launch: a block takes 64 rows
-// of the batch and 64 units, adds up what the gates of the next step hand back (their gradients
-// times the weights of the state), what the cell hands back directly, and what came from outside,
-// and goes through the cell. The order of launches is the only barrier. The gradients of the gates
-// of all steps stay; those of the inputs and of the weights are one product each, at the end.
+// Back-propagation through time. All steps, from the last one, are one launch
+// (recurrent_back_sequence_cuda.cu), or where the weights are too many, or the rows, one each: a
+// block takes 64 rows of the batch and 64 units, adds up what the gates of the next step hand back
+// (their gradients times the weights of the state), what the cell hands back directly, and what
+// came from outside, and goes through the cell. The order of launches is the only barrier. The
+// gradients of the gates of all steps stay; those of the inputs and of the weights are one product
+// each, at the end.
 //
 // Gates are rows of gates * H, steps in the order in which they were taken. A GRU's n has another
 // gradient towards the state than towards the input (r stands between): it lies beside the rows.
-// Beyond a sequence's end gradients of gates are zeros, and states are handed on.
+// Beyond a sequence's end gradients of gates are zeros, and states are handed on. With bfloat16
+// they are rounded to it, and all products are on tensor cores.
 #include "cuda/divisor.h"
 #include "cuda/gemm.h"
-#include "cuda/math.h"
 #include "cuda/partial_sums.h"
+#include "ops/recurrent/cell_backward_cuda.h"
 #include "ops/recurrent/recurrent_cuda.h"
 
 namespace marey::cuda {
 namespace {
 
-// (T, N, H) or (N, H), in bytes.
-struct Operand {
-  const char* data;
-  int64_t time, row, item;
-};
-
-Operand operand(const View* view) {
-  if (view == nullptr) return {};
-  const int axis = view->ndim() - 2;
-  return {view->as<const char>(), axis > 0 ? view->stride(0) : 0, view->stride(axis),
-          view->stride(axis + 1)};
-}
-
-template <class S, class T>
-MAREY_DEVICE T item_of(const Operand& x, int64_t time, int64_t row, int64_t item) {
-  if (x.data == nullptr) return T{0};
-  return to<T>(*reinterpret_cast<const S*>(x.data + time * x.time + row * x.row + item * x.item));
-}
-
-// The gradients of the gates.
-struct Gates {
-  char* rows;   // (T * N, columns)
-  char* extra;  // GRU: (T * N, hidden), of n towards the state
-  int64_t columns, hidden;
-
-  // Towards the state, if `state`.
-  template <class T>
-  MAREY_DEVICE T item(bool state, int64_t row, int64_t column) const {
-    if (state && extra != nullptr && column >= 2 * hidden) {
-      return reinterpret_cast<const T*>(extra)[row * hidden + column - 2 * hidden];
-    }
-    return reinterpret_cast<const T*>(rows)[row * columns + column];
-  }
-};
-
-// When the steps were taken.
-struct Times {
-  const int64_t* lengths;
-  bool reverse;
-  int64_t steps;
-  MAREY_DEVICE int64_t length(int64_t row) const {
-    return lengths == nullptr ? steps : lengths[row];
-  }
-  // Of a step within the length; it is its own inverse.
-  MAREY_DEVICE int64_t time(int64_t length, int64_t step) const {
-    return reverse ? length - 1 - step : step;
-  }
-};
-
-struct BackArguments {
-  Cell cell;
-  Gates gates;
-  Times times;
-  Operand weight;  // (gates * H, H): `row` and `item`
-  Operand y, h0, c0, grad_y;
-  const char* kept;
-  char* carry;    // (N, H): what goes to the step before past the gates
-  char* dc;       // LSTM: (N, H)
-  char* grad_h0;  // (N, H), written by the step -1
-  int64_t step;   // steps - 1 to 0, and then -1
-  int64_t rows;
-  Divisor unit_blocks;
-};
-
-// From the gradient of h to those of the gates: those of this row, `hidden` apart. Returns what
-// goes to the step before.
-template <class S, class T>
-MAREY_DEVICE T back(const BackArguments& a, int64_t row, int64_t unit, int64_t length, T dh) {
-  const int64_t hidden = a.gates.hidden;
-  const int count = kept_gates(a.cell);
-  const int64_t place = a.step * a.rows + row;
-  const T* kept = reinterpret_cast<const T*>(a.kept) + place * count * hidden + unit;
-  T* gates = reinterpret_cast<T*>(a.gates.rows) + place * a.gates.columns + unit;
-  const T one{1};
-  switch (a.cell) {
-    case Cell::lstm: {
-      const T i = kept[0], f = kept[hidden], g = kept[2 * hidden], o = kept[3 * hidden];
-      const T t = tanh_of(kept[4 * hidden]);
-      const T before = a.step > 0 ? kept[4 * hidden - a.rows * count * hidden]
-                                  : item_of<T, T>(a.c0, 0, row, unit);
-      T* cell_gradient = reinterpret_cast<T*>(a.dc) + row * hidden + unit;
-      const T dc = *cell_gradient + dh * o * (one - t * t);
-      gates[0] = dc * g * i * (one - i);
-      gates[hidden] = dc * before * f * (one - f);
-      gates[2 * hidden] = dc * i * (one - g * g);
-      gates[3 * hidden] = dh * t * o * (one - o);
-      *cell_gradient = dc * f;
-      return T{0};
-    }
-    case Cell::gru:
-    case Cell::gru_before: {
-      const T r = kept[0], z = kept[hidden], n = kept[2 * hidden];
-      const T before = a.step > 0 ? item_of<S, T>(a.y, a.times.time(length, a.step - 1), row, unit)
-                                  : item_of<S, T>(a.h0, 0, row, unit);
-      const T dn = dh * (one - z) * (one - n * n);
-      gates[0] = dn * kept[3 * hidden] * r * (one - r);
-      gates[hidden] = dh * (before - n) * z * (one - z);
-      gates[2 * hidden] = dn;
-      reinterpret_cast<T*>(a.gates.extra)[place * hidden + unit] = dn * r;
-      return dh * z;
-    }
-    case Cell::rnn_tanh:
-    case Cell::rnn_relu: {
-      const T y = item_of<S, T>(a.y, a.times.time(length, a.step), row, unit);
-      gates[0] = a.cell == Cell::rnn_tanh ? dh * (one - y * y) : y <= T{0} ? T{0} : dh;
-      return T{0};
-    }
-    case Cell::linear:
-      break;
-  }
-  return T{0};
-}
-
 template <class S, class T>
 MAREY_KERNEL(kGemmThreads)
 recurrent_back_kernel(MAREY_GRID_CONSTANT BackArguments a) {
-  auto& shared = *shared_memory<OrdinaryShared<T>>();
+  auto& shared = *shared_memory<GemmShared<S, T>>();
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t hidden = a.gates.hidden;
   const int64_t block_row = a.unit_blocks.quotient(blockIdx.x);
@@ -146,7 +36,7 @@ recurrent_back_kernel(MAREY_GRID_CONSTANT BackArguments a) {
   sums.clear();
   block_product<T>(
       shared, last ? 0 : static_cast<int>(a.gates.columns),
-      [&](int, int k) { return load_row < a.rows ? a.gates.item<T>(true, next, k) : T{0}; },
+      [&](int, int k) { return load_row < a.rows ? a.gates.item<S, T>(true, next, k) : T{0}; },
       [&](int k, int) {
         return load_unit < hidden ? item_of<S, T>(a.weight, 0, k, load_unit) : T{0};
       },
@@ -155,31 +45,10 @@ recurrent_back_kernel(MAREY_GRID_CONSTANT BackArguments a) {
   for (int i = 0; i < 4; ++i) {
     const int64_t row = first_row + gemm_row(thread) + i;
     if (row >= a.rows) continue;
-    const int64_t length = a.times.length(row);
-    const bool active = a.step < length;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int64_t unit = first_unit + gemm_column(thread) + j;
-      if (unit >= hidden) continue;
-      T* carry = reinterpret_cast<T*>(a.carry) + row * hidden + unit;
-      T dh = sums.v[i][j] + *carry;
-      if (a.step < 0) {
-        reinterpret_cast<S*>(a.grad_h0)[row * hidden + unit] = from<S>(dh);
-        continue;
-      }
-      if (active) {
-        dh += item_of<S, T>(a.grad_y, a.times.time(length, a.step), row, unit);
-        dh = back<S, T>(a, row, unit, length, dh);
-      } else {
-        const int64_t place = a.step * a.rows + row;
-        for (int64_t at = unit; at < a.gates.columns; at += hidden) {
-          reinterpret_cast<T*>(a.gates.rows)[place * a.gates.columns + at] = T{0};
-        }
-        if (a.gates.extra != nullptr) {
-          reinterpret_cast<T*>(a.gates.extra)[place * hidden + unit] = T{0};
-        }
-      }
-      *carry = dh;
+      if (unit < hidden) finish_back<S, T>(a, a.step, row, unit, sums.v[i][j]);
     }
   }
 }
@@ -189,12 +58,14 @@ struct BeginArguments {
   char* carry;
   char* dc;  // null: none
   int64_t count, hidden;
+  unsigned* counter;  // set to zero, for the launch that follows
 };
 
 template <class S, class T>
 MAREY_KERNEL(kPartialThreads)
 recurrent_back_begin_kernel(MAREY_GRID_CONSTANT BeginArguments a) {
   const int64_t at = int64_t{blockIdx.x} * kPartialThreads + threadIdx.x;
+  if (at == 0) *a.counter = 0;
   if (at >= a.count) return;
   const int64_t row = at / a.hidden;
   const int64_t unit = at - row * a.hidden;
@@ -215,7 +86,7 @@ struct InputArguments {
 template <class S, class T>
 MAREY_KERNEL(kGemmThreads)
 recurrent_input_kernel(MAREY_GRID_CONSTANT InputArguments a) {
-  auto& shared = *shared_memory<OrdinaryShared<T>>();
+  auto& shared = *shared_memory<GemmShared<S, T>>();
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t block_row = a.column_blocks.quotient(blockIdx.x);
   const int64_t first_row = block_row * kGemmRows;
@@ -233,7 +104,7 @@ recurrent_input_kernel(MAREY_GRID_CONSTANT InputArguments a) {
   sums.clear();
   block_product<T>(
       shared, static_cast<int>(a.gates.columns),
-      [&](int, int k) { return row_inside ? a.gates.item<T>(false, place, k) : T{0}; },
+      [&](int, int k) { return row_inside ? a.gates.item<S, T>(false, place, k) : T{0}; },
       [&](int k, int) { return column < a.inputs ? item_of<S, T>(a.weight, 0, k, column) : T{0}; },
       sums);
 #pragma unroll
@@ -262,7 +133,7 @@ struct WeightArguments {
 template <class S, class T>
 MAREY_KERNEL(kGemmThreads)
 recurrent_weights_kernel(MAREY_GRID_CONSTANT WeightArguments a) {
-  auto& shared = *shared_memory<OrdinaryShared<T>>();
+  auto& shared = *shared_memory<GemmShared<S, T>>();
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t tile = a.parts.quotient(blockIdx.x);
   const int64_t part = blockIdx.x - tile * a.parts.value();
@@ -272,7 +143,7 @@ recurrent_weights_kernel(MAREY_GRID_CONSTANT WeightArguments a) {
   const int64_t row = first_row + gemm_load_row(thread);
   const int64_t column = first_column + gemm_load_row(thread);
   const auto load_a = [&](int64_t place) {
-    return row < a.gates.columns ? a.gates.item<T>(a.state, place, row) : T{0};
+    return row < a.gates.columns ? a.gates.item<S, T>(a.state, place, row) : T{0};
   };
   const auto load_b = [&](int64_t place) {
     if (column >= a.columns) return column == a.columns ? T{1} : T{0};
@@ -303,6 +174,9 @@ recurrent_weights_kernel(MAREY_GRID_CONSTANT WeightArguments a) {
 
 int64_t real_item(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
+// Parts of the workspace begin at 16 bytes.
+int64_t whole_packs(int64_t bytes) { return (bytes + 15) / 16 * 16; }
+
 PartialPlan plan_of(const RecurrentWeights& w, const View& weight, int64_t depth) {
   return partial_plan(weight.shape[0], weight.shape[0], weight.shape[1], depth,
                       real_item(w.ih.dtype));
@@ -317,7 +191,7 @@ void weight_gradient(const Queue& queue, const RecurrentWeights& w, const View& 
   a.columns = plan.columns;
   a.column_blocks = Divisor(blocks_for(plan.columns + 1, kGemmColumns));
   const Grid grid{blocks_for(plan.rows, kGemmRows) * a.column_blocks.value() * plan.parts,
-                  kGemmThreads, sizeof(OrdinaryShared<T>)};
+                  kGemmThreads, sizeof(GemmShared<S, T>)};
   launch(queue, grid, &recurrent_weights_kernel<S, T>, a);
   // Of the type of the computation, whatever that of the weights.
   add_parts<T, T>(queue, plan, a.sums, grad, bias);
@@ -332,15 +206,17 @@ void run(const Queue& queue, const RecurrentWeights& w, const RecurrentGradients
   const int64_t columns = w.hh.shape[0];
   const bool is_gru = w.cell == Cell::gru;
 
-  T* memory = static_cast<T*>(g.workspace);
-  const auto take = [&](int64_t items) {
-    T* from = memory;
-    memory += items;
-    return reinterpret_cast<char*>(from);
+  char* memory = static_cast<char*>(g.workspace);
+  const auto take = [&](int64_t bytes) {
+    char* from = memory;
+    memory += whole_packs(bytes);
+    return from;
   };
-  Gates gates{take(steps * rows * columns), nullptr, columns, hidden};
-  if (is_gru) gates.extra = take(steps * rows * hidden);
-  char* carry = take(rows * hidden);
+  constexpr int64_t kStored = sizeof(S);
+  Gates gates{take(steps * rows * columns * kStored), nullptr, columns, hidden};
+  if (is_gru) gates.extra = take(steps * rows * hidden * kStored);
+  char* carry = take(rows * hidden * int64_t{sizeof(T)});
+  auto* counter = reinterpret_cast<unsigned*>(take(sizeof(unsigned)));
   char* sums = take(0);
   const Times times{g.lengths, g.reverse, steps};
 
@@ -349,7 +225,8 @@ void run(const Queue& queue, const RecurrentWeights& w, const RecurrentGradients
                              carry,
                              static_cast<char*>(g.grad_c0),
                              rows * hidden,
-                             hidden};
+                             hidden,
+                             counter};
   launch(queue, {blocks_for(begin.count, kPartialThreads), kPartialThreads, 0},
          &recurrent_back_begin_kernel<S, T>, begin);
 
@@ -368,10 +245,12 @@ void run(const Queue& queue, const RecurrentWeights& w, const RecurrentGradients
   a.grad_h0 = static_cast<char*>(g.grad_h0);
   a.rows = rows;
   a.unit_blocks = Divisor(blocks_for(hidden, kGemmColumns));
-  const Grid grid{blocks_for(rows, kGemmRows) * a.unit_blocks.value(), kGemmThreads,
-                  sizeof(OrdinaryShared<T>)};
-  for (a.step = steps - 1; a.step >= -1; --a.step) {
-    launch(queue, grid, &recurrent_back_kernel<S, T>, a);
+  if (!run_whole_sequence_back(queue, a, w.ih.dtype, counter)) {
+    const Grid grid{blocks_for(rows, kGemmRows) * a.unit_blocks.value(), kGemmThreads,
+                    sizeof(GemmShared<S, T>)};
+    for (a.step = steps - 1; a.step >= -1; --a.step) {
+      launch(queue, grid, &recurrent_back_kernel<S, T>, a);
+    }
   }
 
   InputArguments input{gates,
@@ -385,7 +264,7 @@ void run(const Queue& queue, const RecurrentWeights& w, const RecurrentGradients
   if (inputs > 0) {
     launch(queue,
            {blocks_for(input.rows, kGemmRows) * input.column_blocks.value(), kGemmThreads,
-            sizeof(OrdinaryShared<T>)},
+            sizeof(GemmShared<S, T>)},
            &recurrent_input_kernel<S, T>, input);
   }
 
@@ -408,10 +287,13 @@ void run(const Queue& queue, const RecurrentWeights& w, const RecurrentGradients
 int64_t recurrent_backward_workspace(const RecurrentWeights& weights, int64_t steps, int64_t rows) {
   const int64_t hidden = weights.hh.shape[1];
   const int64_t depth = steps * rows;
-  const int64_t gates = weights.hh.shape[0] + (weights.cell == Cell::gru ? hidden : 0);
+  const int64_t real = real_item(weights.ih.dtype);
+  const int64_t stored = weights.ih.dtype == DType::bf16 ? 2 : real;
+  const int64_t extra = weights.cell == Cell::gru ? whole_packs(depth * hidden * stored) : 0;
   const int64_t ih = plan_of(weights, weights.ih, depth).items();
   const int64_t hh = plan_of(weights, weights.hh, depth).items();
-  return (depth * gates + rows * hidden + (ih > hh ? ih : hh)) * real_item(weights.ih.dtype);
+  return whole_packs(depth * weights.hh.shape[0] * stored) + extra +
+         whole_packs(rows * hidden * real) + 16 + (ih > hh ? ih : hh) * real;
 }
 
 void run_recurrent_backward(const Queue& queue, const RecurrentWeights& weights,

@@ -2,9 +2,8 @@
 //
 // A block has some hidden units with all gates of theirs, four times as many columns of the weights
 // of the state, and keeps those in shared memory from the first step to the last. For each step it
-// reads the states of all rows, 16 at a time; a thread has one column and a part of the depth, for
-// which it makes the sums of all 16 rows, reading each weight once and the states by broadcast. The
-// parts are added up in a fixed order, and the cell is applied by one thread for each row and unit.
+// reads the states of all rows, 16 at a time, multiplies them with the weights
+// (resident_cuda.h), and the cell is applied by one thread for each row and unit.
 //
 // Every state is read by every block, so that blocks wait for each other once a step: that, and
 // reading the states through the second cache, is what a step costs beside the product. Eight units
@@ -13,26 +12,24 @@
 #include "cuda/limits.h"
 #include "ops/recurrent/cell_cuda.h"
 #include "ops/recurrent/recurrent_cuda.h"
+#include "ops/recurrent/resident_cuda.h"
 
 namespace marey::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kRows = 16;
-constexpr int kFour = 4;  // depths that are read at once
+constexpr int kThreads = kResidentThreads;
+constexpr int kRows = kResidentRows;
 
 template <class S, class T, int kUnits>
 struct Layout {
   static constexpr int kColumns = kMostGates * kUnits;
-  static constexpr int kParts = kThreads / kColumns;
-  // Depths of a part: whole fours.
-  static MAREY_HOST_DEVICE int share(int64_t hidden) {
-    return static_cast<int>((hidden + kParts * kFour - 1) / (kParts * kFour)) * kFour;
-  }
-  static MAREY_HOST_DEVICE int depth(int64_t hidden) { return share(hidden) * kParts; }
+  using Product = Resident<S, T, kColumns>;
+  static constexpr std::size_t kSums = resident_sums_bytes<S, T, kColumns>();
+
   static std::size_t bytes(int64_t hidden) {
-    return sizeof(S) * static_cast<std::size_t>(depth(hidden)) * (kColumns + kRows) +
-           sizeof(T) * kParts * kRows * (kColumns + 1);
+    const int depth = Product::depth(hidden);
+    return kSums + sizeof(S) * static_cast<std::size_t>(kRows * Product::pitch(depth) +
+                                                        Product::weights(depth));
   }
 };
 
@@ -41,29 +38,30 @@ MAREY_KERNEL(kThreads)
 recurrent_sequence_kernel(MAREY_GRID_CONSTANT StepArguments a, char* first, char* second,
                           unsigned* counter) {
   using L = Layout<S, T, kUnits>;
-  using Four = Pack<S, kFour>;
+  using Product = typename L::Product;
+  static_assert(kThreads >= kRows * kUnits);
   const int thread = static_cast<int>(threadIdx.x);
-  const int depth = L::depth(a.hidden);
-  const int share = L::share(a.hidden);
-  T* sums = shared_memory<T>();                                               // [part][row][column]
-  S* h = reinterpret_cast<S*>(sums + L::kParts * kRows * (L::kColumns + 1));  // [row][depth]
-  S* weights = h + kRows * depth;                                             // [depth][column]
+  const int hidden = static_cast<int>(a.hidden);
+  const int depth = Product::depth(hidden);
+  const int pitch = Product::pitch(depth);
+  auto* memory = shared_memory<unsigned char>();
+  T* sums = reinterpret_cast<T*>(memory);
+  S* h = reinterpret_cast<S*>(memory + L::kSums);
+  S* weights = h + kRows * pitch;
   const int64_t first_unit = int64_t{blockIdx.x} * kUnits;
 
-  for (int i = thread; i < depth * L::kColumns; i += kThreads) {
-    const int column = i % L::kColumns;
-    const int d = i / L::kColumns;
+  for (int column = 0; column < L::kColumns; ++column) {
     const int gate = column / kUnits;
     const int64_t unit = first_unit + column % kUnits;
-    const bool inside = gate < a.gate_count && unit < a.hidden && d < a.hidden;
-    weights[i] = inside
-                     ? *reinterpret_cast<const S*>(
-                           a.weight + (gate * a.hidden + unit) * a.weight_row + d * a.weight_item)
-                     : from<S>(T{0});
+    const bool inside = gate < a.gate_count && unit < a.hidden;
+    const char* row = a.weight + (inside ? gate * a.hidden + unit : 0) * a.weight_row;
+    for (int d = thread; d < depth; d += kThreads) {
+      weights[Product::weight(depth, column, d)] =
+          inside && d < hidden ? *reinterpret_cast<const S*>(row + d * a.weight_item) : S{};
+    }
   }
 
-  const int column = thread % L::kColumns;
-  const int part = thread / L::kColumns;
+  const bool packs = in_packs<S>(first, hidden) && in_packs<S>(second, hidden);
   for (int64_t step = 0; step < a.steps; ++step) {
     const char* state = step % 2 == 0 ? first : second;
     char* next = step % 2 == 0 ? second : first;
@@ -72,32 +70,15 @@ recurrent_sequence_kernel(MAREY_GRID_CONSTANT StepArguments a, char* first, char
       kept = a.kept + step * a.rows * kept_gates(a.cell) * a.hidden * int64_t{sizeof(T)};
     }
     for (int64_t row = 0; row < a.rows; row += kRows) {
-      for (int i = thread; i < kRows * depth; i += kThreads) {
-        const int r = i / depth;
-        const int d = i - r * depth;
-        const bool inside = row + r < a.rows && d < a.hidden;
-        h[i] = inside ? load_of_grid(reinterpret_cast<const S*>(state) + (row + r) * a.hidden + d)
-                      : from<S>(T{0});
-      }
+      ask_for_rows(h, pitch, depth, reinterpret_cast<const S*>(state) + row * a.hidden, a.hidden,
+                   a.rows - row, hidden, packs);
+      copy_commit();
+      copy_wait<0>();
       sync_block();  // h is written, and the weights; the sums have been read
-      T sum[kRows];
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) sum[r] = T{0};
-      for (int d = part * share; d < (part + 1) * share; d += kFour) {
-        T w[kFour];
-#pragma unroll
-        for (int k = 0; k < kFour; ++k) w[k] = to<T>(weights[(d + k) * L::kColumns + column]);
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const Four four = *reinterpret_cast<const Four*>(h + r * depth + d);
-#pragma unroll
-          for (int k = 0; k < kFour; ++k) sum[r] += to<T>(four.v[k]) * w[k];
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        sums[(part * kRows + r) * (L::kColumns + 1) + column] = sum[r];
-      }
+      Product product;
+      product.clear();
+      product.add(depth, h, weights);
+      product.store(sums);
       sync_block();  // the sums are written, and h has been read
       if (thread < kRows * kUnits) {
         const int local_row = thread / kUnits;
@@ -106,12 +87,8 @@ recurrent_sequence_kernel(MAREY_GRID_CONSTANT StepArguments a, char* first, char
         const int64_t u = first_unit + local_unit;
         if (r < a.rows && u < a.hidden) {
           finish_cell<S, T>(a, step, state, next, kept, r, u, [&](int gate) {
-            T total{0};
-            for (int p = 0; p < L::kParts; ++p) {
-              total +=
-                  sums[(p * kRows + local_row) * (L::kColumns + 1) + gate * kUnits + local_unit];
-            }
-            return total;
+            return resident_sum<L::kColumns, Product::kParts>(sums, local_row,
+                                                              gate * kUnits + local_unit);
           });
         }
       }

@@ -13,6 +13,7 @@ from marey._arrays import broadcast_to, from_numpy_like, to_array_like
 Causal = Literal["top_left", "bottom_right"] | bool
 Window = int | tuple[int | None, int | None] | None
 
+_UNLIMITED = 2**61
 _ALIGNMENT = {False: 0, True: 0, "top_left": 1, "bottom_right": 2}
 
 
@@ -31,6 +32,8 @@ def limits(function: str, causal: Causal, window: Window) -> tuple[int | None, i
     left, right = (
         None if side is None else _arguments.integer(function, "window", side, 0) for side in sides
     )
+    # Compiled code adds places of keys to these.
+    left, right = (None if side is None or side >= _UNLIMITED else side for side in (left, right))
     if causal:
         right = 0
     return left, right, _ALIGNMENT[causal]
