@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marey import Magnifier, config, magnify, pyramid, temporal
+from marey import Magnifier, _cpu, config, magnify, pyramid, temporal
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
@@ -109,6 +109,37 @@ class TestPythonThreads:
                 time.sleep(0.001)
             call.result()
         assert steps > 20
+
+
+class TestTeams:
+    """Threads that go through many short steps together, with a barrier after each."""
+
+    @pytest.mark.parametrize("threads", [1, 2, 3, 7])
+    def test_see_at_every_pass_what_all_wrote_before_it(self, threads: int) -> None:
+        passes = 20_000 // threads**2
+        with config.threads(threads):
+            assert _cpu.probe_team(threads, passes) == (threads, passes, 0)
+
+    @pytest.mark.parametrize("threads", [2, 5])
+    def test_wait_asleep_for_one_that_is_late(self, threads: int) -> None:
+        with config.threads(threads):
+            began = time.process_time()
+            assert _cpu.probe_team(threads, 200, 2) == (threads, 200, 0)
+            awake = time.process_time() - began
+        # Each waits for a hundred milliseconds or so, and spins for 40 us of each of them.
+        assert awake < 0.05 * (threads - 1)
+
+    def test_are_no_larger_than_threads_are_allowed(self) -> None:
+        with config.threads(2):
+            assert _cpu.probe_team(64, 10)[0] <= 2
+            assert _cpu.probe_team(0, 10) == (1, 10, 0)
+
+    @pytest.mark.parametrize("threads", [1, 3])
+    def test_stop_together_when_interrupted_and_can_be_called_again(self, threads: int) -> None:
+        with config.threads(threads):
+            with alarm(0.2), pytest.raises(TimeoutError):
+                _cpu.probe_team(threads, 1 << 60)
+            assert _cpu.probe_team(threads, 10) == (threads, 10, 0)
 
 
 @contextmanager

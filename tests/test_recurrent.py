@@ -196,12 +196,17 @@ def test_checkpoints_give_the_same_gradients(
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+# Of both sizes: no multiple of a tile, and whole tiles.
+depths = pytest.mark.parametrize(("I", "H"), [(9, 65), (32, 64)])
+
+
 @every_cell
+@depths
 @pytest.mark.usefixtures("isa")
 def test_bfloat16_does_not_depend_on_neighbours(
-    kind: str, options: Any, rng: np.random.Generator
+    kind: str, options: Any, I: int, H: int, rng: np.random.Generator
 ) -> None:
-    (x, *weights), options = inputs(kind, options, (3, 53, 9, 65), ml_dtypes.bfloat16, rng)
+    (x, *weights), options = inputs(kind, options, (3, 53, I, H), ml_dtypes.bfloat16, rng)
     run = getattr(recurrent, kind)
     y = run(x, *weights, **options)[0]
     for rows in (slice(3, 4), slice(0, 2), slice(5, 22), slice(7, 47)):
@@ -210,9 +215,12 @@ def test_bfloat16_does_not_depend_on_neighbours(
 
 
 @every_cell
+@depths
 @pytest.mark.usefixtures("isa")
-def test_bfloat16_is_float32_inside(kind: str, options: Any, rng: np.random.Generator) -> None:
-    arrays, options = inputs(kind, options, (7, 5, 9, 33), ml_dtypes.bfloat16, rng)
+def test_bfloat16_is_float32_inside(
+    kind: str, options: Any, I: int, H: int, rng: np.random.Generator
+) -> None:
+    arrays, options = inputs(kind, options, (7, 5, I, H), ml_dtypes.bfloat16, rng)
     y = getattr(recurrent, kind)(*arrays, **options)[0]
     assert y.dtype == ml_dtypes.bfloat16
     exact = getattr(reference, kind)(*arrays, **options)[0]

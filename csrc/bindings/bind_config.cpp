@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -13,6 +14,7 @@
 #include "core/isa.h"
 #include "core/parallel.h"
 #include "core/probe.h"
+#include "core/team_probe.h"
 
 namespace marey::python {
 
@@ -54,6 +56,17 @@ void register_config(py::module_& module) {
     result["fused_multiply_add"] = found.fused != 0.0;
     return result;
   });
+  module.def(
+      "probe_team",
+      [](int threads, int64_t passes, int64_t late_every) {
+        TeamProbe found{};
+        {
+          const py::gil_scoped_release release;
+          found = probe_team(threads, passes, late_every);
+        }
+        return std::tuple{found.size, found.passes, found.stale};
+      },
+      py::arg("threads"), py::arg("passes"), py::arg("late_every") = 0);
   module.def(
       "empty_like",
       [](const py::object& x) {

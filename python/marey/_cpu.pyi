@@ -55,6 +55,7 @@ __all__: list[str] = [
     "pool3d",
     "pool3d_backward",
     "probe",
+    "probe_team",
     "recurrent_backward",
     "recurrent_step",
     "riesz_transform",
@@ -468,6 +469,7 @@ def pool3d_backward(
     channels_last: bool,
 ) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def probe() -> dict[str, typing.Any]: ...
+def probe_team(threads: int, passes: int, late_every: int = 0) -> tuple[int, int, int]: ...
 def recurrent_backward(
     function: str,
     cell: int,

@@ -13,7 +13,9 @@
 namespace marey {
 
 // Each thread has some blocks of units, so that its weights stay in its own cache; where there are
-// too few blocks for all, or they do not come out even, the rows are split too.
+// too few blocks for all, or they do not come out even, the rows are split too. Rows alone, where
+// all weights fit into each cache, would need no waiting, but were no faster (32 rows, 128 units:
+// 1.01 times; bfloat16 0.95 times): half as many rows make smaller tiles.
 class Grid {
  public:
   Grid(int threads, int64_t blocks, int64_t rows) : blocks_(blocks) {
