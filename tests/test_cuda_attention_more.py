@@ -122,6 +122,15 @@ class TestBackward:
         grads = ours.attention_backward(out, q, k, k, out, lse)
         assert (cuda.get(grads[0]) == 0).all()
 
+    @pytest.mark.parametrize(("queries", "keys"), [(5, 0), (0, 5)])
+    def test_a_bias_without_items(self, cuda: Device, queries: int, keys: int) -> None:
+        shapes = ((1, queries, 16), (1, keys, 16), (1, queries, keys))
+        q, k, bias = (cuda.put(np.ones(shape, np.float32)) for shape in shapes)
+        out, lse = ours.attention(q, k, k, bias=bias, return_lse=True)
+        grads = ours.attention_backward(out, q, k, k, out, lse, bias=bias, bias_grad=True)
+        assert [g.shape for g in map(cuda.get, grads)] == [shapes[i] for i in (0, 1, 1, 2)]
+        assert all((cuda.get(g) == 0).all() for g in grads)
+
     def test_a_gradient_of_another_shape(self, cuda: Device, rng: Any) -> None:
         q, k, v = map(cuda.put, arrays(rng, (1, 5, 16), (1, 6, 16)))
         out, lse = ours.attention(q, k, v, return_lse=True)

@@ -156,6 +156,7 @@ class TestTensorCores:
             (8, 3, 1, (3, 3, 3)),
             (24, 130, 1, (1, 3, 2)),
             (72, 16, 1, (1, 1, 1)),
+            (72, 16, 1, (1, 2, 2)),  # all stages of shared memory are used again
             (16, 6, 2, (3, 3, 3)),
         ],
     )

@@ -51,8 +51,8 @@ set(MAREY_CUDA_SOURCES
     csrc/ops/pyramid/shapes.cpp
     csrc/ops/temporal/checks.cpp)
 
-# Spills and local memory are errors. C7508, C7510 and C7511 (setmaxnreg ignored, wgmma serialised)
-# are messages only: tools/check_cuda_build.py looks for them.
+# Spills and local memory are errors. C7504 and the like (setmaxnreg ignored, wgmma serialised) are
+# messages only: tools/check_cuda_build.py looks for them.
 set(MAREY_CUDA_FLAGS --expt-relaxed-constexpr -Xptxas
                      --warn-on-spills,--warn-on-local-memory-usage,-v -Werror all-warnings)
 

@@ -586,9 +586,10 @@ const char* attention_backward(const Queue& queue, const AttentionBackward& call
   const int axis = call.q.ndim() - 3;
   a.problems = a.forward.batch.count * call.q.shape[axis];
   if (a.problems == 0) return "";
-  BiasArguments bias{};
-  if (call.grad_bias != nullptr) bias = bias_arguments(*call.grad_bias);
+  // Without queries or keys there is nothing to go through, nor to divide by.
   const bool wanted = call.grad_bias != nullptr && call.grad_bias->shape.count() > 0;
+  BiasArguments bias{};
+  if (wanted) bias = bias_arguments(*call.grad_bias);
   BiasArguments* of_bias = wanted ? &bias : nullptr;
   if (call.q.dtype == DType::f64) {
     run_delta<double, double>(queue, a);

@@ -353,10 +353,12 @@ struct Consumer {
       float of_out[2 * kPairs], of_value[2 * kPairs];
 #pragma unroll
       for (int i = 0; i < 2 * kPairs; ++i) of_out[i] = of_value[i] = 0.0F;
+      // All are NaN, and stay so. Where training has gone wrong this must not take seconds.
+      bool lost = false;
 #pragma unroll 1
-      for (int head = tile.head; head < tile.head + tile.heads; ++head) {
+      for (int head = tile.head; head < tile.head + tile.heads && !lost; ++head) {
 #pragma unroll 1
-        for (int at = low[half]; at < high[half]; ++at) {
+        for (int at = low[half]; at < high[half] && !lost; ++at) {
           float product[2] = {0.0F, 0.0F};
 #pragma unroll
           for (int array = 0; array < 2; ++array) {
@@ -374,11 +376,13 @@ struct Consumer {
           const float of_score = to<float>(from<bfloat16>(p * (product[1] - of.delta)));
           const bfloat16* other = row_of(!kOfKeys, 0, head, tile.begin + at) + first;
           const bfloat16* other_value = row_of(!kOfKeys, 1, head, tile.begin + at) + first;
+          lost = true;
 #pragma unroll
           for (int i = 0; i < 2 * kPairs; ++i) {
             const int item = i / 2 * 8 + i % 2;
             if (of_score != 0.0F) of_out[i] += of_score * to<float>(other[item]);
             if constexpr (kOfKeys) of_value[i] += p * to<float>(other_value[item]);
+            lost = lost && of_out[i] != of_out[i] && (!kOfKeys || of_value[i] != of_value[i]);
           }
         }
       }

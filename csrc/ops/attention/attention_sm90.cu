@@ -339,10 +339,14 @@ struct Consumer {
         // Rounded as the others.
         const float weight = to<float>(from<bfloat16>(exp2_fast(fmaf(score, scale, -base))));
         if (weight == 0.0F) continue;
+        bool lost = true;
 #pragma unroll
         for (int i = 0; i < 2 * kPairs; ++i) {
           result[i] += weight * to<float>(value[i / 2 * 8 + i % 2]);
+          lost = lost && result[i] != result[i];
         }
+        // NaN stays. Where training has gone wrong all are, and this must not take seconds.
+        if (lost) break;
       }
       auto* to = reinterpret_cast<bfloat16*>(a.data[kOut] + offset[kOut] +
                                              tile.head * a.head[kOut] + row * a.row[kOut]) +
