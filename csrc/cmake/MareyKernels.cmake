@@ -47,8 +47,8 @@ function(marey_add_kernels target)
         target_compile_options(${objects} PRIVATE -Wno-maybe-uninitialized -Wno-uninitialized)
       endif()
       if(MAREY_SANITIZE)
-        # Each vector that a kernel names is a variable with a scope: watched, they take half of the time
-        # to compile. A kernel keeps no address of them.
+        # Each vector that a kernel names is a variable with a scope: watched, they take up to
+        # half of the time to compile. A kernel keeps no address of them.
         target_compile_options(${objects} PRIVATE -fno-sanitize-address-use-after-scope)
       endif()
       if(MAREY_PRECOMPILED_HEADERS)

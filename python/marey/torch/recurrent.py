@@ -211,6 +211,11 @@ def lstm(
     y : Tensor, (T, N, H)
     (h_n, c_n) : Tensors, (N, H)
         c_n is float32 for bfloat16.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `marey.recurrent.lstm`.
     """
     norms = (None, None, None) if layer_norm is None else layer_norm
     if len(norms) != 3:
