@@ -507,6 +507,7 @@ def highway(data: Any) -> tuple[NDArray[Any], NDArray[Any]]:
 class TestHighway:
     """CDnet 2014, frames 470 to 900: 255 is moving, 170 and 85 are not scored."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("options", "least"),
         [

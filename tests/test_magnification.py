@@ -278,6 +278,7 @@ class TestKnownPulse:
         np.testing.assert_allclose(magnified[..., [0, 2]], 0.5, atol=1e-4)
 
 
+@pytest.mark.slow
 class TestRealClip:
     def test_the_breathing_of_the_baby_is_amplified(self, data: Path) -> None:
         """By |1 + alpha H(f)| at each frequency f of the band, for waves of 20 to 60 pixels."""

@@ -199,6 +199,7 @@ def scene() -> Scene:
     return Scene(height=160, width=320, sway=0.1, sway_hz=1.2, noise=0.0, wavelengths=(12, 40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("alpha", [4, 10])
 def test_motion_becomes_one_plus_alpha_times_as_large(
@@ -212,6 +213,7 @@ def test_motion_becomes_one_plus_alpha_times_as_large(
     assert after / before == pytest.approx(1 + alpha, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_attenuation_takes_fast_motion_away(method: Any) -> None:
     fast = Scene(height=160, width=320, sway=0.3, sway_hz=9.0, noise=0.0, wavelengths=(12, 40))
@@ -227,6 +229,7 @@ def test_attenuation_takes_fast_motion_away(method: Any) -> None:
     assert after < 0.3 * before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_less_noise_than_linear_at_the_same_alpha(method: Any) -> None:
     """In a still that is nothing but sensor noise on a texture, within the band."""
@@ -243,6 +246,7 @@ def test_less_noise_than_linear_at_the_same_alpha(method: Any) -> None:
     assert ours < 0.9 * linear
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_crane_has_less_noise_than_linear(method: Any, data: Path) -> None:
     from marey import video

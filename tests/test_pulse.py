@@ -221,6 +221,7 @@ class TestSignals:
 
 
 class TestEstimate:
+    @pytest.mark.slow
     @pytest.mark.parametrize("bpm", [45, 61.3, 78, 97.5, 120, 150, 180])
     @pytest.mark.parametrize("dropped", [0.0, 0.15])
     def test_the_rate_of_a_known_pulse(self, bpm: float, dropped: float) -> None:
@@ -231,6 +232,7 @@ class TestEstimate:
         assert result.reason == ""
         np.testing.assert_allclose(np.median(result.bpm_over_time), bpm, atol=1.5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", ["pos", "chrom"])
     @pytest.mark.parametrize("roi", ["frame", (45, 25, 38, 46), "mask"])
     def test_every_method_and_region(self, method: Any, roi: Any) -> None:
@@ -257,6 +259,7 @@ class TestEstimate:
         b = estimate(frames / np.float32(255), times=times)
         assert a.bpm == pytest.approx(b.bpm, abs=0.01)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["noise", "drift", "cuts"])
     @pytest.mark.parametrize("seed", range(4))
     @pytest.mark.parametrize("roi", [None, "frame"])
@@ -466,6 +469,7 @@ def test_skin_is_told_from_other_colours() -> None:
     assert not skin_coloured(other).any()
 
 
+@pytest.mark.slow
 class TestRealClips:
     @pytest.mark.parametrize("method", ["pos", "chrom", "green"])
     @pytest.mark.parametrize("roi", [None, "frame"])

@@ -439,6 +439,7 @@ class TestStreams:
             FirFilter([1], axis=2)(np.zeros((3, 4), np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "most"),
     [

@@ -19,7 +19,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 BUDGET = Path(__file__).parents[1] / "bench" / "ptx_budget.json"
@@ -73,33 +74,37 @@ def readable(names: list[str]) -> dict[str, str]:
 
 def measured(folder: Path) -> dict[str, dict[str, int]]:
     """Return registers, shared memory and instruction counts of every kernel."""
-    cuobjdump = tool("cuobjdump")
+    tool("cuobjdump")
     tool("nvdisasm")
+    objects = sorted(folder.rglob("*.cu.o"))
     kernels: dict[str, dict[str, int]] = {}
-    for objects in sorted(folder.rglob("*.cu.o")):
-        for architecture in ARCHITECTURES:
-            usage = run(cuobjdump, "-res-usage", "-arch", architecture, str(objects))
-            # Asked for sm_90 it lists sm_90a, and the other way round.
-            if f"arch = {architecture}\n" not in usage:
-                continue
-            found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage)
-            if not found:
-                continue
-            names = readable([name for name, *_ in found])
-            sass = run(cuobjdump, "-sass", "-arch", architecture, str(objects))
-            parts = re.split(r"Function : (\S+)", sass)
-            bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
-            for name, registers, stack, shared in found:
-                counts = Counter(
-                    {kind: len(re.findall(p, bodies[name])) for kind, p in COUNTED.items()}
-                )
-                kernels[f"{names[name]} {architecture}"] = {
-                    "registers": int(registers),
-                    "stack": int(stack),
-                    "shared": int(shared),
-                    **{kind: count for kind, count in counts.items() if count},
-                }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(kernels_of, *zip(*product(objects, ARCHITECTURES), strict=True)):
+            kernels.update(found)
     return dict(sorted(kernels.items()))
+
+
+def kernels_of(objects: Path, architecture: str) -> dict[str, dict[str, int]]:
+    """Return the same of one file for one architecture."""
+    usage = run("cuobjdump", "-res-usage", "-arch", architecture, str(objects))
+    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage)
+    # Asked for sm_90 it lists sm_90a, and the other way round.
+    if f"arch = {architecture}\n" not in usage or not found:
+        return {}
+    kernels = {}
+    names = readable([name for name, *_ in found])
+    sass = run("cuobjdump", "-sass", "-arch", architecture, str(objects))
+    parts = re.split(r"Function : (\S+)", sass)
+    bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
+    for name, registers, stack, shared in found:
+        counts = {kind: len(re.findall(p, bodies[name])) for kind, p in COUNTED.items()}
+        kernels[f"{names[name]} {architecture}"] = {
+            "registers": int(registers),
+            "stack": int(stack),
+            "shared": int(shared),
+            **{kind: count for kind, count in counts.items() if count},
+        }
+    return kernels
 
 
 def complaints(kernels: dict[str, dict[str, int]], budget: dict[str, dict[str, int]]) -> list[str]:

@@ -114,6 +114,12 @@ View view_of(std::string_view function, std::string_view argument, const py::han
   return view;
 }
 
+std::optional<View> optional_view(std::string_view function, std::string_view argument,
+                                  const py::handle& object) {
+  if (object.is_none()) return std::nullopt;
+  return view_of(function, argument, object, kWithBfloat16);
+}
+
 py::dtype numpy_dtype(DType dtype) {
   switch (dtype) {
     case DType::u8:

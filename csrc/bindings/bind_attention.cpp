@@ -13,14 +13,6 @@
 namespace marey::python {
 namespace {
 
-std::optional<View> optional_view(std::string_view function, std::string_view argument,
-                                  const py::object& object) {
-  if (object.is_none()) return std::nullopt;
-  return view_of(function, argument, object, {.bfloat16 = true});
-}
-
-const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
-
 AttentionOptions make_options(double scale, double softcap, const std::optional<int64_t>& left,
                               const std::optional<int64_t>& right, int alignment) {
   AttentionOptions options;
@@ -39,9 +31,9 @@ py::object py_attention(const py::object& q, const py::object& k, const py::obje
                         const std::optional<int64_t>& right, int alignment, bool return_lse,
                         const py::object& out, const py::object& more_k, const py::object& more_v) {
   constexpr std::string_view kName = "marey.attention";
-  const View queries = view_of(kName, "q", q, {.bfloat16 = true});
-  const View keys = view_of(kName, "k", k, {.bfloat16 = true});
-  const View values = view_of(kName, "v", v, {.bfloat16 = true});
+  const View queries = view_of(kName, "q", q, kWithBfloat16);
+  const View keys = view_of(kName, "k", k, kWithBfloat16);
+  const View values = view_of(kName, "v", v, kWithBfloat16);
   const std::optional<View> allowed = optional_view(kName, "mask", mask);
   const std::optional<View> added = optional_view(kName, "bias", bias);
   const std::optional<View> more_keys = optional_view(kName, "more_k", more_k);
@@ -56,7 +48,7 @@ py::object py_attention(const py::object& q, const py::object& k, const py::obje
   Shape shape = queries.shape;
   shape[shape.ndim - 1] = values.shape[values.ndim() - 1];
   py::array result = result_array(kName, out, shape, queries.dtype, queries);
-  const View target = view_of(kName, "out", result, {.bfloat16 = true});
+  const View target = view_of(kName, "out", result, kWithBfloat16);
   check_no_overlap(kName, target, keys);
   check_no_overlap(kName, target, values);
   if (allowed) check_no_overlap(kName, target, *allowed);
@@ -135,15 +127,15 @@ py::object py_attention_varlen(const py::object& q, const py::object& k, const p
                                const std::optional<int64_t>& right, int alignment, bool return_lse,
                                const py::object& out) {
   constexpr std::string_view kName = "marey.attention_varlen";
-  const View queries = view_of(kName, "q", q, {.bfloat16 = true});
-  const View keys = view_of(kName, "k", k, {.bfloat16 = true});
-  const View values = view_of(kName, "v", v, {.bfloat16 = true});
+  const View queries = view_of(kName, "q", q, kWithBfloat16);
+  const View keys = view_of(kName, "k", k, kWithBfloat16);
+  const View values = view_of(kName, "v", v, kWithBfloat16);
   check_packed_operands(kName, queries, keys, values, cu_seqlens_q, cu_seqlens_k);
   Shape shape;
   shape = queries.shape;
   shape[2] = values.shape[2];
   py::array result = result_array(kName, out, shape, queries.dtype, queries);
-  const View target = view_of(kName, "out", result, {.bfloat16 = true});
+  const View target = view_of(kName, "out", result, kWithBfloat16);
   check_no_overlap(kName, target, keys);
   check_no_overlap(kName, target, values);
   py::array normaliser;
@@ -175,9 +167,9 @@ struct NewGradients {
       : q(new_array(queries.shape, queries.dtype)),
         k(new_array(keys.shape, keys.dtype)),
         v(new_array(values.shape, values.dtype)),
-        q_view(view_of(function, "grad_q", q, {.bfloat16 = true})),
-        k_view(view_of(function, "grad_k", k, {.bfloat16 = true})),
-        v_view(view_of(function, "grad_v", v, {.bfloat16 = true})) {}
+        q_view(view_of(function, "grad_q", q, kWithBfloat16)),
+        k_view(view_of(function, "grad_k", k, kWithBfloat16)),
+        v_view(view_of(function, "grad_v", v, kWithBfloat16)) {}
 };
 
 // grad_bias: None, or zeros of the bias's shape broadcast to that of the scores, to be added to.
@@ -188,11 +180,11 @@ py::object py_attention_backward(const py::object& grad, const py::object& q, co
                                  const std::optional<int64_t>& left,
                                  const std::optional<int64_t>& right, int alignment) {
   constexpr std::string_view kName = "marey.attention_backward";
-  const View gradient = view_of(kName, "grad", grad, {.bfloat16 = true});
-  const View queries = view_of(kName, "q", q, {.bfloat16 = true});
-  const View keys = view_of(kName, "k", k, {.bfloat16 = true});
-  const View values = view_of(kName, "v", v, {.bfloat16 = true});
-  const View result = view_of(kName, "out", out, {.bfloat16 = true});
+  const View gradient = view_of(kName, "grad", grad, kWithBfloat16);
+  const View queries = view_of(kName, "q", q, kWithBfloat16);
+  const View keys = view_of(kName, "k", k, kWithBfloat16);
+  const View values = view_of(kName, "v", v, kWithBfloat16);
+  const View result = view_of(kName, "out", out, kWithBfloat16);
   const View normaliser = view_of(kName, "lse", lse);
   const std::optional<View> allowed = optional_view(kName, "mask", mask);
   const std::optional<View> added = optional_view(kName, "bias", bias);
@@ -217,11 +209,11 @@ py::object py_attention_varlen_backward(const py::object& grad, const py::object
                                         const std::optional<int64_t>& left,
                                         const std::optional<int64_t>& right, int alignment) {
   constexpr std::string_view kName = "marey.attention_varlen_backward";
-  const View gradient = view_of(kName, "grad", grad, {.bfloat16 = true});
-  const View queries = view_of(kName, "q", q, {.bfloat16 = true});
-  const View keys = view_of(kName, "k", k, {.bfloat16 = true});
-  const View values = view_of(kName, "v", v, {.bfloat16 = true});
-  const View result = view_of(kName, "out", out, {.bfloat16 = true});
+  const View gradient = view_of(kName, "grad", grad, kWithBfloat16);
+  const View queries = view_of(kName, "q", q, kWithBfloat16);
+  const View keys = view_of(kName, "k", k, kWithBfloat16);
+  const View values = view_of(kName, "v", v, kWithBfloat16);
+  const View result = view_of(kName, "out", out, kWithBfloat16);
   const View normaliser = view_of(kName, "lse", lse);
   check_packed_operands(kName, queries, keys, values, cu_seqlens_q, cu_seqlens_k);
   Shape shape = queries.shape;

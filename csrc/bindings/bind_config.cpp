@@ -70,7 +70,7 @@ void register_config(py::module_& module) {
   module.def(
       "empty_like",
       [](const py::object& x) {
-        const View view = view_of("marey", "x", x, {.bfloat16 = true});
+        const View view = view_of("marey", "x", x, kWithBfloat16);
         return new_array(view.shape, view.dtype);
       },
       py::arg("x"));

@@ -14,8 +14,6 @@
 namespace marey::python {
 namespace {
 
-constexpr Accepted kAccepted{.bfloat16 = true};
-
 // Padding before and after each axis.
 using Six = std::array<int64_t, 6>;
 
@@ -51,13 +49,6 @@ Shape in_layout(const Shape& shape, bool channels_last) {
   return result;
 }
 
-std::optional<View> optional_view(std::string_view function, std::string_view argument,
-                                  const py::object& object) {
-  if (object.is_none()) return std::nullopt;
-  return view_of(function, argument, object, kAccepted);
-}
-const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
-
 // Weights packed for the instruction set that was in use then, which it goes on with. Keeps nothing
 // of Python's.
 class PyConv3d {
@@ -66,7 +57,7 @@ class PyConv3d {
            const Triple& stride, const Six& padding, const Triple& dilation, int64_t groups,
            bool channels_last, int activation, int algorithm)
       : function_(std::move(function)), channels_last_(channels_last) {
-    const View filters = view_of(function_, "weight", weight, kAccepted);
+    const View filters = view_of(function_, "weight", weight, kWithBfloat16);
     const std::optional<View> added = optional_view(function_, "bias", bias);
     options_ = make_options(stride, padding, dilation, groups, activation, algorithm);
     weight_ = filters.shape;
@@ -76,7 +67,7 @@ class PyConv3d {
   }
 
   py::array call(const py::object& x, const py::object& past, const py::object& out) const {
-    const View source = in_order(view_of(function_, "x", x, kAccepted), channels_last_);
+    const View source = in_order(view_of(function_, "x", x, kWithBfloat16), channels_last_);
     std::optional<View> before = optional_view(function_, "state", past);
     if (before) before = in_order(*before, channels_last_);
     Shape shape = source.shape;
@@ -84,7 +75,7 @@ class PyConv3d {
     const Shape expected = conv3d_shape(function_, shape, weight_, options_);
     py::array result =
         result_array(function_, out, in_layout(expected, channels_last_), source.dtype, source);
-    const View target = in_order(view_of(function_, "out", result, kAccepted), channels_last_);
+    const View target = in_order(view_of(function_, "out", result, kWithBfloat16), channels_last_);
     if (before) check_no_overlap(function_, target, *before);
     {
       // The views stay valid: the arguments are held by the caller, the result by this frame.
@@ -96,8 +87,8 @@ class PyConv3d {
 
   // Of the next frames of a stream: the result, and the last frames seen, as many as `past` has.
   py::tuple stream(const py::object& x, const py::object& past, const py::object& out) const {
-    const View given = view_of(function_, "x", x, kAccepted);
-    const View before = view_of(function_, "state", past, kAccepted);
+    const View given = view_of(function_, "x", x, kWithBfloat16);
+    const View before = view_of(function_, "state", past, kWithBfloat16);
     const int time = channels_last_ ? 1 : 2;
     Shape expected = given.shape;
     if (expected.ndim == 5 && before.ndim() == 5) expected[time] = before.shape[time];
@@ -111,7 +102,7 @@ class PyConv3d {
     const bool some = given.ndim() == 5 && given.shape[time] != 0;
     py::array y = call(x, some ? past : py::none(), out);
     py::array kept = new_array(before.shape, given.dtype);
-    const View target = in_order(view_of(function_, "state", kept, kAccepted), channels_last_);
+    const View target = in_order(view_of(function_, "state", kept, kWithBfloat16), channels_last_);
     {
       // The views stay valid: the arguments are held by the caller, the results by this frame.
       const py::gil_scoped_release release;
@@ -122,11 +113,11 @@ class PyConv3d {
 
   // x through this convolution in space, then through `temporal`.
   py::array separable(const PyConv3d& temporal, const py::object& x, const py::object& out) const {
-    const View source = in_order(view_of(function_, "x", x, kAccepted), channels_last_);
+    const View source = in_order(view_of(function_, "x", x, kWithBfloat16), channels_last_);
     const Shape expected = separable_shape(*conv_, *temporal.conv_, source.shape);
     py::array result =
         result_array(function_, out, in_layout(expected, channels_last_), source.dtype, source);
-    const View target = in_order(view_of(function_, "out", result, kAccepted), channels_last_);
+    const View target = in_order(view_of(function_, "out", result, kWithBfloat16), channels_last_);
     {
       // The views stay valid: the arguments are held by the caller, the result by this frame.
       const py::gil_scoped_release release;
@@ -169,10 +160,10 @@ py::tuple py_conv3d_backward(const py::object& grad, const py::object& x, const 
                              const std::array<bool, 3>& needs) {
   constexpr std::string_view kName = "marey.conv3d_backward";
   const Conv3dOptions options = make_options(stride, padding, dilation, groups, 0, algorithm);
-  const View gradient = in_order(view_of(kName, "grad", grad, kAccepted), channels_last);
-  const View source = view_of(kName, "x", x, kAccepted);
+  const View gradient = in_order(view_of(kName, "grad", grad, kWithBfloat16), channels_last);
+  const View source = view_of(kName, "x", x, kWithBfloat16);
   const View inputs = in_order(source, channels_last);
-  const View filters = view_of(kName, "weight", weight, kAccepted);
+  const View filters = view_of(kName, "weight", weight, kWithBfloat16);
   conv3d_shape(kName, inputs.shape, filters.shape, options);
   if (inputs.dtype == DType::u8) {
     throw TypeError(kName, "x", "float32, float64 or bfloat16", name(inputs.dtype));
@@ -186,17 +177,17 @@ py::tuple py_conv3d_backward(const py::object& grad, const py::object& x, const 
   std::array<View, 3> to;
   if (needs[0]) {
     grad_x = new_array(source.shape, source.dtype);
-    to[0] = in_order(view_of(kName, "grad_x", grad_x, kAccepted), channels_last);
+    to[0] = in_order(view_of(kName, "grad_x", grad_x, kWithBfloat16), channels_last);
   }
   if (needs[1]) {
     grad_weight = new_array(filters.shape, source.dtype);
-    to[1] = view_of(kName, "grad_weight", grad_weight, kAccepted);
+    to[1] = view_of(kName, "grad_weight", grad_weight, kWithBfloat16);
   }
   if (needs[2]) {
     Shape shape;
     shape.push_back(filters.shape[0]);
     grad_bias = new_array(shape, source.dtype);
-    to[2] = view_of(kName, "grad_bias", grad_bias, kAccepted);
+    to[2] = view_of(kName, "grad_bias", grad_bias, kWithBfloat16);
   }
   {
     // The views stay valid: the arguments are held by the caller, the results by this frame.

@@ -16,16 +16,8 @@
 namespace marey::python {
 namespace {
 
-std::optional<View> optional_view(std::string_view function, std::string_view argument,
-                                  const py::object& object) {
-  if (object.is_none()) return std::nullopt;
-  return view_of(function, argument, object, {.bfloat16 = true});
-}
-
-const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
-
 View floats_of(std::string_view function, std::string_view argument, const py::object& object) {
-  const View view = view_of(function, argument, object, {.bfloat16 = true});
+  const View view = view_of(function, argument, object, kWithBfloat16);
   if (view.dtype == DType::u8) {
     throw TypeError(function, argument, "float32, float64 or bfloat16", name(view.dtype));
   }
@@ -130,7 +122,7 @@ py::object py_layer_norm(const py::object& x, const py::object& weight, const py
   const std::optional<View> scale = optional_view(kName, "weight", weight);
   const std::optional<View> shift = optional_view(kName, "bias", bias);
   py::array result = result_array(kName, out, input.shape, input.dtype, input, true);
-  const View target = view_of(kName, "out", result, {.bfloat16 = true});
+  const View target = view_of(kName, "out", result, kWithBfloat16);
   {
     // The views stay valid: the arguments are held by the caller, the result by this frame.
     const py::gil_scoped_release release;
@@ -151,9 +143,9 @@ py::tuple py_layer_norm_backward(const py::object& grad, const py::object& x,
   py::array of_x = like(input);
   py::array of_weight = new_array(shape, input.dtype);
   py::array of_bias = new_array(shape, input.dtype);
-  const View to_x = view_of(kName, "grad_x", of_x, {.bfloat16 = true});
-  const View to_weight = view_of(kName, "grad_weight", of_weight, {.bfloat16 = true});
-  const View to_bias = view_of(kName, "grad_bias", of_bias, {.bfloat16 = true});
+  const View to_x = view_of(kName, "grad_x", of_x, kWithBfloat16);
+  const View to_weight = view_of(kName, "grad_weight", of_weight, kWithBfloat16);
+  const View to_bias = view_of(kName, "grad_bias", of_bias, kWithBfloat16);
   {
     // The views stay valid: the arguments are held by the caller, the results by this frame.
     const py::gil_scoped_release release;
@@ -170,7 +162,7 @@ py::object py_rotary(const py::object& x, const py::object& cosine, const py::ob
   const View of_cosine = view_of(kName, "positions", cosine);
   const View of_sine = view_of(kName, "positions", sine);
   py::array result = result_array(kName, out, input.shape, input.dtype, input, true);
-  const View target = view_of(kName, "out", result, {.bfloat16 = true});
+  const View target = view_of(kName, "out", result, kWithBfloat16);
   {
     // The views stay valid: the arguments are held by the caller, the result by this frame.
     const py::gil_scoped_release release;

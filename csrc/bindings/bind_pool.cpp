@@ -14,7 +14,7 @@ namespace {
 
 View video_of(std::string_view function, std::string_view argument, const py::object& object,
               bool channels_last) {
-  const View view = view_of(function, argument, object, {.bfloat16 = true});
+  const View view = view_of(function, argument, object, kWithBfloat16);
   if (view.ndim() != 5) {
     throw ValueError(function, argument,
                      channels_last ? "shape (N, T, H, W, C)" : "shape (N, C, T, H, W)",
@@ -67,7 +67,7 @@ py::array py_pool3d(const std::string& function, const py::object& x, bool avera
   const Shape shape = pool3d_shape(function, source.shape, options);
   py::array result = result_array(function, out, channels_last ? channels_last_shape(shape) : shape,
                                   given.dtype, given);
-  const View written = view_of(function, "out", result, {.bfloat16 = true});
+  const View written = view_of(function, "out", result, kWithBfloat16);
   const View target = channels_last ? channels_second(written) : written;
   {
     // The views stay valid: the arguments are held by the caller, the result by this frame.
@@ -102,7 +102,7 @@ py::array py_pool3d_backward(const std::string& function, const py::object& grad
     if (channels_last) source = channels_second(*source);
   }
   py::array result = new_array(shape, given.dtype);
-  const View written = view_of(function, "grad_x", result, {.bfloat16 = true});
+  const View written = view_of(function, "grad_x", result, kWithBfloat16);
   const View target = channels_last ? channels_second(written) : written;
   {
     // The views stay valid: the arguments are held by the caller, the result by this frame.
@@ -119,7 +119,7 @@ py::array py_global_avg_pool3d(const py::object& x, bool channels_last, const py
   Shape shape = source.shape;
   shape.ndim = 2;
   py::array result = result_array(kName, out, shape, given.dtype, given);
-  const View target = view_of(kName, "out", result, {.bfloat16 = true});
+  const View target = view_of(kName, "out", result, kWithBfloat16);
   {
     const py::gil_scoped_release release;
     global_avg_pool3d(kName, source, target);

@@ -16,16 +16,6 @@
 namespace marey::python {
 namespace {
 
-constexpr Accepted kAccepted{.bfloat16 = true};
-
-std::optional<View> optional_view(std::string_view function, std::string_view argument,
-                                  const py::object& object) {
-  if (object.is_none()) return std::nullopt;
-  return view_of(function, argument, object, kAccepted);
-}
-
-const View* pointer(const std::optional<View>& view) { return view ? &*view : nullptr; }
-
 // Views of one layer's weights, None for those that it does not have.
 struct Weights {
   std::optional<View> bias_ih, bias_hh, peephole, hr, norms[3];
@@ -38,8 +28,8 @@ struct Weights {
         bias_hh(optional_view(function, "bias_hh", second)),
         peephole(optional_view(function, "peephole", peepholes)),
         hr(optional_view(function, "weight_hr", weight_hr)) {
-    views.ih = view_of(function, "weight_ih", weight_ih, kAccepted);
-    views.hh = view_of(function, "weight_hh", weight_hh, kAccepted);
+    views.ih = view_of(function, "weight_ih", weight_ih, kWithBfloat16);
+    views.hh = view_of(function, "weight_hh", weight_hh, kWithBfloat16);
     views.bias_ih = pointer(bias_ih);
     views.bias_hh = pointer(bias_hh);
     views.peephole = pointer(peephole);
@@ -48,7 +38,7 @@ struct Weights {
     const auto given = layer_norm.cast<py::tuple>();
     constexpr const char* kNames[] = {"norm_ih", "norm_hh", "norm_c"};
     for (std::size_t k = 0; k < 3; ++k)
-      norms[k] = view_of(function, kNames[k], given[k], kAccepted);
+      norms[k] = view_of(function, kNames[k], given[k], kWithBfloat16);
     views.norm_ih = pointer(norms[0]);
     views.norm_hh = pointer(norms[1]);
     views.norm_c = pointer(norms[2]);
@@ -81,7 +71,7 @@ const int64_t* lengths_of(const std::string& function, const Lengths& lengths, i
 
 View sequence_view(const std::string& function, const char* argument, const py::object& object,
                    int64_t last, const char* letters) {
-  const View view = view_of(function, argument, object, kAccepted);
+  const View view = view_of(function, argument, object, kWithBfloat16);
   if (view.ndim() != 3 || view.shape[2] != last) {
     throw ValueError(function, argument, letters + std::to_string(last) + ")",
                      to_string(view.shape));
@@ -105,7 +95,7 @@ py::tuple run(const CellWeights& weights, const std::string& function, const py:
 
   const Shape shape{3, {args.x.shape[0], N, weights.state()}};
   py::array y = result_array(function, out, shape, weights.dtype(), args.x);
-  args.y = view_of(function, "out", y, kAccepted);
+  args.y = view_of(function, "out", y, kWithBfloat16);
   if (args.y.shape.count() != 0 && args.y.shape[2] > 1 &&
       args.y.stride(2) != item_size(args.y.dtype)) {
     throw ValueError(function, "out", "a contiguous last axis", "another stride");
@@ -114,11 +104,11 @@ py::tuple run(const CellWeights& weights, const std::string& function, const py:
     if (state != nullptr) check_no_overlap(function, args.y, *state);
   }
   py::array hn = new_array({2, {N, weights.state()}}, weights.dtype());
-  args.hn = view_of(function, "h_n", hn, kAccepted);
+  args.hn = view_of(function, "h_n", hn, kWithBfloat16);
   py::object cn = py::none();
   if (weights.cell() == Cell::lstm) {
     cn = new_array({2, {N, weights.hidden()}}, weights.real());
-    args.cn = view_of(function, "c_n", cn, kAccepted);
+    args.cn = view_of(function, "c_n", cn, kWithBfloat16);
   }
   py::object kept = py::none();
   if (keep) {
@@ -167,7 +157,7 @@ py::tuple run_back(const std::string& function, int cell, const py::tuple& weigh
   const auto given = [&](const char* argument, const py::object& object, const Shape& shape,
                          DType expected) -> const View* {
     if (object.is_none()) return nullptr;
-    views.push_back(std::make_unique<View>(view_of(function, argument, object, kAccepted)));
+    views.push_back(std::make_unique<View>(view_of(function, argument, object, kWithBfloat16)));
     const View& view = *views.back();
     if (!(view.shape == shape)) {
       throw ValueError(function, argument, "shape " + to_string(shape), to_string(view.shape));
@@ -208,7 +198,7 @@ py::tuple run_back(const std::string& function, int cell, const py::tuple& weigh
   const auto result = [&](const Shape& shape, DType type) {
     py::array array = new_array(shape, type);
     results.append(array);
-    return view_of(function, "result", array, kAccepted);
+    return view_of(function, "result", array, kWithBfloat16);
   };
   args.grad_x = result({3, {T, N, input}}, dtype);
   args.grad_ih = result({2, {gates, input}}, real);
@@ -251,8 +241,8 @@ py::object run_step(const char* function, int cell, const py::handle& x, const p
                     const py::object& peephole, const py::object& h_out, const py::object& c_out) {
   CellStep step;
   step.cell = static_cast<Cell>(cell);
-  step.weights.ih = view_of(function, "weight_ih", ih, kAccepted);
-  step.weights.hh = view_of(function, "weight_hh", hh, kAccepted);
+  step.weights.ih = view_of(function, "weight_ih", ih, kWithBfloat16);
+  step.weights.hh = view_of(function, "weight_hh", hh, kWithBfloat16);
   const std::optional<View> first = optional_view(function, "bias_ih", bias_ih);
   const std::optional<View> second = optional_view(function, "bias_hh", bias_hh);
   const std::optional<View> third = optional_view(function, "peephole", peephole);
@@ -271,7 +261,7 @@ py::object run_step(const char* function, int cell, const py::handle& x, const p
   const DType real = dtype == DType::bf16 ? DType::f32 : dtype;
   const int64_t hidden = step.weights.hh.shape[1];
   const int64_t input = step.weights.ih.shape[1];
-  step.x = view_of(function, "x", x, kAccepted);
+  step.x = view_of(function, "x", x, kWithBfloat16);
   if (step.x.ndim() != 2 || step.x.shape[1] != input) {
     throw ValueError(function, "x", "shape (N, " + std::to_string(input) + ")",
                      to_string(step.x.shape));
@@ -285,14 +275,14 @@ py::object run_step(const char* function, int cell, const py::handle& x, const p
     if (view.dtype != expected)
       throw TypeError(function, argument, name(expected), name(view.dtype));
   };
-  step.h = view_of(function, "h", h, kAccepted);
+  step.h = view_of(function, "h", h, kWithBfloat16);
   check_state("h", step.h, dtype);
 
   // A state may be replaced in place, but nothing else that is read.
   const auto target = [&](const py::object& out, DType type, const View& input_state,
                           View& view) -> py::array {
     py::array array = result_array(function, out, state, type, input_state, true);
-    view = view_of(function, "out", array, kAccepted);
+    view = view_of(function, "out", array, kWithBfloat16);
     check_rows(function, "out", view);
     if (!out.is_none()) {
       for (const View* each :
@@ -309,7 +299,7 @@ py::object run_step(const char* function, int cell, const py::handle& x, const p
     run_cell_step(function, step);
     return h_next;
   }
-  const View cells = view_of(function, "c", c, kAccepted);
+  const View cells = view_of(function, "c", c, kWithBfloat16);
   check_state("c", cells, real);
   check_rows(function, "c", cells);
   View cells_next;

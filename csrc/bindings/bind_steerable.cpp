@@ -14,13 +14,13 @@
 namespace marey::python {
 namespace {
 
-constexpr std::string_view kName = "marey.SteerablePyramid";
+constexpr std::string_view kSteerablePyramid = "marey.SteerablePyramid";
 
 // One plane of a batch of images without channels.
 class Planes {
  public:
   Planes(std::string_view argument, const View& view)
-      : view_(view), axes_(image_axes(kName, argument, view.shape, std::nullopt)) {}
+      : view_(view), axes_(image_axes(kSteerablePyramid, argument, view.shape, std::nullopt)) {}
   int64_t count() const { return plane_count(view_.shape, axes_); }
   Plane operator()(int64_t index) const { return plane_at(view_, axes_, index); }
 
@@ -50,10 +50,10 @@ class Pyramid {
   // bands: (..., K, h, 2 w), the items of complex arrays; all outputs C-ordered.
   void build(const py::object& image, const py::object& highpass,
              const py::typing::List<py::object>& bands, const py::object& lowpass) {
-    const View source = view_of(kName, "image", image);
+    const View source = view_of(kSteerablePyramid, "image", image);
     const Planes images("image", source);
-    const Planes highs("out", view_of(kName, "out", highpass));
-    const Planes lows("out", view_of(kName, "out", lowpass));
+    const Planes highs("out", view_of(kSteerablePyramid, "out", highpass));
+    const Planes lows("out", view_of(kSteerablePyramid, "out", lowpass));
     const std::vector<Planes> scales = planes_of("out", bands);
     const py::gil_scoped_release release;
     const Lease lease(*this);
@@ -81,9 +81,9 @@ class Pyramid {
   // bands: the real parts, (..., K, h, w) with any strides.
   void collapse(const py::object& highpass, const py::typing::List<py::object>& bands,
                 const py::object& lowpass, const py::object& image) {
-    const Planes images("out", view_of(kName, "out", image));
-    const Planes highs("highpass", view_of(kName, "highpass", highpass));
-    const Planes lows("lowpass", view_of(kName, "lowpass", lowpass));
+    const Planes images("out", view_of(kSteerablePyramid, "out", image));
+    const Planes highs("highpass", view_of(kSteerablePyramid, "highpass", highpass));
+    const Planes lows("lowpass", view_of(kSteerablePyramid, "lowpass", lowpass));
     const std::vector<Planes> scales = planes_of("bands", bands);
     const py::gil_scoped_release release;
     const Lease lease(*this);
@@ -137,7 +137,7 @@ class Pyramid {
                                        const py::typing::List<py::object>& arrays) {
     std::vector<Planes> all;
     for (const py::handle& array : arrays) {
-      all.emplace_back(argument, view_of(kName, argument, array));
+      all.emplace_back(argument, view_of(kSteerablePyramid, argument, array));
     }
     return all;
   }

@@ -53,7 +53,7 @@ std::string py_attention(const py::handle& q, const py::handle& k, const py::han
                          target, pointer(normaliser), memory);
 }
 
-int64_t py_workspace(const py::handle& q, const py::handle& k, const py::handle& v) {
+int64_t py_attention_workspace(const py::handle& q, const py::handle& k, const py::handle& v) {
   constexpr std::string_view kName = "marey.attention";
   const View queries = device_view(kName, "q", q);
   const View keys = device_view(kName, "k", k);
@@ -82,11 +82,12 @@ void check_packed(std::string_view function, const View& q, const View& k, const
   check_attention(function, q, k, v, nullptr, nullptr, options, out, lse);
 }
 
-void py_varlen(const py::handle& q, const py::handle& k, const py::handle& v,
-               const py::handle& cu_seqlens_q, const py::handle& cu_seqlens_k, int64_t sequences,
-               double scale, double softcap, const std::optional<int64_t>& left,
-               const std::optional<int64_t>& right, int alignment, const py::handle& out,
-               const py::handle& lse, const py::handle& queue) {
+void py_attention_varlen(const py::handle& q, const py::handle& k, const py::handle& v,
+                         const py::handle& cu_seqlens_q, const py::handle& cu_seqlens_k,
+                         int64_t sequences, double scale, double softcap,
+                         const std::optional<int64_t>& left, const std::optional<int64_t>& right,
+                         int alignment, const py::handle& out, const py::handle& lse,
+                         const py::handle& queue) {
   constexpr std::string_view kName = "marey.attention_varlen";
   const View queries = by_head(kName, "q", q, 3);
   const View keys = by_head(kName, "k", k, 3);
@@ -110,15 +111,14 @@ void py_varlen(const py::handle& q, const py::handle& k, const py::handle& v,
 
 // The gradients are new arrays of the shapes of q, k and v; with sequences all arrays are packed.
 // Returns the name of the kernel that ran.
-std::string py_backward(const std::string& function, const py::handle& grad, const py::handle& q,
-                        const py::handle& k, const py::handle& v, const py::handle& out,
-                        const py::handle& lse, const py::handle& mask, const py::handle& bias,
-                        const py::handle& cu_seqlens_q, const py::handle& cu_seqlens_k,
-                        int64_t sequences, double scale, double softcap,
-                        const std::optional<int64_t>& left, const std::optional<int64_t>& right,
-                        int alignment, const py::handle& grad_q, const py::handle& grad_k,
-                        const py::handle& grad_v, const py::handle& grad_bias,
-                        const py::handle& workspace, const py::handle& queue) {
+std::string py_attention_backward(
+    const std::string& function, const py::handle& grad, const py::handle& q, const py::handle& k,
+    const py::handle& v, const py::handle& out, const py::handle& lse, const py::handle& mask,
+    const py::handle& bias, const py::handle& cu_seqlens_q, const py::handle& cu_seqlens_k,
+    int64_t sequences, double scale, double softcap, const std::optional<int64_t>& left,
+    const std::optional<int64_t>& right, int alignment, const py::handle& grad_q,
+    const py::handle& grad_k, const py::handle& grad_v, const py::handle& grad_bias,
+    const py::handle& workspace, const py::handle& queue) {
   const bool packed = sequences >= 0;
   const auto given = [&](const char* argument, const py::handle& array, int dims) {
     return packed ? by_head(function, argument, array, dims)
@@ -181,14 +181,15 @@ void register_cuda_attention(py::module_& module) {
              py::arg("bias"), py::arg("scale"), py::arg("softcap"), py::arg("left"),
              py::arg("right"), py::arg("alignment"), py::arg("out"), py::arg("lse"),
              py::arg("workspace"), py::arg("queue"));
-  module.def("attention_workspace", &py_workspace, py::arg("q"), py::arg("k"), py::arg("v"));
-  module.def("attention_varlen", &py_varlen, py::arg("q"), py::arg("k"), py::arg("v"),
+  module.def("attention_workspace", &py_attention_workspace, py::arg("q"), py::arg("k"),
+             py::arg("v"));
+  module.def("attention_varlen", &py_attention_varlen, py::arg("q"), py::arg("k"), py::arg("v"),
              py::arg("cu_seqlens_q"), py::arg("cu_seqlens_k"), py::arg("sequences"),
              py::arg("scale"), py::arg("softcap"), py::arg("left"), py::arg("right"),
              py::arg("alignment"), py::arg("out"), py::arg("lse"), py::arg("queue"));
-  module.def("attention_backward", &py_backward, py::arg("function"), py::arg("grad"), py::arg("q"),
-             py::arg("k"), py::arg("v"), py::arg("out"), py::arg("lse"), py::arg("mask"),
-             py::arg("bias"), py::arg("cu_seqlens_q"), py::arg("cu_seqlens_k"),
+  module.def("attention_backward", &py_attention_backward, py::arg("function"), py::arg("grad"),
+             py::arg("q"), py::arg("k"), py::arg("v"), py::arg("out"), py::arg("lse"),
+             py::arg("mask"), py::arg("bias"), py::arg("cu_seqlens_q"), py::arg("cu_seqlens_k"),
              py::arg("sequences"), py::arg("scale"), py::arg("softcap"), py::arg("left"),
              py::arg("right"), py::arg("alignment"), py::arg("grad_q"), py::arg("grad_k"),
              py::arg("grad_v"), py::arg("grad_bias"), py::arg("workspace"), py::arg("queue"));

@@ -47,11 +47,11 @@ Shape with_history(const View& x, const std::optional<View>& past) {
 }
 
 // The shape of the result, in the layout of x; everything but `out` is checked.
-std::vector<int64_t> py_shape(const std::string& function, const py::handle& x,
-                              const py::handle& past, const py::handle& weight,
-                              const py::handle& bias, const Triple& stride,
-                              const std::array<int64_t, 6>& padding, const Triple& dilation,
-                              int64_t groups, bool channels_last, int activation) {
+std::vector<int64_t> py_conv3d_shape(const std::string& function, const py::handle& x,
+                                     const py::handle& past, const py::handle& weight,
+                                     const py::handle& bias, const Triple& stride,
+                                     const std::array<int64_t, 6>& padding, const Triple& dilation,
+                                     int64_t groups, bool channels_last, int activation) {
   const View filters = device_view(function, "weight", weight);
   const std::optional<View> added = optional_device_view(function, "bias", bias);
   const Conv3dOptions options = options_of(stride, padding, dilation, groups, activation);
@@ -87,8 +87,8 @@ std::string py_conv3d(const std::string& function, const py::handle& x, const py
   const Conv3dOptions options = options_of(stride, padding, dilation, groups, activation);
   const View given = device_view(function, "x", x);
   Shape shape;
-  for (const int64_t extent : py_shape(function, x, past, weight, bias, stride, padding, dilation,
-                                       groups, channels_last, activation)) {
+  for (const int64_t extent : py_conv3d_shape(function, x, past, weight, bias, stride, padding,
+                                              dilation, groups, channels_last, activation)) {
     shape.push_back(extent);
   }
   const View target = device_result(function, out, shape, given.dtype, given);
@@ -133,10 +133,10 @@ struct Backward {
   }
 };
 
-int64_t py_backward_workspace(const std::string& function, const py::handle& grad,
-                              const py::handle& x, const py::handle& weight, const Triple& stride,
-                              const std::array<int64_t, 6>& padding, const Triple& dilation,
-                              int64_t groups, bool channels_last) {
+int64_t py_conv3d_backward_workspace(const std::string& function, const py::handle& grad,
+                                     const py::handle& x, const py::handle& weight,
+                                     const Triple& stride, const std::array<int64_t, 6>& padding,
+                                     const Triple& dilation, int64_t groups, bool channels_last) {
   const Backward given(function, grad, x, weight, stride, padding, dilation, groups, channels_last);
   return std::max(cuda::conv3d_backward_workspace(given.grad, given.weight.shape, given.options),
                   cuda::conv3d_workspace(given.weight));
@@ -144,12 +144,12 @@ int64_t py_backward_workspace(const std::string& function, const py::handle& gra
 
 // The results, each of which may be None, are new arrays: C-ordered, of the shapes of x, of the
 // weights and (K,).
-void py_backward(const std::string& function, const py::handle& grad, const py::handle& x,
-                 const py::handle& weight, const Triple& stride,
-                 const std::array<int64_t, 6>& padding, const Triple& dilation, int64_t groups,
-                 bool channels_last, const py::handle& grad_x, const py::handle& grad_weight,
-                 const py::handle& grad_bias, const py::handle& workspace,
-                 const py::handle& queue) {
+void py_conv3d_backward(const std::string& function, const py::handle& grad, const py::handle& x,
+                        const py::handle& weight, const Triple& stride,
+                        const std::array<int64_t, 6>& padding, const Triple& dilation,
+                        int64_t groups, bool channels_last, const py::handle& grad_x,
+                        const py::handle& grad_weight, const py::handle& grad_bias,
+                        const py::handle& workspace, const py::handle& queue) {
   const Backward given(function, grad, x, weight, stride, padding, dilation, groups, channels_last);
   std::optional<View> to_x = optional_device_view(function, "grad_x", grad_x);
   if (to_x) to_x = in_order(*to_x, channels_last);
@@ -170,7 +170,7 @@ void py_backward(const std::string& function, const py::handle& grad, const py::
 }  // namespace
 
 void register_cuda_conv(py::module_& module) {
-  module.def("conv3d_shape", &py_shape, py::arg("function"), py::arg("x"), py::arg("past"),
+  module.def("conv3d_shape", &py_conv3d_shape, py::arg("function"), py::arg("x"), py::arg("past"),
              py::arg("weight"), py::arg("bias"), py::arg("stride"), py::arg("padding"),
              py::arg("dilation"), py::arg("groups"), py::arg("channels_last"),
              py::arg("activation"));
@@ -178,13 +178,13 @@ void register_cuda_conv(py::module_& module) {
              py::arg("weight"), py::arg("bias"), py::arg("stride"), py::arg("padding"),
              py::arg("dilation"), py::arg("groups"), py::arg("channels_last"),
              py::arg("activation"), py::arg("out"), py::arg("workspace"), py::arg("queue"));
-  module.def("conv3d_backward_workspace", &py_backward_workspace, py::arg("function"),
+  module.def("conv3d_backward_workspace", &py_conv3d_backward_workspace, py::arg("function"),
              py::arg("grad"), py::arg("x"), py::arg("weight"), py::arg("stride"),
              py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("channels_last"));
-  module.def("conv3d_backward", &py_backward, py::arg("function"), py::arg("grad"), py::arg("x"),
-             py::arg("weight"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
-             py::arg("groups"), py::arg("channels_last"), py::arg("grad_x"), py::arg("grad_weight"),
-             py::arg("grad_bias"), py::arg("workspace"), py::arg("queue"));
+  module.def("conv3d_backward", &py_conv3d_backward, py::arg("function"), py::arg("grad"),
+             py::arg("x"), py::arg("weight"), py::arg("stride"), py::arg("padding"),
+             py::arg("dilation"), py::arg("groups"), py::arg("channels_last"), py::arg("grad_x"),
+             py::arg("grad_weight"), py::arg("grad_bias"), py::arg("workspace"), py::arg("queue"));
 }
 
 }  // namespace marey::python

@@ -13,7 +13,7 @@
 namespace marey::python {
 namespace {
 
-constexpr std::string_view kName = "marey.Magnifier";
+constexpr std::string_view kMagnifier = "marey.Magnifier";
 
 // What does not change from call to call. The arrays are Python's.
 class LinearMagnifier {
@@ -43,17 +43,18 @@ class LinearMagnifier {
   }
 
   void check(const py::handle& frames) const {
-    check_frames(kName, device_view(kName, "frames", frames), options_.height, options_.width,
-                 options_.channels, options_.dtype);
+    check_frames(kMagnifier, device_view(kMagnifier, "frames", frames), options_.height,
+                 options_.width, options_.channels, options_.dtype);
   }
 
   void feed(const py::handle& frames, const py::handle& out, const py::list& filtered,
             const py::list& amplified, const py::handle& zi, const py::handle& zf,
             const py::handle& queue) const {
-    View source = device_view(kName, "frames", frames);
-    check_frames(kName, source, options_.height, options_.width, options_.channels, options_.dtype);
-    View target = device_result(kName, out, source.shape, source.dtype, source);
-    check_writable_frames(kName, target);
+    View source = device_view(kMagnifier, "frames", frames);
+    check_frames(kMagnifier, source, options_.height, options_.width, options_.channels,
+                 options_.dtype);
+    View target = device_result(kMagnifier, out, source.shape, source.dtype, source);
+    check_writable_frames(kMagnifier, target);
     for (View* view : {&source, &target}) {
       if (view->ndim() == 4) continue;
       view->shape.push_back(1);
@@ -63,12 +64,12 @@ class LinearMagnifier {
     int which = 0;
     for (const py::list* arrays : {&filtered, &amplified}) {
       for (const py::handle array : *arrays) {
-        levels[which].push_back(device_view(kName, "workspace", array));
+        levels[which].push_back(device_view(kMagnifier, "workspace", array));
       }
       ++which;
     }
-    const std::optional<View> before = optional_device_view(kName, "state", zi);
-    const View after = device_view(kName, "state", zf);
+    const std::optional<View> before = optional_device_view(kMagnifier, "state", zi);
+    const View after = device_view(kMagnifier, "state", zf);
     const DeviceQueue where(queue);
     // The views stay valid: the caller holds the arrays.
     const py::gil_scoped_release release;

@@ -68,15 +68,15 @@ struct Weights {
   }
 };
 
-int64_t py_check(const std::string& function, int cell, const py::handle& weight_ih,
-                 const py::handle& weight_hh, const py::handle& bias_ih,
-                 const py::handle& bias_hh) {
+int64_t py_recurrent_check(const std::string& function, int cell, const py::handle& weight_ih,
+                           const py::handle& weight_hh, const py::handle& bias_ih,
+                           const py::handle& bias_hh) {
   const Weights weights(function, cell, weight_ih, weight_hh, bias_ih, bias_hh);
   return weights.hh.shape[1];
 }
 
-int64_t py_workspace(const std::string& function, int cell, const py::handle& weight_ih,
-                     const py::handle& weight_hh, const py::handle& x) {
+int64_t py_recurrent_workspace(const std::string& function, int cell, const py::handle& weight_ih,
+                               const py::handle& weight_hh, const py::handle& x) {
   const Weights weights(function, cell, weight_ih, weight_hh, py::none(), py::none());
   const View source = device_view(function, "x", x);
   check_shape(function, "x", source, {-1, -1, weights.ih.shape[1]});
@@ -113,8 +113,9 @@ void py_recurrent(const std::string& function, int cell, const py::handle& weigh
   cuda::run_recurrent(*where, weights.layer, sequence);
 }
 
-int64_t py_backward_workspace(const std::string& function, int cell, const py::handle& weight_ih,
-                              const py::handle& weight_hh, const py::handle& x) {
+int64_t py_recurrent_backward_workspace(const std::string& function, int cell,
+                                        const py::handle& weight_ih, const py::handle& weight_hh,
+                                        const py::handle& x) {
   const Weights weights(function, cell, weight_ih, weight_hh, py::none(), py::none());
   const View source = device_view(function, "x", x);
   check_shape(function, "x", source, {-1, -1, weights.ih.shape[1]});
@@ -122,12 +123,13 @@ int64_t py_backward_workspace(const std::string& function, int cell, const py::h
 }
 
 // `gradients`: the pointers of new C-ordered arrays, as RecurrentGradients has them.
-void py_backward(const std::string& function, int cell, const py::handle& weight_ih,
-                 const py::handle& weight_hh, const py::handle& x, const py::handle& y,
-                 const py::handle& h0, const py::handle& c0, const py::handle& lengths,
-                 bool reverse, const py::handle& grad, const py::handle& grad_h,
-                 const py::handle& grad_c, const py::handle& kept, const py::tuple& gradients,
-                 const py::handle& workspace, const py::handle& queue) {
+void py_recurrent_backward(const std::string& function, int cell, const py::handle& weight_ih,
+                           const py::handle& weight_hh, const py::handle& x, const py::handle& y,
+                           const py::handle& h0, const py::handle& c0, const py::handle& lengths,
+                           bool reverse, const py::handle& grad, const py::handle& grad_h,
+                           const py::handle& grad_c, const py::handle& kept,
+                           const py::tuple& gradients, const py::handle& workspace,
+                           const py::handle& queue) {
   const Weights weights(function, cell, weight_ih, weight_hh, py::none(), py::none());
   const DType dtype = weights.ih.dtype;
   const DType real = dtype == DType::f64 ? DType::f64 : DType::f32;
@@ -179,18 +181,18 @@ void py_backward(const std::string& function, int cell, const py::handle& weight
 }  // namespace
 
 void register_cuda_recurrent(py::module_& module) {
-  module.def("recurrent_check", &py_check, py::arg("function"), py::arg("cell"),
+  module.def("recurrent_check", &py_recurrent_check, py::arg("function"), py::arg("cell"),
              py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"));
-  module.def("recurrent_workspace", &py_workspace, py::arg("function"), py::arg("cell"),
+  module.def("recurrent_workspace", &py_recurrent_workspace, py::arg("function"), py::arg("cell"),
              py::arg("weight_ih"), py::arg("weight_hh"), py::arg("x"));
   module.def("recurrent", &py_recurrent, py::arg("function"), py::arg("cell"), py::arg("weight_ih"),
              py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("x"),
              py::arg("lengths"), py::arg("reverse"), py::arg("y"), py::arg("first"),
              py::arg("second"), py::arg("c"), py::arg("gates"), py::arg("kept"), py::arg("queue"));
   module.def("recurrent_kept", [](int cell) { return kept_gates(kCells[cell]); }, py::arg("cell"));
-  module.def("recurrent_backward_workspace", &py_backward_workspace, py::arg("function"),
+  module.def("recurrent_backward_workspace", &py_recurrent_backward_workspace, py::arg("function"),
              py::arg("cell"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("x"));
-  module.def("recurrent_backward", &py_backward, py::arg("function"), py::arg("cell"),
+  module.def("recurrent_backward", &py_recurrent_backward, py::arg("function"), py::arg("cell"),
              py::arg("weight_ih"), py::arg("weight_hh"), py::arg("x"), py::arg("y"), py::arg("h0"),
              py::arg("c0"), py::arg("lengths"), py::arg("reverse"), py::arg("grad"),
              py::arg("grad_h"), py::arg("grad_c"), py::arg("kept"), py::arg("gradients"),

@@ -10,8 +10,8 @@ set(MAREY_CUDA
 set_property(CACHE MAREY_CUDA PROPERTY STRINGS AUTO ON OFF)
 option(MAREY_CUDA_ON_CPU "Build the CUDA kernels for the CPU too, for tests" OFF)
 set(MAREY_CUDA_ARCHITECTURES
-    80-real 90 100-real 120-real
-    CACHE STRING "Devices to compile the generic kernels for")
+    80 90 100 120
+    CACHE STRING "Devices to compile the generic kernels for, the least first")
 option(MAREY_CUDA_HOPPER "Compile the kernels of sm_90a" ON)
 
 # Everything generic, and what is for Hopper alone.
@@ -60,12 +60,14 @@ function(marey_configure_cuda_module module)
   if(NOT TARGET marey_cuda_host)
     add_library(marey_cuda_host OBJECT EXCLUDE_FROM_ALL ${MAREY_CUDA_SOURCES})
     target_link_libraries(marey_cuda_host PRIVATE marey_options pybind11::module)
+    marey_compile_as_bindings(marey_cuda_host)
     if(MAREY_PRECOMPILED_HEADERS)
       target_precompile_headers(marey_cuda_host PRIVATE <string> <vector> <pybind11/numpy.h>
                                 <pybind11/stl.h>)
     endif()
   endif()
   target_sources(${module} PRIVATE csrc/bindings/cuda_module.cpp $<TARGET_OBJECTS:marey_cuda_host>)
+  marey_compile_as_bindings(${module})
   target_link_libraries(${module} PRIVATE marey_options)
   target_compile_definitions(${module} PRIVATE MAREY_CUDA_MODULE=${module})
 endfunction()
@@ -78,12 +80,12 @@ if(MAREY_CUDA_ON_CPU)
     file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${kernel}\"\n")
     list(APPEND wrappers ${wrapper})
   endforeach()
-  # The kernels' own warnings are nvcc's business; -O1, because they are run on small arrays.
-  set_source_files_properties(${wrappers} PROPERTIES COMPILE_OPTIONS "-O1;-w;-march=native")
+  # The kernels' own warnings are nvcc's business.
+  set(on_cpu csrc/cuda/on_cpu.cpp csrc/cuda/sm90_on_cpu.cpp csrc/cuda/faults_on_cpu.cpp)
+  set_source_files_properties(${wrappers} PROPERTIES COMPILE_OPTIONS "-w;-march=native")
+  set_source_files_properties(${wrappers} ${on_cpu} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   pybind11_add_module(_cuda_on_cpu MODULE EXCLUDE_FROM_ALL NO_EXTRAS
-                      csrc/cuda/on_cpu.cpp csrc/cuda/sm90_on_cpu.cpp
-                      csrc/cuda/faults_on_cpu.cpp
-                      csrc/bindings/cuda_on_cpu.cpp ${wrappers})
+                      csrc/bindings/cuda_on_cpu.cpp ${on_cpu} ${wrappers})
   marey_configure_cuda_module(_cuda_on_cpu)
   target_compile_options(_cuda_on_cpu PRIVATE -Wno-unknown-pragmas)
 endif()
@@ -99,7 +101,8 @@ if(NOT CMAKE_CUDA_COMPILER)
   endif()
   return()
 endif()
-set(CMAKE_CUDA_ARCHITECTURES ${MAREY_CUDA_ARCHITECTURES})
+list(GET MAREY_CUDA_ARCHITECTURES 0 least)
+set(CMAKE_CUDA_ARCHITECTURES ${least})
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
   if(MAREY_CUDA STREQUAL "ON")
@@ -118,7 +121,13 @@ target_link_libraries(_cuda PRIVATE CUDA::cudart_static)
 target_compile_definitions(_cuda PRIVATE MAREY_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}")
 
 add_library(marey_cuda OBJECT ${MAREY_CUDA_KERNELS})
-set_target_properties(marey_cuda PROPERTIES CUDA_ARCHITECTURES "${MAREY_CUDA_ARCHITECTURES}")
+# From one intermediate code, that of the least device, which later ones can use too: nothing generic
+# asks which device it is for, and each code of its own takes as long as three devices.
+list(TRANSFORM MAREY_CUDA_ARCHITECTURES PREPEND sm_ OUTPUT_VARIABLE devices)
+list(JOIN devices "," devices)
+set_target_properties(marey_cuda PROPERTIES CUDA_ARCHITECTURES OFF)
+target_compile_options(
+  marey_cuda PRIVATE "SHELL:-gencode arch=compute_${least},code=[${devices},compute_${least}]")
 set(objects marey_cuda)
 if(MAREY_CUDA_HOPPER AND MAREY_CUDA_HOPPER_KERNELS)
   add_library(marey_cuda_hopper OBJECT csrc/cuda/sm90.cu ${MAREY_CUDA_HOPPER_KERNELS})

@@ -37,7 +37,7 @@ function(marey_add_kernels target)
     set(objects ${target}_kernels_${isa})
     if(NOT TARGET ${objects})
       add_library(${objects} OBJECT)
-      target_link_libraries(${objects} PRIVATE marey_options)
+      target_link_libraries(${objects} PRIVATE marey_options marey_sanitizers)
       target_compile_definitions(${objects} PRIVATE MAREY_ISA_NS=isa_${isa})
       # A kernel neither reads errno nor expects floating-point traps.
       target_compile_options(${objects} PRIVATE ${MAREY_ISA_FLAGS_${isa}} -fno-math-errno

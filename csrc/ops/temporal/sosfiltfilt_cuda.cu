@@ -149,6 +149,8 @@ sosfiltfilt_kernel(MAREY_GRID_CONSTANT FiltfiltArguments<T, kSections> a) {
   const int64_t all = a.steps + 2 * a.padlen;
   State<T, kSections, kWidth> state;
   state.start(a, column, extended(0));
+  // The loops that few steps run through are not unrolled: that would only be more to compile.
+#pragma unroll 1
   for (int64_t e = 0; e < a.padlen; ++e) *row(e) = state.filter(a, column, extended(e));
   constexpr int kAhead = 8;
   int64_t t = 0;
@@ -159,13 +161,12 @@ sosfiltfilt_kernel(MAREY_GRID_CONSTANT FiltfiltArguments<T, kSections> a) {
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) *row(a.padlen + t + u) = state.filter(a, column, in[u]);
   }
-  for (; t < a.steps; ++t) *row(a.padlen + t) = state.filter(a, column, read(t));
-  for (int64_t e = a.padlen + a.steps; e < all; ++e) {
-    *row(e) = state.filter(a, column, extended(e));
-  }
+#pragma unroll 1
+  for (int64_t e = a.padlen + t; e < all; ++e) *row(e) = state.filter(a, column, extended(e));
 
   // What the first extension would become is of no use.
   state.start(a, column, *row(all - 1));
+#pragma unroll 1
   for (int64_t e = all - 1; e >= a.padlen + a.steps; --e) state.filter(a, column, *row(e));
   t = a.steps;
   for (; t >= kAhead; t -= kAhead) {
@@ -178,6 +179,7 @@ sosfiltfilt_kernel(MAREY_GRID_CONSTANT FiltfiltArguments<T, kSections> a) {
                  state.filter(a, column, in[u]));
     }
   }
+#pragma unroll 1
   for (; t > 0; --t) {
     store_once(reinterpret_cast<Group*>(y + (t - 1) * a.y_step),
                state.filter(a, column, *row(a.padlen + t - 1)));
