@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the JSON file")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, small")
     parser.add_argument("--no-build", action="store_true", help="take the modules as they are")
-    parser.add_argument("--architectures", default="90-real", help="for CMake")
+    parser.add_argument("--architectures", default="90", help="for CMake")
     parser.add_argument("--tiny", action="store_true", help="run small workloads once")
     parser.add_argument("--one", help="run one large workload twice")
     arguments = parser.parse_args()
