@@ -177,6 +177,7 @@ class TestStream:
             magnifier.feed(np.zeros((3, 64, 64), np.uint8))
         assert magnifier.workspace_bytes == before
 
+    @pytest.mark.slow
     def test_phases_do_not_lose_precision_in_a_long_pan(self, method: Any) -> None:
         """A wave that moves on and on looks after 2000 frames as it did after 350."""
         x = np.arange(64)

@@ -438,6 +438,7 @@ class TestErrors:
         np.testing.assert_array_equal(y, clean)
 
 
+@pytest.mark.slow
 class TestLongSeries:
     def test_the_parts_that_one_long_series_comes_in_do_not_show(
         self, rng: np.random.Generator
