@@ -118,8 +118,9 @@ void attend_few(const Call& call, int64_t problems, int64_t rows) {
   const int64_t stride = rows * decode_pitch(common.value_depth);
   const Buffer partial(problems * parts * stride * item);
   const DecodeKernel kernel = select_decode_stub.get()(call.q.dtype);
-  const auto scratch = static_cast<std::size_t>(
-      item * (rows * (common.depth + 16 + kDecodeKeys) + common.value_depth));
+  const auto scratch =
+      static_cast<std::size_t>(item * (rows * (decode_padded(common.depth) + kDecodeKeys) +
+                                       decode_padded(common.value_depth)));
   const int64_t work =
       rows * std::min(kDecodeKeys, common.keys) * (common.depth + common.value_depth);
   const int64_t grain = std::clamp<int64_t>((kGrain / 8) / std::max<int64_t>(work, 1), 1, 1024);
