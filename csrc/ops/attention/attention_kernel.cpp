@@ -30,10 +30,6 @@ namespace {
 // where a block of them is read for each panel.
 constexpr int64_t kNearBytes = 1024;
 
-// Items of a cache line.
-template <class S>
-inline constexpr int64_t kLineItems = 64 / static_cast<int64_t>(sizeof(S));
-
 // Keys in a tile of core/tile_amx.h: its depth is sixteen pairs.
 constexpr int64_t kTileKeys = 32;
 
@@ -171,29 +167,23 @@ class Block {
   }
 
   // What comes next, while a panel is computed: a share of the next block's keys and values, or, if
-  // this is the last, where its results go. The rows of a video's frame lie pages apart, which no
-  // processor's prefetching follows: writing them took a quarter of the time.
+  // this is the last, where its results go: to wait for those took a quarter of the time of a
+  // video's frames.
   void fetch(const Panel& panel, const Range& next) const {
-    asm volatile("");  // or compilers take this for a function without effect, and drop it
-    const auto fetch_row = [](const S* row, int64_t items, auto write) {
-      for (int64_t d = 0; d < items; d += kLineItems<S>)
-        __builtin_prefetch(row + d, decltype(write)::value);
-    };
     if (next.count() <= 0) {
-      if (p_.out.item != 1) return;
       for (int i = 0; i < panel.lanes; ++i) {
-        fetch_row(queries_.address<S>(p_.out, panel.row + i), p_.value_depth, std::true_type{});
+        AttentionOperand row = p_.out;
+        row.data = queries_.address<S>(p_.out, panel.row + i);
+        fetch_rows<S, true>(row, 0, 1, p_.value_depth);
       }
       return;
     }
     const int64_t rows = p_.end - p_.begin;
-    const int64_t first = panel.row - p_.begin;
-    for (int64_t s = next.first + next.count() * first / rows;
-         s < next.first + next.count() * (first + panel.lanes) / rows; ++s) {
-      if (!keys_in_place_ && p_.k.item == 1) fetch_row(keys(s), p_.depth, std::false_type{});
-      if (!values_in_place_ && p_.v.item == 1)
-        fetch_row(values(s), p_.value_depth, std::false_type{});
-    }
+    const int64_t begin = panel.row - p_.begin;
+    const int64_t first = next.first + next.count() * begin / rows;
+    const int64_t last = next.first + next.count() * (begin + panel.lanes) / rows;
+    if (!keys_in_place_) fetch_rows<S>(p_.k, first, last, p_.depth);
+    if (!values_in_place_) fetch_rows<S>(p_.v, first, last, p_.value_depth);
   }
 
   // A key that every query sees, as a block of its own.
