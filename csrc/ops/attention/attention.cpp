@@ -71,37 +71,26 @@ struct Call {
   }
 };
 
-// Rows of a video's frames lie pages apart, more of them than a processor's prefetching follows.
-void prefetch_rows(const AttentionOperand& operand, int64_t rows, int64_t row_bytes, int64_t item) {
-  constexpr int64_t kCacheLine = 64;
-  const auto* row = static_cast<const std::byte*>(operand.data);
-  for (int64_t i = 0; i < rows; ++i, row += operand.row * item) {
-    for (int64_t at = 0; at < row_bytes; at += kCacheLine) __builtin_prefetch(row + at);
-  }
-}
-
 void attend_short(const Call& call, int64_t problems, int64_t rows) {
   const AttentionRows& common = call.common;
   AttentionRowsFn* const run = select_short_attention_stub.get()(call.q.dtype);
   const std::size_t scratch = short_attention_scratch(common.depth, common.value_depth,
                                                       item_size(compute_type(call.q.dtype)));
-  const int64_t item = item_size(call.q.dtype);
   const int64_t work = rows * common.keys * (common.depth + common.value_depth);
   const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(work, 1), 1, 1024);
   parallel_for(problems, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
-    AttentionRows next = common;
-    next.scratch = memory;
-    next.begin = 0;
-    next.end = rows;
-    call.set_problem(next, begin);
+    AttentionRows parts[2] = {common, common};
+    for (AttentionRows& part : parts) {
+      part.scratch = memory;
+      part.begin = 0;
+      part.end = rows;
+    }
+    call.set_problem(parts[begin % 2], begin);
     for (int64_t problem = begin; problem < end; ++problem) {
-      const AttentionRows part = next;
-      if (problem + 1 < end) {
-        call.set_problem(next, problem + 1);
-        prefetch_rows(next.q, next.queries, next.depth * item, item);
-        prefetch_rows(next.k, next.keys, next.depth * item, item);
-        prefetch_rows(next.v, next.keys, next.value_depth * item, item);
-      }
+      AttentionRows& part = parts[problem % 2];
+      AttentionRows& next = parts[(problem + 1) % 2];
+      part.next = problem + 1 < end ? &next : nullptr;
+      if (part.next != nullptr) call.set_problem(next, problem + 1);
       run(part);
     }
   });
@@ -118,8 +107,9 @@ void attend_few(const Call& call, int64_t problems, int64_t rows) {
   const int64_t stride = rows * decode_pitch(common.value_depth);
   const Buffer partial(problems * parts * stride * item);
   const DecodeKernel kernel = select_decode_stub.get()(call.q.dtype);
-  const auto scratch = static_cast<std::size_t>(
-      item * (rows * (common.depth + 16 + kDecodeKeys) + common.value_depth));
+  const auto scratch =
+      static_cast<std::size_t>(item * (rows * (decode_padded(common.depth) + kDecodeKeys) +
+                                       decode_padded(common.value_depth)));
   const int64_t work =
       rows * std::min(kDecodeKeys, common.keys) * (common.depth + common.value_depth);
   const int64_t grain = std::clamp<int64_t>((kGrain / 8) / std::max<int64_t>(work, 1), 1, 1024);

@@ -70,6 +70,7 @@ struct AttentionRows {
   double scale, softcap;
   int64_t left, right, offset;  // query l stands at key l + offset
   std::byte* scratch;
+  const AttentionRows* next = nullptr;  // what the thread computes next, to fetch its operands
 };
 
 inline constexpr int64_t kAttentionRows = 256;  // at most in a call

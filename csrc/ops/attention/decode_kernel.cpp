@@ -16,53 +16,88 @@ constexpr double kLog2E = 1.4426950408889634074;
 // Keys whose scores are computed together: as many chains of sums as hide the latency of one.
 constexpr int kTogether = 4;
 
-// Loads that end with the row, the missing lanes zero.
-template <class V, class S>
-inline V load_row(const S* p, int64_t d, int64_t depth) {
-  constexpr int64_t W = static_cast<int64_t>(V::size());
-  if (d + W <= depth) return load_as<V>(p + d);
-  alignas(64) typename V::value_type lanes[W] = {};
-  for (int64_t j = 0; d + j < depth; ++j) lanes[j] = convert<typename V::value_type>(p[d + j]);
-  return load<V>(lanes);
-}
+// As many items of S as a register has, as vectors of T: bfloat16 gives the even ones and the odd
+// ones, which takes one instruction for each, where neighbours in order take two and a load.
+template <class S, class T>
+struct Chunk {
+  using V = Vec<T>;
+  static constexpr int W = kLanesOf<T>;
+  static constexpr int kParts = static_cast<int>(sizeof(T) / sizeof(S));
+  static constexpr int64_t kItems = kParts * W;
 
-// scores[s] = q . k[s] for kCount keys.
+  V part[kParts];
+
+  static Chunk whole(const S* p) {
+    Chunk chunk;
+    if constexpr (kParts == 2) {
+      T pairs[W];  // as aligned as a bfloat16
+      std::memcpy(pairs, p, sizeof pairs);
+      const auto bits =
+          std::bit_cast<stdx::rebind_simd_t<uint32_t, V>>(marey::MAREY_ISA_NS::load<V>(pairs));
+      chunk.part[0] = std::bit_cast<V>(bits << 16);
+      chunk.part[1] = std::bit_cast<V>(bits & 0xFFFF0000U);
+    } else {
+      chunk.part[0] = marey::MAREY_ISA_NS::load<V>(p);
+    }
+    return chunk;
+  }
+  // The first `count` items, then zeros.
+  static Chunk padded(const S* p, int64_t count) {
+    alignas(64) S items[kItems] = {};
+    std::memcpy(items, p, static_cast<std::size_t>(count) * sizeof(S));
+    return whole(items);
+  }
+  // Where item d of a row stands among its parts.
+  static int64_t place(int64_t d) {
+    const int64_t item = d % kItems;
+    return d - item + item % kParts * W + item / kParts;
+  }
+};
+
+// scores[s] = q . k[s] for kCount keys. `q` is in the places of chunks, padded with zeros.
 template <int kCount, class S, class T>
 [[gnu::flatten]] void dot(const T* q, const S* k, int64_t stride, int64_t depth, T* scores) {
   using V = Vec<T>;
-  constexpr int W = kLanesOf<T>;
+  using C = Chunk<S, T>;
   V sum[kCount];
   for (int i = 0; i < kCount; ++i) sum[i] = V(T(0));
+  const auto step = [&](int64_t d, const auto& chunk) {
+    V x[C::kParts];
+    for (int j = 0; j < C::kParts; ++j) x[j] = load<V>(q + d + j * C::W);
+    for (int i = 0; i < kCount; ++i) {
+      const C y = chunk(k + i * stride);
+      for (int j = 0; j < C::kParts; ++j) sum[i] += x[j] * y.part[j];
+    }
+  };
   int64_t d = 0;
-  for (; d + W <= depth; d += W) {
-    const V x = load<V>(q + d);
-    for (int i = 0; i < kCount; ++i) sum[i] += x * load_as<V>(k + i * stride + d);
+  for (; d + C::kItems <= depth; d += C::kItems) {
+    step(d, [d](const S* row) { return C::whole(row + d); });
   }
-  if (d < depth) {
-    const V x = load<V>(q + d);  // padded with zeros
-    for (int i = 0; i < kCount; ++i) sum[i] += x * load_row<V>(k + i * stride, d, depth);
-  }
+  if (d < depth) step(d, [d, depth](const S* row) { return C::padded(row + d, depth - d); });
   for (int i = 0; i < kCount; ++i) scores[i] = stdx::reduce(sum[i]);
 }
 
-// out += sum over kCount keys of p[i] v[i]. `out` is padded to whole vectors.
+// out += sum over kCount keys of p[i] v[i]. `out` is in the places of chunks.
 template <int kCount, class S, class T>
 [[gnu::flatten]] void add_values(const T* p, const S* v, int64_t stride, int64_t depth, T* out) {
   using V = Vec<T>;
-  constexpr int W = kLanesOf<T>;
+  using C = Chunk<S, T>;
   V weight[kCount];
   for (int i = 0; i < kCount; ++i) weight[i] = V(p[i]);
+  const auto step = [&](int64_t d, const auto& chunk) {
+    V sum[C::kParts];
+    for (int j = 0; j < C::kParts; ++j) sum[j] = load<V>(out + d + j * C::W);
+    for (int i = 0; i < kCount; ++i) {
+      const C x = chunk(v + i * stride);
+      for (int j = 0; j < C::kParts; ++j) sum[j] += weight[i] * x.part[j];
+    }
+    for (int j = 0; j < C::kParts; ++j) store(out + d + j * C::W, sum[j]);
+  };
   int64_t d = 0;
-  for (; d + W <= depth; d += W) {
-    V sum = load<V>(out + d);
-    for (int i = 0; i < kCount; ++i) sum += weight[i] * load_as<V>(v + i * stride + d);
-    store(out + d, sum);
+  for (; d + C::kItems <= depth; d += C::kItems) {
+    step(d, [d](const S* row) { return C::whole(row + d); });
   }
-  if (d < depth) {
-    V sum = load<V>(out + d);
-    for (int i = 0; i < kCount; ++i) sum += weight[i] * load_row<V>(v + i * stride, d, depth);
-    store(out + d, sum);
-  }
+  if (d < depth) step(d, [d, depth](const S* row) { return C::padded(row + d, depth - d); });
 }
 
 template <class S, class T>
@@ -70,7 +105,8 @@ template <class S, class T>
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
   const int64_t rows = p.end - p.begin;
-  const int64_t padded = (p.depth + W - 1) / W * W;
+  using C = Chunk<S, T>;
+  const int64_t padded = (p.depth + C::kItems - 1) / C::kItems * C::kItems;
   const int64_t pitch = decode_pitch(p.value_depth);
   T* const q = reinterpret_cast<T*>(p.scratch);
   T* const scores = q + rows * padded;
@@ -87,7 +123,7 @@ template <class S, class T>
     const int64_t l = (p.begin + r) % p.queries;
     const S* from = static_cast<const S*>(p.q.data) + head * p.q.head + l * p.q.row;
     for (int64_t d = 0; d < padded; ++d) {
-      q[r * padded + d] =
+      q[r * padded + C::place(d)] =
           d < p.depth ? convert<T>(from[d * p.q.item]) * static_cast<T>(factor) : T(0);
     }
     const int64_t place = l + p.offset;
@@ -191,20 +227,23 @@ template <class S, class T>
     }
     const T subtract = top == lowest ? T(0) : top;
     T* sum = reinterpret_cast<T*>(p.scratch);
-    for (int64_t d = 0; d < p.value_depth; ++d) sum[d] = T(0);
+    const int64_t padded = pitch - kDecodeHeader;
+    for (int64_t d = 0; d < padded; ++d) sum[d] = T(0);
     T total = T(0);
     for (int64_t c = 0; c < count; ++c) {
       const T* one = part + c * stride;
       const Vec<T> decay = math::exp2_nonpositive<T>(Vec<T>(one[0] - subtract));
       const T weight = decay[0];
       total += one[1] * weight;
-      for (int64_t d = 0; d < p.value_depth; ++d) sum[d] += one[kDecodeHeader + d] * weight;
+      for (int64_t d = 0; d < padded; ++d) sum[d] += one[kDecodeHeader + d] * weight;
     }
     const int64_t head = (p.begin + r) / p.queries;
     const int64_t l = (p.begin + r) % p.queries;
     const T inverse = total == T(0) ? T(0) : T(1) / total;
     S* out = static_cast<S*>(p.out.data) + head * p.out.head + l * p.out.row;
-    for (int64_t d = 0; d < p.value_depth; ++d) assign(out[d * p.out.item], sum[d] * inverse);
+    for (int64_t d = 0; d < p.value_depth; ++d) {
+      assign(out[d * p.out.item], sum[Chunk<S, T>::place(d)] * inverse);
+    }
     if (p.lse.data != nullptr) {
       static_cast<T*>(p.lse.data)[head * p.lse.head + l * p.lse.row] =
           total == T(0)

@@ -24,6 +24,20 @@ struct Reach {
   Range any, every;
 };
 
+// Fetches rows [first, last) of an operand to read or to write them soon. Rows of a video's frames
+// lie pages apart, more of them than a processor's prefetching follows.
+template <class S, bool kWrite = false>
+[[gnu::always_inline]] inline void fetch_rows(const AttentionOperand& x, int64_t first,
+                                              int64_t last, int64_t items) {
+  if (x.item != 1) return;
+  asm volatile("");  // or compilers take the caller for a function without effect, and drop it
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(S));
+  const S* row = static_cast<const S*>(x.data) + first * x.row;
+  for (int64_t i = first; i < last; ++i, row += x.row) {
+    for (int64_t d = 0; d < items; d += kLine) __builtin_prefetch(row + d, kWrite);
+  }
+}
+
 struct Panel {
   int64_t vector;  // the first, of the call
   int64_t row;     // the first

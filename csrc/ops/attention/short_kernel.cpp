@@ -6,7 +6,9 @@
 // so that the result needs no transpose, which takes as long as the products of eight queries and
 // keys. Keys and values are copied first: rows of a video's frames lie a multiple of the page
 // apart, where sixteen of them do not fit in one set of the cache, and each is read as often as it
-// has items. There is one pass over the keys, hence no running maximum.
+// has items. There is one pass over the keys, hence no running maximum. The next problem's operands
+// are fetched while this one is computed, a part at each step, because a core waits when it has
+// more fetches than it can keep in flight.
 #include "ops/attention/lanes.h"
 #include "ops/attention/short.h"
 
@@ -36,10 +38,12 @@ class Problem {
   }
 
   void run() {
+    fetch_rows<S, true>(p_.out, 0, p_.queries / 2, p_.value_depth);
     copy_rows<T, S>(data(p_.k), p_.k.row, p_.k.item, p_.keys, p_.depth, keys_);
     if (all_keys_ > p_.keys) {
       copy_rows<T, S>(data(p_.more_k), 0, p_.more_k.item, 1, p_.depth, keys_ + p_.keys * p_.depth);
     }
+    if (p_.next != nullptr) fetch_rows<S>(p_.next->k, 0, p_.keys / 2, p_.depth);
     for_each_depth_panel<W>(p_.value_depth, [&]<int NV>(int64_t d) {
       const int64_t lanes = at_most<int64_t>(NV * W, p_.value_depth - d);
       T* const to = values_ + d * all_keys_;
@@ -49,6 +53,7 @@ class Problem {
                        to + p_.keys * NV * W);
       }
     });
+    fetch_rows<S, true>(p_.out, p_.queries / 2, p_.queries, p_.value_depth);
     const int64_t rows = p_.end - p_.begin;
     for (int64_t row = 0; row < rows; row += W) {
       attend(Panel{row / W, row, static_cast<int>(at_most<int64_t>(W, rows - row))});
@@ -78,8 +83,12 @@ class Problem {
     queries_.rows_of(p_.q, panel, 0, items);
     const double factor = p_.softcap > 0 ? p_.scale / p_.softcap : p_.scale * kLog2E;
     gather_lanes<T, S>(items, p_.q.item, p_.depth, static_cast<T>(factor), q_, W);
+    const AttentionRows* const next = panel.row == 0 ? p_.next : nullptr;
+    const int64_t half = p_.keys / 2;
+    if (next != nullptr) fetch_rows<S>(next->k, half, p_.keys, p_.depth);
     panel_product_from<kTileRows[1], 1, T>(all_keys_, Rows<T>{keys_, p_.depth}, q_, p_.depth,
                                            scores_, false);
+    if (next != nullptr) fetch_rows<S>(next->v, 0, half, p_.value_depth);
     if (p_.softcap > 0) {
       cap_scores<T>(scores_, all_keys_ * W, static_cast<T>(p_.softcap * kLog2E), nullptr);
     }
@@ -88,10 +97,12 @@ class Problem {
     if (p_.mask.data != nullptr) apply_mask<T>(queries_, panel, range, 1, scores_, added_);
     if (queries_.limited()) apply_limits<T>(queries_, panel, range, 1, scores_);
     softmax(panel);
+    if (next != nullptr) fetch_rows<S>(next->v, half, p_.keys, p_.value_depth);
     for_each_depth_panel<W>(p_.value_depth, [&]<int NV>(int64_t d) {
       // Tiles of eight rows are whole for the sequences in use.
       panel_product_from<at_most(8, kTileRows[NV]), NV, T>(
           panel.lanes, Columns<T>{scores_, W}, values_ + d * all_keys_, all_keys_, out_, false);
+      if (next != nullptr && d == 0) fetch_rows<S>(next->q, 0, p_.queries, p_.depth);
       write<NV>(panel, d);
     });
   }
