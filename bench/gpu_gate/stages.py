@@ -297,8 +297,14 @@ def _peer(library: Library, work: Work, arrays: list[Any]) -> Callable[[], Any] 
     if work.peer == "conv3d":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
-        padding = work.options["padding"]
-        return lambda: torch.nn.functional.conv3d(arrays[0], arrays[1], padding=padding)
+        x, weight = arrays
+        if work.options["layout"] == "NTHWC":
+            x = x.permute(0, 4, 1, 2, 3)
+        convolve, padding = torch.nn.functional.conv3d, work.options["padding"]
+        # As it is called here, and in the other layout, which cuDNN may be faster in.
+        forms = (torch.contiguous_format, torch.channels_last_3d)
+        pairs = [(x.contiguous(memory_format=f), weight.contiguous(memory_format=f)) for f in forms]
+        return _fastest(library, [partial(convolve, *pair, padding=padding) for pair in pairs])
     if work.peer == "conv3d backward":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
@@ -322,15 +328,21 @@ def _peer(library: Library, work: Work, arrays: list[Any]) -> Callable[[], Any] 
         given = [x.clone().requires_grad_() for x in arrays[1:]]
     backends = importlib.import_module("torch.nn.attention")
     kinds = backends.SDPBackend
+
+    def attended(kind: Any) -> Any:
+        with backends.sdpa_kernel(kind):
+            if there_and_back:
+                return torch.autograd.grad(attend(*given, **options), given, arrays[0])
+            return attend(*arrays, **options)
+
+    named = (kinds.CUDNN_ATTENTION, kinds.FLASH_ATTENTION, kinds.EFFICIENT_ATTENTION)
+    return _fastest(library, [partial(attended, kind) for kind in named])
+
+
+def _fastest(library: Library, calls: list[Callable[[], Any]]) -> Callable[[], Any] | None:
+    """Return the fastest of those that run."""
     best: tuple[float, Callable[[], Any]] | None = None
-    for kind in (kinds.CUDNN_ATTENTION, kinds.FLASH_ATTENTION, kinds.EFFICIENT_ATTENTION):
-
-        def call(kind: Any = kind) -> Any:
-            with backends.sdpa_kernel(kind):
-                if there_and_back:
-                    return torch.autograd.grad(attend(*given, **options), given, arrays[0])
-                return attend(*arrays, **options)
-
+    for call in calls:
         try:
             call()
             took = min(library.seconds(call) for _ in range(3))
