@@ -359,7 +359,7 @@ def test_interrupted_runs_leave_nothing(long_clip, tmp_path, number, code):
         time.sleep(0.02)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == code
+    assert process.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
     if number == signal.SIGINT:
