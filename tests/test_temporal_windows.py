@@ -61,6 +61,9 @@ class TestReferenceIsSciPy:
                     scipy.ndimage.convolve1d(x, taps, axis, mode=mode, cval=2, origin=origin),
                     atol=1e-12,
                 )
+                # There SciPy 1.17 reads what lies before the array, and finds what memory held.
+                if mode == "reflect" and size // 2 + origin >= 4 * x.shape[axis]:
+                    continue
                 np.testing.assert_array_equal(
                     reference.median_filter(x, size, axis, mode, origin, cval=2),
                     scipy.ndimage.median_filter(
