@@ -101,7 +101,8 @@ if(NOT CMAKE_CUDA_COMPILER)
   endif()
   return()
 endif()
-list(GET MAREY_CUDA_ARCHITECTURES 0 least)
+list(TRANSFORM MAREY_CUDA_ARCHITECTURES REPLACE "-(real|virtual)$" "" OUTPUT_VARIABLE devices)
+list(GET devices 0 least)
 set(CMAKE_CUDA_ARCHITECTURES ${least})
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
@@ -123,7 +124,7 @@ target_compile_definitions(_cuda PRIVATE MAREY_CUDA_VERSION="${CMAKE_CUDA_COMPIL
 add_library(marey_cuda OBJECT ${MAREY_CUDA_KERNELS})
 # From one intermediate code, that of the least device, which later ones can use too: nothing generic
 # asks which device it is for, and each code of its own takes as long as three devices.
-list(TRANSFORM MAREY_CUDA_ARCHITECTURES PREPEND sm_ OUTPUT_VARIABLE devices)
+list(TRANSFORM devices PREPEND sm_)
 list(JOIN devices "," devices)
 set_target_properties(marey_cuda PROPERTIES CUDA_ARCHITECTURES OFF)
 target_compile_options(
