@@ -80,8 +80,8 @@ if(MAREY_CUDA_ON_CPU)
     file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${kernel}\"\n")
     list(APPEND wrappers ${wrapper})
   endforeach()
-  # The kernels' own warnings are nvcc's business.
   set(on_cpu csrc/cuda/on_cpu.cpp csrc/cuda/sm90_on_cpu.cpp csrc/cuda/faults_on_cpu.cpp)
+  # The kernels' own warnings are nvcc's business.
   set_source_files_properties(${wrappers} PROPERTIES COMPILE_OPTIONS "-w;-march=native")
   set_source_files_properties(${wrappers} ${on_cpu} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   pybind11_add_module(_cuda_on_cpu MODULE EXCLUDE_FROM_ALL NO_EXTRAS
@@ -123,7 +123,7 @@ target_compile_definitions(_cuda PRIVATE MAREY_CUDA_VERSION="${CMAKE_CUDA_COMPIL
 
 add_library(marey_cuda OBJECT ${MAREY_CUDA_KERNELS})
 # From one intermediate code, that of the least device, which later ones can use too: nothing generic
-# asks which device it is for, and each code of its own takes as long as three devices.
+# asks which device it is for, and a device with a code of its own takes twice as long or more.
 list(TRANSFORM devices PREPEND sm_)
 list(JOIN devices "," devices)
 set_target_properties(marey_cuda PROPERTIES CUDA_ARCHITECTURES OFF)

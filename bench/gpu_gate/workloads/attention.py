@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from bench.gpu_gate.libraries import Array
 
 
+Operand = tuple[tuple[int, ...], str]
+
+
+def _operands(
+    batch: int, heads: tuple[int, int], length: int, depth: int, dtype: str, *, causal: bool
+) -> tuple[Operand, Operand, str, float]:
+    """Return q, k and v's shape, a label, and how many pairs of a query and a key there are."""
+    label = f"B{batch} h{heads[0]}/{heads[1]} L{length} D{depth} {dtype}"
+    pairs = length * (length + 1) / 2 if causal else float(length * length)
+    q, kv = ((batch, count, length, depth) for count in heads)
+    return (q, dtype), (kv, dtype), label, pairs
+
+
 def attention_work(
     batch: int,
     heads: tuple[int, int],
@@ -25,10 +38,7 @@ def attention_work(
     from marey import attention as ours
     from marey.reference import attention as reference
 
-    q = ((batch, heads[0], length, depth), dtype)
-    kv = ((batch, heads[1], length, depth), dtype)
-    label = f"B{batch} h{heads[0]}/{heads[1]} L{length} D{depth} {dtype}"
-    pairs = length * (length + 1) / 2 if causal else length * length
+    q, kv, label, pairs = _operands(batch, heads, length, depth, dtype, causal=causal)
     return [
         Work(
             f"attention{', causal' if causal else ''}, {label}",
@@ -93,10 +103,7 @@ def attention_backward_work(
     """Return the way there and back; what is compared is gradient `which` of q, k and v."""
     from marey import attention as ours
 
-    q = ((batch, heads[0], length, depth), dtype)
-    kv = ((batch, heads[1], length, depth), dtype)
-    label = f"B{batch} h{heads[0]}/{heads[1]} L{length} D{depth} {dtype}"
-    pairs = length * (length + 1) / 2 if causal else length * length
+    q, kv, label, pairs = _operands(batch, heads, length, depth, dtype, causal=causal)
 
     def grads(grad: Any, *qkv: Any) -> Any:
         y, lse = ours.attention(*qkv, causal=causal, return_lse=True)
