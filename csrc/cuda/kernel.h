@@ -71,6 +71,8 @@ __device__ __forceinline__ float shuffle_xor(float x, int lanes) {
 __device__ __forceinline__ double shuffle_xor(double x, int lanes) {
   return __shfl_xor_sync(0xFFFFFFFFU, x, lanes);
 }
+// Bit l: what lane l of the warp says.
+__device__ __forceinline__ uint32_t ballot(bool x) { return __ballot_sync(0xFFFFFFFFU, x); }
 
 // Every block of a cooperative grid waits for the others; what any of them wrote is seen by all.
 // `counter` is zero before the launch; the k-th barrier of a grid waits for k times its blocks.

@@ -352,4 +352,19 @@ T shuffle(T x, int lanes) {
 float shuffle_xor(float x, int lanes) { return shuffle(x, lanes); }
 double shuffle_xor(double x, int lanes) { return shuffle(x, lanes); }
 
+uint32_t ballot(bool x) {
+  struct Argument {
+    bool value;
+    uint32_t result;
+  } argument{x, 0};
+  on_cpu::collective(32, &argument, [](void* const* all) {
+    uint32_t bits = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      if (static_cast<const Argument*>(all[lane])->value) bits |= uint32_t{1} << lane;
+    }
+    for (int lane = 0; lane < 32; ++lane) static_cast<Argument*>(all[lane])->result = bits;
+  });
+  return argument.result;
+}
+
 }  // namespace marey::cuda

@@ -26,6 +26,7 @@ void sync_warp();
 void sync_grid(unsigned* counter, unsigned arrivals);
 float shuffle_xor(float x, int lanes);
 double shuffle_xor(double x, int lanes);
+uint32_t ballot(bool x);
 
 namespace on_cpu {
 

@@ -79,10 +79,13 @@ MAREY_DEVICE Query<T> query_of(const Places& p, int64_t problem, int64_t row, bo
 }
 
 // What becomes of a score: `probability` is P, `gradient` dx, `of_score` the same before the
-// softcap. All zero where the query does not see the key.
+// softcap. All zero where the query does not see the key. Where it does, the arithmetic takes its
+// course whatever P is: an infinite item of a key that is seen makes NaN beside a P of 0, as on the
+// CPU, and that of a hidden one never does.
 template <class T>
 struct Pair {
   T probability, gradient, of_score;
+  bool seen;
 };
 
 template <class T>
@@ -91,7 +94,12 @@ MAREY_DEVICE Pair<T> pair_of(const Places& p, const AttentionRange& range, const
   const AttentionArguments& a = p.a.forward;
   bool seen = inside && query.any && range.sees(row, key);
   if (seen && a.data[kMask] != nullptr) seen = *p.forward(kMask, row, key) != 0;
-  if (!seen) return {T{0}, T{0}, T{0}};
+  T bias{0};
+  if (seen && a.data[kBias] != nullptr) {
+    bias = *reinterpret_cast<const T*>(p.forward(kBias, row, key));
+    seen = bias != -std::numeric_limits<T>::infinity();
+  }
+  if (!seen) return {T{0}, T{0}, T{0}, false};
   T x = product * static_cast<T>(a.softcap > 0 ? a.scale / a.softcap : a.scale * kLog2E);
   T slope{1};
   if (a.softcap > 0) {
@@ -99,14 +107,10 @@ MAREY_DEVICE Pair<T> pair_of(const Places& p, const AttentionRange& range, const
     slope = T{1} - t * t;
     x = static_cast<T>(a.softcap * kLog2E) * t;
   }
-  if (a.data[kBias] != nullptr) {
-    x += *reinterpret_cast<const T*>(p.forward(kBias, row, key)) * static_cast<T>(kLog2E);
-  }
+  if (a.data[kBias] != nullptr) x += bias * static_cast<T>(kLog2E);
   const T probability = exp2_of(x - query.top);
-  // Forbidden by the bias: what its value is does not matter.
-  if (probability == T{0}) return {T{0}, T{0}, T{0}};
   const T gradient = probability * (of_value - query.delta);
-  return {probability, gradient, gradient * slope};
+  return {probability, gradient, gradient * slope, true};
 }
 
 // Rows [first, first + count) of an array to shared memory, zeros from `end` on. The items of a row
@@ -135,21 +139,20 @@ MAREY_DEVICE void multiply_rows(const T* own, const T* other, int items,
   }
 }
 
-// sums[r][i] += weights of row r times item lane + 32 i of the rows.
+// sums[r][i] += weights of row r times item lane + 32 i of the rows, of those that row r sees: bit
+// j of sees[r].
 template <int kItems, int kRowsPerWarp, class T>
-MAREY_DEVICE void add_rows(const T* weights, const T* rows, int pitch, int items,
-                           T (&sums)[kRowsPerWarp][kItems]) {
+MAREY_DEVICE void add_rows(const uint32_t (&sees)[kRowsPerWarp], const T* weights, const T* rows,
+                           int pitch, int items, T (&sums)[kRowsPerWarp][kItems]) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  for (int j = 0; j < kLanes; ++j) {
-    // A weight of 0 may stand beside an infinite item.
-    T weight[kRowsPerWarp];
-    bool any = false;
+  uint32_t any = 0;
 #pragma unroll
-    for (int r = 0; r < kRowsPerWarp; ++r) {
-      weight[r] = weights[r * kLanes + j];
-      any = any || weight[r] != T{0};
-    }
-    if (!any) continue;
+  for (int r = 0; r < kRowsPerWarp; ++r) any |= sees[r];
+  for (int j = 0; j < kLanes; ++j) {
+    if ((any >> j & 1U) == 0) continue;
+    T weight[kRowsPerWarp];
+#pragma unroll
+    for (int r = 0; r < kRowsPerWarp; ++r) weight[r] = weights[r * kLanes + j];
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int item = lane + kLanes * i;
@@ -157,7 +160,7 @@ MAREY_DEVICE void add_rows(const T* weights, const T* rows, int pitch, int items
       const T x = rows[j * pitch + item];
 #pragma unroll
       for (int r = 0; r < kRowsPerWarp; ++r) {
-        if (weight[r] != T{0}) sums[r][i] += weight[r] * x;
+        if ((sees[r] >> j & 1U) != 0) sums[r][i] += weight[r] * x;
       }
     }
   }
@@ -281,14 +284,16 @@ attention_grad_q_kernel(MAREY_GRID_CONSTANT BackwardArguments a) {
     shared.template load_other<S>(p, Side::keys, begin, range.keys);
     T product[kRowsPerWarp], of_value[kRowsPerWarp];
     shared.multiply(product, of_value);
+    uint32_t sees[kRowsPerWarp];
 #pragma unroll
     for (int r = 0; r < kRowsPerWarp; ++r) {
-      weights[r * kLanes + lane] = pair_of<T>(p, range, query[r], mine + r, begin + lane,
-                                              mine + r < range.queries, product[r], of_value[r])
-                                       .of_score;
+      const Pair<T> pair = pair_of<T>(p, range, query[r], mine + r, begin + lane,
+                                      mine + r < range.queries, product[r], of_value[r]);
+      weights[r * kLanes + lane] = pair.of_score;
+      sees[r] = ballot(pair.seen);
     }
     sync_warp();
-    add_rows<kItems, kRowsPerWarp>(weights, shared.other, odd(f.depth), f.depth, sums);
+    add_rows<kItems>(sees, weights, shared.other, odd(f.depth), f.depth, sums);
   }
 #pragma unroll
   for (int r = 0; r < kRowsPerWarp; ++r) {
@@ -346,17 +351,19 @@ attention_grad_kv_kernel(MAREY_GRID_CONSTANT BackwardArguments a) {
       const Query<T> query = query_of<T>(p, problem, row, inside);
       T product[kRowsPerWarp], with_value[kRowsPerWarp];
       shared.multiply(product, with_value);
+      uint32_t sees[kRowsPerWarp];
 #pragma unroll
       for (int r = 0; r < kRowsPerWarp; ++r) {
         const Pair<T> pair =
             pair_of<T>(p, range, query, row, mine + r, inside, product[r], with_value[r]);
         scores[r * kLanes + lane] = pair.of_score;
         probabilities[r * kLanes + lane] = pair.probability;
+        sees[r] = ballot(pair.seen);
       }
       sync_warp();
-      add_rows<kItems, kRowsPerWarp>(scores, shared.other, odd(f.depth), f.depth, of_key);
-      add_rows<kItems, kRowsPerWarp>(probabilities, shared.other_value, odd(f.value_depth),
-                                     f.value_depth, of_value);
+      add_rows<kItems>(sees, scores, shared.other, odd(f.depth), f.depth, of_key);
+      add_rows<kItems>(sees, probabilities, shared.other_value, odd(f.value_depth), f.value_depth,
+                       of_value);
     }
   }
 #pragma unroll
