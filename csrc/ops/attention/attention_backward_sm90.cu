@@ -282,6 +282,8 @@ struct Consumer {
         wgmma_wait<0>();
         if constexpr (kOfKeys) wgmma_hold(value);
         wgmma_hold(out);
+        // All lanes have read what is beside the queries.
+        if constexpr (kOfKeys) sync_warp();
         if (thread % 32 == 0) barrier_arrive(&shared.free[stage]);
         parity ^= stage;
         stage ^= 1;
