@@ -51,6 +51,9 @@ struct Grid {
   bool cooperative = false;  // all blocks run at once, and may wait for each other
 };
 
+// What drivers before 530 take of a kernel's arguments.
+inline constexpr std::size_t kMostArgumentBytes = 4096;
+
 inline int64_t blocks_for(int64_t items, int64_t per_block) {
   return (items + per_block - 1) / per_block;
 }
@@ -166,6 +169,7 @@ __device__ __forceinline__ void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
 // (DeviceGuard).
 template <class... P, class... A>
 void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
+  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
   if (grid.blocks == 0) return;
   if (grid.shared_bytes > 48 * 1024) {
     // Always the most that there is: the limit is the kernel's, and another thread's smaller launch
@@ -209,6 +213,7 @@ inline void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
 
 template <class... P, class... A>
 void launch(const Queue&, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
+  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
   on_cpu::run_grid(grid.blocks, grid.threads, grid.shared_bytes, grid.cooperative,
                    [&] { kernel(P(arguments)...); });
 }

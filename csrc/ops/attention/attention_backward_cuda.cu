@@ -519,8 +519,7 @@ void run(const Queue& queue, BackwardArguments& a, BiasArguments* bias) {
 template <int N>
 void add_axis(SeriesMap<N>& map, int64_t extent, const int64_t (&stride)[N]) {
   if (extent == 1) return;
-  map.extent[map.axes] = extent;
-  map.divisor[map.axes] = Divisor(extent > 0 ? extent : 1);
+  map.extent[map.axes] = Divisor(extent > 0 ? extent : 1);
   for (int o = 0; o < N; ++o) map.stride[o][map.axes] = stride[o];
   map.count *= extent;
   ++map.axes;

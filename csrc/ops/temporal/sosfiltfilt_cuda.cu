@@ -3,10 +3,12 @@
 // and each pass is a stream of 16-byte accesses. The workspace is (T + 2 padlen) rows of all
 // series, so that a pass over it is as coalesced as one over a video.
 //
-// Up to kUnrolledSections sections are in registers; for more their state is in the workspace too.
+// Up to kUnrolledSections sections are in registers. Of longer cascades the state is in the
+// workspace too, and so are the coefficients, which a launch before writes there: any number of
+// them.
 #include <cmath>
+#include <type_traits>
 
-#include "core/error.h"
 #include "cuda/series_map.h"
 #include "ops/temporal/sections_cuda.h"
 #include "ops/temporal/sosfilt.h"
@@ -30,12 +32,51 @@ MAREY_HOST_DEVICE Extended extended_step(int64_t e, int64_t steps, int64_t padle
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kMostSections = 64;
 
-// kSections 0: as many as `sections` says, with the state in memory.
+template <class T>
+struct SteadySection : Section<T> {
+  T zi[2];
+};
+
+template <class T>
+SteadySection<T> steady_section(const SteadySections& sections, int s) {
+  const auto at = static_cast<std::size_t>(s);
+  return {section<T>(sections.sos.data() + 6 * at),
+          {static_cast<T>(sections.zi[2 * at]), static_cast<T>(sections.zi[2 * at + 1])}};
+}
+
+// Sections of one launch: what an argument may have is limited.
+constexpr int kStoredSections = 64;
+
+template <class T>
+struct StoreArguments {
+  SteadySection<T>* to;
+  int count;
+  SteadySection<T> section[kStoredSections];
+};
+
+template <class T>
+MAREY_KERNEL(kStoredSections)
+store_sections_kernel(MAREY_GRID_CONSTANT StoreArguments<T> a) {
+  const int s = static_cast<int>(threadIdx.x);
+  if (s < a.count) a.to[s] = a.section[s];
+}
+
+template <class T>
+void store_sections(const Queue& queue, const SteadySections& sections, int count,
+                    SteadySection<T>* to) {
+  for (int first = 0; first < count; first += kStoredSections) {
+    StoreArguments<T> a{};
+    a.to = to + first;
+    a.count = count - first < kStoredSections ? count - first : kStoredSections;
+    for (int s = 0; s < a.count; ++s) a.section[s] = steady_section<T>(sections, first + s);
+    launch(queue, {1, kStoredSections}, &store_sections_kernel<T>, a);
+  }
+}
+
+// kSections 0: as many as `sections` says, in memory with their state.
 template <class T, int kSections>
 struct FiltfiltArguments {
-  static constexpr int kHeld = kSections == 0 ? kMostSections : kSections;
   SeriesMap<2> map;  // x, y
   const char* x;
   char* y;
@@ -46,8 +87,9 @@ struct FiltfiltArguments {
   int64_t steps, padlen;
   int extension;
   int sections;
-  Section<T> section[kHeld];
-  T zi[kHeld][2];
+  std::conditional_t<kSections == 0, const SteadySection<T>*,
+                     SteadySection<T>[kSections == 0 ? 1 : kSections]>
+      section;
 };
 
 // The state of one thread: in registers, or in its own column of the workspace.
@@ -60,8 +102,8 @@ struct State {
     for (int s = 0; s < kSections; ++s) {
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        z[s][0][k] = a.zi[s][0] * first.v[k];
-        z[s][1][k] = a.zi[s][1] * first.v[k];
+        z[s][0][k] = a.section[s].zi[0] * first.v[k];
+        z[s][1][k] = a.section[s].zi[1] * first.v[k];
       }
     }
   }
@@ -91,8 +133,8 @@ struct State<T, 0, kWidth> {
       Group z1, z2;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        z1.v[k] = a.zi[s][0] * first.v[k];
-        z2.v[k] = a.zi[s][1] * first.v[k];
+        z1.v[k] = a.section[s].zi[0] * first.v[k];
+        z2.v[k] = a.section[s].zi[1] * first.v[k];
       }
       *row(a, column, 2 * s) = z1;
       *row(a, column, 2 * s + 1) = z2;
@@ -103,8 +145,9 @@ struct State<T, 0, kWidth> {
     for (int s = 0; s < a.sections; ++s) {
       Group z1 = *row(a, column, 2 * s);
       Group z2 = *row(a, column, 2 * s + 1);
+      const Section<T> c = a.section[s];
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) v.v[k] = step(a.section[s], v.v[k], z1.v[k], z2.v[k]);
+      for (int k = 0; k < kWidth; ++k) v.v[k] = step(c, v.v[k], z1.v[k], z2.v[k]);
       *row(a, column, 2 * s) = z1;
       *row(a, column, 2 * s + 1) = z2;
     }
@@ -213,11 +256,12 @@ void run(const Queue& queue, const SteadySections& checked, const View& x, int a
   a.row_bytes = row_bytes(x, axis);
   a.rows = static_cast<char*>(workspace);
   a.state = a.rows + (a.steps + 2 * padlen) * a.row_bytes;
-  for (int s = 0; s < a.sections; ++s) {
-    const auto at = static_cast<std::size_t>(s);
-    a.section[s] = section<T>(checked.sos.data() + 6 * at);
-    a.zi[s][0] = static_cast<T>(checked.zi[2 * at]);
-    a.zi[s][1] = static_cast<T>(checked.zi[2 * at + 1]);
+  if constexpr (kSections == 0) {
+    auto* stored = reinterpret_cast<SteadySection<T>*>(a.state + 2 * a.sections * a.row_bytes);
+    store_sections(queue, checked, a.sections, stored);
+    a.section = stored;
+  } else {
+    for (int s = 0; s < kSections; ++s) a.section[s] = steady_section<T>(checked, s);
   }
   const Grid grid{blocks_for(a.map.count, kThreads), kThreads};
   if (width == 1) return launch(queue, grid, &sosfiltfilt_kernel<S, T, kSections, 1>, a);
@@ -243,18 +287,15 @@ void run_sections(std::size_t sections, const A&... arguments) {
 }  // namespace
 
 int64_t sosfiltfilt_workspace(const View& x, int axis, int64_t padlen, int64_t sections) {
-  const int64_t state = sections > kUnrolledSections ? 2 * sections : 0;
-  return (x.shape[axis] + 2 * padlen + state) * row_bytes(x, axis);
+  const int64_t signal = (x.shape[axis] + 2 * padlen) * row_bytes(x, axis);
+  if (sections <= kUnrolledSections) return signal;
+  return signal + sections * (2 * row_bytes(x, axis) + int64_t{sizeof(SteadySection<double>)});
 }
 
 void sosfiltfilt(const Queue& queue, const View& sos, const View& x, int axis, const View& y,
                  Extension extension, int64_t padlen, const View& zi, void* workspace) {
   const SteadySections checked = checked_sosfiltfilt(sos, x, axis, padlen, zi);
   const std::size_t sections = checked.zi.size() / 2;
-  if (sections > kMostSections) {
-    throw ValueError("marey.sosfiltfilt", "sos", "at most 64 sections on a CUDA device",
-                     std::to_string(sections));
-  }
   if (x.shape.count() == 0) return;
   if (x.dtype == DType::u8) {
     run_sections<uint8_t, float>(sections, queue, checked, x, axis, y, extension, padlen,
