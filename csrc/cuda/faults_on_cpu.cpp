@@ -98,15 +98,13 @@ std::vector<float> run_fault(const std::string& fault) {
   } else if (fault == "deadlock") {
     launch({}, plain, &deadlock, out.data());
   } else if (fault == "grid deadlock" || fault == "grid barrier") {
-    Grid grid{4, kThreads, 0};
-    grid.cooperative = true;
+    const Grid grid{4, kThreads, 0};
     unsigned counter = 0;
     std::vector<float> between(4, -1.0F);
-    if (fault == "grid deadlock") {
-      launch({}, grid, &grid_deadlock, &counter);
-    } else {
-      launch({}, grid, &grid_barrier, out.data(), between.data(), &counter);
-    }
+    const bool ran = fault == "grid deadlock" ? launch_together({}, grid, &grid_deadlock, &counter)
+                                              : launch_together({}, grid, &grid_barrier, out.data(),
+                                                                between.data(), &counter);
+    if (!ran) throw std::runtime_error("on_cpu: the grid is too large to run at once");
   } else if (fault == "write behind") {
     launch({}, plain, &write_behind, out.data());
   } else if (fault == "misaligned") {

@@ -48,7 +48,6 @@ struct Grid {
   int64_t blocks = 0;  // at most 2^31 - 1
   int threads = 0;
   std::size_t shared_bytes = 0;
-  bool cooperative = false;  // all blocks run at once, and may wait for each other
 };
 
 // What drivers before 530 take of a kernel's arguments.
@@ -165,12 +164,13 @@ __device__ __forceinline__ void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
   }
 }
 
-// Launches on the caller's stream; never synchronises. The current device is set by the binding
+// On the caller's stream; never synchronises. The current device is set by the binding
 // (DeviceGuard).
 template <class... P, class... A>
-void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
+cudaError_t submit(const Queue& queue, const Grid& grid, bool together, void (*kernel)(P...),
+                   const A&... arguments) {
   static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
-  if (grid.blocks == 0) return;
+  if (grid.blocks == 0) return cudaSuccess;
   if (grid.shared_bytes > 48 * 1024) {
     // Always the most that there is: the limit is the kernel's, and another thread's smaller launch
     // must not lower it between this call and the launch.
@@ -185,13 +185,33 @@ void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = static_cast<cudaStream_t>(queue.stream);
   cudaLaunchAttribute attribute{};
-  if (grid.cooperative) {
+  if (together) {
     attribute.id = cudaLaunchAttributeCooperative;
     attribute.val.cooperative = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
   }
-  check(cudaLaunchKernelEx(&config, kernel, P(arguments)...));
+  return cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+}
+
+template <class... P, class... A>
+void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
+  check(submit(queue, grid, false, kernel, arguments...));
+}
+
+// All blocks run at once, and may wait for each other. False, and nothing is launched, if the
+// device cannot hold them: the part of it that this process has may be smaller than its attributes
+// say.
+template <class... P, class... A>
+[[nodiscard]] bool launch_together(const Queue& queue, const Grid& grid, void (*kernel)(P...),
+                                   const A&... arguments) {
+  const cudaError_t status = submit(queue, grid, true, kernel, arguments...);
+  if (status == cudaErrorCooperativeLaunchTooLarge) {
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
+  check(status);
+  return true;
 }
 
 #else
@@ -214,8 +234,14 @@ inline void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
 template <class... P, class... A>
 void launch(const Queue&, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
   static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
-  on_cpu::run_grid(grid.blocks, grid.threads, grid.shared_bytes, grid.cooperative,
-                   [&] { kernel(P(arguments)...); });
+  on_cpu::run_grid(grid.blocks, grid.threads, grid.shared_bytes, [&] { kernel(P(arguments)...); });
+}
+template <class... P, class... A>
+[[nodiscard]] bool launch_together(const Queue&, const Grid& grid, void (*kernel)(P...),
+                                   const A&... arguments) {
+  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
+  return on_cpu::run_grid_together(grid.blocks, grid.threads, grid.shared_bytes,
+                                   [&] { kernel(P(arguments)...); });
 }
 
 #endif

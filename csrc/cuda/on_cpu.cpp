@@ -113,6 +113,8 @@ struct Block {
 
 thread_local Block* block = nullptr;
 thread_local Order order = Order::forward;
+thread_local int64_t multiprocessors = kMultiprocessors;
+thread_local int64_t refused = 0;
 
 void entry() {
   (*block->kernel)();
@@ -249,22 +251,39 @@ void run_together(int64_t blocks, int threads, std::size_t shared_bytes,
   if (waiting > 0) deadlock(waiting);
 }
 
-}  // namespace
-
-void set_order(Order wanted) { order = wanted; }
-
-void run_grid(int64_t blocks, int threads, std::size_t shared_bytes, bool cooperative,
-              const std::function<void()>& kernel) {
+void run(decltype(run_alone)* blocks_of, int64_t blocks, int threads, std::size_t shared_bytes,
+         const std::function<void()>& kernel) {
   gridDim = {static_cast<unsigned>(blocks), 1, 1};
   blockDim = {static_cast<unsigned>(threads), 1, 1};
   threadIdx = {};
   try {
-    (cooperative ? run_together : run_alone)(blocks, threads, shared_bytes, kernel);
+    blocks_of(blocks, threads, shared_bytes, kernel);
   } catch (...) {
     block = nullptr;
     throw;
   }
   block = nullptr;
+}
+
+}  // namespace
+
+void set_order(Order wanted) { order = wanted; }
+void set_multiprocessors(int count) { multiprocessors = count; }
+int64_t refused_grids() { return refused; }
+
+void run_grid(int64_t blocks, int threads, std::size_t shared_bytes,
+              const std::function<void()>& kernel) {
+  run(&run_alone, blocks, threads, shared_bytes, kernel);
+}
+
+bool run_grid_together(int64_t blocks, int threads, std::size_t shared_bytes,
+                       const std::function<void()>& kernel) {
+  if (blocks > multiprocessors) {
+    ++refused;
+    return false;
+  }
+  run(&run_together, blocks, threads, shared_bytes, kernel);
+  return true;
 }
 
 unsigned char* shared_bytes() { return block->shared_begin; }

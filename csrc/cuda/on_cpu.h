@@ -30,12 +30,23 @@ uint32_t ballot(bool x);
 
 namespace on_cpu {
 
+inline constexpr int kMultiprocessors = 16;  // enough for tests
+
 enum class Order : int { forward, backward, shuffled };
 void set_order(Order order);
 
-// Block by block; a cooperative grid's blocks by turns.
-void run_grid(int64_t blocks, int threads, std::size_t shared_bytes, bool cooperative,
+// How many blocks run at once: of the part of the device that the process has. What the device says
+// of itself is another number (limits.h).
+void set_multiprocessors(int count);
+// Grids that were larger than that, so far.
+int64_t refused_grids();
+
+// Block by block.
+void run_grid(int64_t blocks, int threads, std::size_t shared_bytes,
               const std::function<void()>& kernel);
+// All blocks by turns; false, and nothing done, if they are more than run at once.
+bool run_grid_together(int64_t blocks, int threads, std::size_t shared_bytes,
+                       const std::function<void()>& kernel);
 unsigned char* shared_bytes();
 
 // Runs `op` once for all `size` neighbouring threads (32: a warp, 128: a warpgroup), when the last
