@@ -44,6 +44,9 @@ class TestFaultsAreFound:
             module.set_order(order)
             assert module.run_fault("grid barrier")[:4] == [1, 2, 3, 0]
 
+    def test_a_copy_that_is_read_before_its_block_has_waited_for_it(self, module: Any) -> None:
+        assert np.isnan(module.run_fault("early read")[:4]).all()
+
     def test_a_grid_that_is_too_large_to_run_at_once(self, module: Any) -> None:
         module.set_multiprocessors(3)
         refused = module.refused_grids()

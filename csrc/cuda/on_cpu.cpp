@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace marey::cuda {
@@ -105,6 +107,7 @@ struct Block {
   Barrier barriers[kBarriers];
   std::vector<Collective> warps, warpgroups;
   std::deque<std::function<void()>> later;
+  std::map<std::pair<std::type_index, int>, std::shared_ptr<void>> pending;
   std::string failure;
   unsigned index = 0;
   std::vector<int> turn;
@@ -158,6 +161,7 @@ void begin_block(Block& b, unsigned index) {
     c.ready = nullptr;
     c.context.prepare(c.stack.get(), &entry);
   }
+  b.pending.clear();
   for (Barrier& barrier : b.barriers) barrier = {};
   for (auto* groups : {&b.warps, &b.warpgroups}) {
     for (Collective& group : *groups) group.arrived = 0;
@@ -288,6 +292,9 @@ bool run_grid_together(int64_t blocks, int threads, std::size_t shared_bytes,
 
 unsigned char* shared_bytes() { return block->shared_begin; }
 int thread_number() { return block->running; }
+std::shared_ptr<void>& pending_of(std::type_index type, int unit) {
+  return block->pending[{type, unit}];
+}
 
 void collective(int size, void* argument, void (*op)(void* const* arguments)) {
   auto& groups = size == 32 ? block->warps : block->warpgroups;

@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <typeindex>
 
 namespace marey::cuda {
 
@@ -62,6 +64,15 @@ void named_barrier(int id, int threads, bool wait);
 void later(std::function<void()> work);
 // The running thread's number in its block.
 int thread_number();
+// What the running block's thread or warpgroup `unit` has asked for and not waited for, as `type`
+// keeps it: empty when the block begins.
+std::shared_ptr<void>& pending_of(std::type_index type, int unit);
+template <class T>
+T& pending(int unit) {
+  std::shared_ptr<void>& held = pending_of(typeid(T), unit);
+  if (held == nullptr) held = std::make_shared<T>();
+  return *static_cast<T*>(held.get());
+}
 
 // Throws std::runtime_error out of the launch, by way of the scheduler.
 [[noreturn]] void fail(const char* message);
