@@ -7,7 +7,6 @@
 // workspace too, and so are the coefficients, which a launch before writes there: any number of
 // them.
 #include <cmath>
-#include <type_traits>
 
 #include "cuda/series_map.h"
 #include "ops/temporal/sections_cuda.h"
@@ -33,50 +32,65 @@ namespace {
 
 constexpr int kThreads = 128;
 
-template <class T>
-struct SteadySection : Section<T> {
-  T zi[2];
+// Sections and their steady states for an input of 1. kSections 0: any number, in memory.
+template <class T, int kSections>
+struct Coefficients {
+  Section<T> section[kSections];
+  T zi[kSections][2];
+
+  void set(int at, const SteadySections& sections, int s) {
+    const auto from = static_cast<std::size_t>(s);
+    section[at] = cuda::section<T>(sections.sos.data() + 6 * from);
+    zi[at][0] = static_cast<T>(sections.zi[2 * from]);
+    zi[at][1] = static_cast<T>(sections.zi[2 * from + 1]);
+  }
 };
-
 template <class T>
-SteadySection<T> steady_section(const SteadySections& sections, int s) {
-  const auto at = static_cast<std::size_t>(s);
-  return {section<T>(sections.sos.data() + 6 * at),
-          {static_cast<T>(sections.zi[2 * at]), static_cast<T>(sections.zi[2 * at + 1])}};
-}
+struct Coefficients<T, 0> {
+  Section<T>* section;
+  T (*zi)[2];
+};
+template <class T>
+constexpr int64_t kCoefficientBytes = sizeof(Coefficients<T, 1>);
 
-// Sections of one launch: what an argument may have is limited.
+// Sections that a launch stores: what an argument may have is limited.
 constexpr int kStoredSections = 64;
 
 template <class T>
 struct StoreArguments {
-  SteadySection<T>* to;
-  int count;
-  SteadySection<T> section[kStoredSections];
+  Coefficients<T, 0> to;
+  int first, count;
+  Coefficients<T, kStoredSections> from;
 };
 
 template <class T>
 MAREY_KERNEL(kStoredSections)
 store_sections_kernel(MAREY_GRID_CONSTANT StoreArguments<T> a) {
   const int s = static_cast<int>(threadIdx.x);
-  if (s < a.count) a.to[s] = a.section[s];
+  if (s >= a.count) return;
+  a.to.section[a.first + s] = a.from.section[s];
+  a.to.zi[a.first + s][0] = a.from.zi[s][0];
+  a.to.zi[a.first + s][1] = a.from.zi[s][1];
 }
 
+// To `memory`, which has kCoefficientBytes for each section.
 template <class T>
-void store_sections(const Queue& queue, const SteadySections& sections, int count,
-                    SteadySection<T>* to) {
-  for (int first = 0; first < count; first += kStoredSections) {
-    StoreArguments<T> a{};
-    a.to = to + first;
-    a.count = count - first < kStoredSections ? count - first : kStoredSections;
-    for (int s = 0; s < a.count; ++s) a.section[s] = steady_section<T>(sections, first + s);
+Coefficients<T, 0> store_sections(const Queue& queue, const SteadySections& sections, int count,
+                                  char* memory) {
+  StoreArguments<T> a{};
+  a.to.section = reinterpret_cast<Section<T>*>(memory);
+  a.to.zi = reinterpret_cast<T(*)[2]>(a.to.section + count);
+  for (; a.first < count; a.first += kStoredSections) {
+    a.count = count - a.first < kStoredSections ? count - a.first : kStoredSections;
+    for (int s = 0; s < a.count; ++s) a.from.set(s, sections, a.first + s);
     launch(queue, {1, kStoredSections}, &store_sections_kernel<T>, a);
   }
+  return a.to;
 }
 
 // kSections 0: as many as `sections` says, in memory with their state.
 template <class T, int kSections>
-struct FiltfiltArguments {
+struct FiltfiltArguments : Coefficients<T, kSections> {
   SeriesMap<2> map;  // x, y
   const char* x;
   char* y;
@@ -87,9 +101,6 @@ struct FiltfiltArguments {
   int64_t steps, padlen;
   int extension;
   int sections;
-  std::conditional_t<kSections == 0, const SteadySection<T>*,
-                     SteadySection<T>[kSections == 0 ? 1 : kSections]>
-      section;
 };
 
 // The state of one thread: in registers, or in its own column of the workspace.
@@ -102,8 +113,8 @@ struct State {
     for (int s = 0; s < kSections; ++s) {
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        z[s][0][k] = a.section[s].zi[0] * first.v[k];
-        z[s][1][k] = a.section[s].zi[1] * first.v[k];
+        z[s][0][k] = a.zi[s][0] * first.v[k];
+        z[s][1][k] = a.zi[s][1] * first.v[k];
       }
     }
   }
@@ -133,8 +144,8 @@ struct State<T, 0, kWidth> {
       Group z1, z2;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        z1.v[k] = a.section[s].zi[0] * first.v[k];
-        z2.v[k] = a.section[s].zi[1] * first.v[k];
+        z1.v[k] = a.zi[s][0] * first.v[k];
+        z2.v[k] = a.zi[s][1] * first.v[k];
       }
       *row(a, column, 2 * s) = z1;
       *row(a, column, 2 * s + 1) = z2;
@@ -257,11 +268,10 @@ void run(const Queue& queue, const SteadySections& checked, const View& x, int a
   a.rows = static_cast<char*>(workspace);
   a.state = a.rows + (a.steps + 2 * padlen) * a.row_bytes;
   if constexpr (kSections == 0) {
-    auto* stored = reinterpret_cast<SteadySection<T>*>(a.state + 2 * a.sections * a.row_bytes);
-    store_sections(queue, checked, a.sections, stored);
-    a.section = stored;
+    char* memory = a.state + 2 * a.sections * a.row_bytes;
+    static_cast<Coefficients<T, 0>&>(a) = store_sections<T>(queue, checked, a.sections, memory);
   } else {
-    for (int s = 0; s < kSections; ++s) a.section[s] = steady_section<T>(checked, s);
+    for (int s = 0; s < kSections; ++s) a.set(s, checked, s);
   }
   const Grid grid{blocks_for(a.map.count, kThreads), kThreads};
   if (width == 1) return launch(queue, grid, &sosfiltfilt_kernel<S, T, kSections, 1>, a);
@@ -289,7 +299,7 @@ void run_sections(std::size_t sections, const A&... arguments) {
 int64_t sosfiltfilt_workspace(const View& x, int axis, int64_t padlen, int64_t sections) {
   const int64_t signal = (x.shape[axis] + 2 * padlen) * row_bytes(x, axis);
   if (sections <= kUnrolledSections) return signal;
-  return signal + sections * (2 * row_bytes(x, axis) + int64_t{sizeof(SteadySection<double>)});
+  return signal + sections * (2 * row_bytes(x, axis) + kCoefficientBytes<double>);
 }
 
 void sosfiltfilt(const Queue& queue, const View& sos, const View& x, int axis, const View& y,
