@@ -32,29 +32,27 @@ def to_array(tensor: torch.Tensor) -> Any:
     TypeError
         If it is on another device, or bfloat16 without `ml_dtypes`.
     """
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    if tensor.is_conj() or tensor.is_neg():  # not in memory yet
-        tensor = tensor.resolve_conj().resolve_neg()
-    if tensor.device.type == "cuda":
-        return tensor  # marey's functions take it, if there is a CUDA module
-    if tensor.dtype is torch.bfloat16:
-        if bfloat16 is None:
-            raise TypeError("[marey.torch] bfloat16: expected the package ml_dtypes; found none")
-        return tensor.view(torch.int16).numpy().view(bfloat16)
-    if tensor.device.type != "cpu":
+    if tensor.is_cpu and tensor.dtype is not torch.bfloat16:
+        # In one call: without its history, and with what conj() and neg() put off.
+        return tensor.numpy(force=True)
+    if tensor.is_cuda:
+        # marey's functions take it, if there is a CUDA module.
+        return tensor.detach().resolve_conj().resolve_neg()
+    if not tensor.is_cpu:
         raise TypeError(
             f"[marey.torch] tensor: expected one on the CPU; found one on {tensor.device} "
             "(this build of marey has no kernels for it)"
         )
-    return tensor.numpy()
+    if bfloat16 is None:
+        raise TypeError("[marey.torch] bfloat16: expected the package ml_dtypes; found none")
+    return tensor.detach().view(torch.int16).numpy().view(bfloat16)
 
 
-def to_tensor(array: Any) -> torch.Tensor:
-    """Return a tensor that shares an array's memory."""
-    if isinstance(array, torch.Tensor):
+def to_tensor(array: Any) -> Any:
+    """Return a tensor that shares an array's memory; a tensor as it is."""
+    if type(array) is not np.ndarray:
         return array
-    if array.dtype.kind == "V" or array.dtype == bfloat16:
+    if array.dtype.kind == "V":  # bfloat16, which NumPy knows by ml_dtypes alone
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
@@ -68,23 +66,16 @@ def new(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> torch.Tenso
 
 def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     """Return whether a result of these tensors is to be differentiated."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return torch.is_grad_enabled() and True in [t.requires_grad for t in tensors if t is not None]
 
 
-def _to_arrays(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return to_array(value)
-    if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
-        return [to_array(item) for item in value]
-    return value
-
-
-def _to_tensors(result: Any) -> Any:
-    if isinstance(result, (np.ndarray, torch.Tensor)):
-        return to_tensor(result)
-    if isinstance(result, tuple):
-        return tuple([to_tensor(item) for item in result])
-    return [to_tensor(item) for item in result]
+def _returning(kinds: list[str]) -> Callable[[Any], Any]:
+    """Return what makes the results of these types of what a function over arrays gives."""
+    if len(kinds) > 1:
+        return lambda results: tuple([to_tensor(result) for result in results])
+    if "List" in kinds[0]:
+        return lambda results: [to_tensor(result) for result in results]
+    return to_tensor
 
 
 def operation(
@@ -108,12 +99,25 @@ def operation(
         What float32 and shorter tensors are cast to under ``torch.autocast("cpu")``.
     """
     name, _, rest = schema.partition("(")
+    tensors: list[int] = []  # where arguments are tensors, and where lists of them
+    lists: list[int] = []
 
     def run(*arguments: Any) -> Any:
-        return _to_tensors(function(*[_to_arrays(argument) for argument in arguments]))
+        values = list(arguments)
+        for k in tensors:
+            if values[k] is not None:
+                values[k] = to_array(values[k])
+        for k in lists:
+            values[k] = [to_array(item) for item in values[k]]
+        return to_tensors(function(*values))
 
     op = torch.library.custom_op(f"marey::{name}", run, mutates_args=(), schema=f"({rest}")
-    names = [argument.name for argument in op._opoverload._schema.arguments]
+    declared = op._opoverload._schema
+    names = [argument.name for argument in declared.arguments]
+    for k, argument in enumerate(declared.arguments):
+        if "Tensor" in str(argument.type):
+            (lists if "List" in str(argument.type) else tensors).append(k)
+    to_tensors = _returning([str(result.type) for result in declared.returns])
     op.register_fake(lambda *arguments: fake(Call(dict(zip(names, arguments, strict=True)))))
     op.register_autocast("cpu", autocast)
     return op
