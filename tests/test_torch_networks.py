@@ -327,7 +327,8 @@ def operations() -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("name", list(operations()))
 def test_torchs_own_checks(name: str) -> None:
-    opcheck(*operations()[name])
+    op, arguments = operations()[name]
+    opcheck(op.definition, arguments)
 
 
 class Network(torch.nn.Module):  # type: ignore[misc]

@@ -14,8 +14,6 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch.library import CustomOpDef
-
     Array = np.ndarray[Any, Any]
 
 try:
@@ -78,13 +76,87 @@ def _returning(kinds: list[str]) -> Callable[[Any], Any]:
     return to_tensor
 
 
+def unwatched() -> bool:
+    """Return whether nothing of torch's has a part in a call now: no compiler, mode or profiler."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch.autograd._profiler_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+class Operation:
+    """An operation of torch's, ``torch.ops.marey.<name>``.
+
+    A call of it goes through torch's dispatcher, three times, only where someone listens there. One
+    with plain tensors on the CPU, of which no gradient is wanted, takes the short way to the
+    kernel.
+
+    Attributes
+    ----------
+    definition : torch.library.CustomOpDef
+        What torch knows.
+    """
+
+    def __init__(self, schema: str, function: Callable[..., Any]) -> None:
+        name, _, rest = schema.partition("(")
+        self._function = function
+        self.definition = torch.library.custom_op(
+            f"marey::{name}", self._run, mutates_args=(), schema=f"({rest}"
+        )
+        declared = self.definition._opoverload._schema
+        self.names = [argument.name for argument in declared.arguments]
+        kinds = [str(argument.type) for argument in declared.arguments]
+        self._tensors = [k for k, kind in enumerate(kinds) if kind in _TENSORS]
+        self._lists = [k for k, kind in enumerate(kinds) if kind == "List[Tensor]"]
+        self.results = [str(result.type) for result in declared.returns]
+        self._to_tensors = _returning(self.results)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if unwatched() and self._plain(arguments):
+            return self._run(*arguments)
+        return self.definition(*arguments)
+
+    def _plain(self, arguments: Sequence[Any]) -> bool:
+        """Return whether these are tensors as kernels take them, and want no gradient."""
+        given = [arguments[k] for k in self._tensors]
+        for k in self._lists:
+            given += arguments[k]
+        gradients = torch.is_grad_enabled()
+        for tensor in given:
+            if tensor is None:
+                continue
+            if type(tensor) not in _PLAIN or not tensor.is_cpu:
+                return False
+            if gradients and tensor.requires_grad:
+                return False
+        return True
+
+    def _run(self, *arguments: Any) -> Any:
+        values = list(arguments)
+        for k in self._tensors:
+            if values[k] is not None:
+                values[k] = to_array(values[k])
+        for k in self._lists:
+            values[k] = [to_array(item) for item in values[k]]
+        return self._to_tensors(self._function(*values))
+
+
+_TENSORS = ("Tensor", "Optional[Tensor]")
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
 def operation(
     schema: str,
     function: Callable[..., Any],
     fake: Callable[[Call], Any],
     *,
     autocast: torch.dtype = torch.float32,
-) -> CustomOpDef:
+) -> Operation:
     """Define ``torch.ops.marey.<name>``.
 
     Parameters
@@ -98,28 +170,11 @@ def operation(
     autocast
         What float32 and shorter tensors are cast to under ``torch.autocast("cpu")``.
     """
-    name, _, rest = schema.partition("(")
-    tensors: list[int] = []  # where arguments are tensors, and where lists of them
-    lists: list[int] = []
-
-    def run(*arguments: Any) -> Any:
-        values = list(arguments)
-        for k in tensors:
-            if values[k] is not None:
-                values[k] = to_array(values[k])
-        for k in lists:
-            values[k] = [to_array(item) for item in values[k]]
-        return to_tensors(function(*values))
-
-    op = torch.library.custom_op(f"marey::{name}", run, mutates_args=(), schema=f"({rest}")
-    declared = op._opoverload._schema
-    names = [argument.name for argument in declared.arguments]
-    for k, argument in enumerate(declared.arguments):
-        if "Tensor" in str(argument.type):
-            (lists if "List" in str(argument.type) else tensors).append(k)
-    to_tensors = _returning([str(result.type) for result in declared.returns])
-    op.register_fake(lambda *arguments: fake(Call(dict(zip(names, arguments, strict=True)))))
-    op.register_autocast("cpu", autocast)
+    op = Operation(schema, function)
+    op.definition.register_fake(
+        lambda *arguments: fake(Call(dict(zip(op.names, arguments, strict=True))))
+    )
+    op.definition.register_autocast("cpu", autocast)
     return op
 
 
@@ -143,7 +198,7 @@ class Call:
 
 
 def gradient(
-    op: CustomOpDef,
+    op: Operation,
     derivative: Callable[..., dict[str, Any]],
     *,
     save: Sequence[str] = (),
@@ -162,14 +217,13 @@ def gradient(
     constant : sequence of str
         The results that have no derivative.
     """
-    schema = op._opoverload._schema
-    names = [argument.name for argument in schema.arguments]
-    everything = [*names, *(f"result{k}" for k in range(len(schema.returns)))]
+    names = op.names
+    everything = [*names, *(f"result{k}" for k in range(len(op.results)))]
     # By place, because this runs at every call.
     saved = [everything.index(name) for name in save]
     fixed = [everything.index(name) for name in constant]
     plain = [k for k in range(len(everything)) if k not in saved]
-    several = len(schema.returns) > 1
+    several = len(op.results) > 1
 
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         values = (*inputs, *output) if several else (*inputs, output)
@@ -187,7 +241,7 @@ def gradient(
         found = tuple([wanted.get(name) for name in names])
         return found if len(found) > 1 else found[0]
 
-    op.register_autograd(backward, setup_context=setup_context)
+    op.definition.register_autograd(backward, setup_context=setup_context)
 
 
 def _shape(value: Any) -> Any:
@@ -199,10 +253,10 @@ def _shape(value: Any) -> Any:
     return value
 
 
-def not_differentiable(op: CustomOpDef, why: str) -> None:
+def not_differentiable(op: Operation, why: str) -> None:
     """Let an operation say so when its gradient is asked for."""
 
     def refuse(call: Call, *grads: Any) -> dict[str, Any]:
-        raise NotImplementedError(f"[{op._qualname}] gradient: {why}")
+        raise NotImplementedError(f"[{op.definition._qualname}] gradient: {why}")
 
     gradient(op, refuse)
