@@ -1,5 +1,6 @@
 """marey.torch: operations that torch's own checks pass, with exact gradients."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -297,6 +298,13 @@ def test_torchs_dispatcher_where_someone_listens(name: str) -> None:
     found = call(fake.from_tensor(x))
     assert type(found) is torch._subclasses.FakeTensor
     assert found.shape == expected.shape
+    gradients = []
+    for listener in (contextlib.nullcontext(), Seen()):
+        given = x.clone().requires_grad_()
+        with listener:
+            call(given).square().sum().backward()
+        gradients.append(given.grad)
+    assert torch.equal(*gradients)
 
 
 # There is no rule for batches: torch takes one after the other, and warns.

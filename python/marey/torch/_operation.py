@@ -93,55 +93,55 @@ class Operation:
     """An operation of torch's, ``torch.ops.marey.<name>``.
 
     A call of it goes through torch's dispatcher, three times, only where someone listens there. One
-    with plain tensors on the CPU, of which no gradient is wanted, takes the short way to the
-    kernel.
+    with plain tensors on the CPU takes the short way to the kernel, by `function` if a gradient is
+    wanted.
 
     Attributes
     ----------
     definition : torch.library.CustomOpDef
         What torch knows.
+    function : type of torch.autograd.Function or None
+        The same with its derivative; None where arguments are lists of tensors.
     """
+
+    function: Any = None
 
     def __init__(self, schema: str, function: Callable[..., Any]) -> None:
         name, _, rest = schema.partition("(")
         self._function = function
         self.definition = torch.library.custom_op(
-            f"marey::{name}", self._run, mutates_args=(), schema=f"({rest}"
+            f"marey::{name}", self.run, mutates_args=(), schema=f"({rest}"
         )
         declared = self.definition._opoverload._schema
         self.names = [argument.name for argument in declared.arguments]
         kinds = [str(argument.type) for argument in declared.arguments]
         self._tensors = [k for k, kind in enumerate(kinds) if kind in _TENSORS]
-        self._lists = [k for k, kind in enumerate(kinds) if kind == "List[Tensor]"]
-        self.results = [str(result.type) for result in declared.returns]
-        self._to_tensors = _returning(self.results)
+        self.lists = [k for k, kind in enumerate(kinds) if kind == "List[Tensor]"]
+        results = [str(result.type) for result in declared.returns]
+        self.results = len(results)
+        self.listed = results == ["List[Tensor]"]
+        self._to_tensors = _returning(results)
 
     def __call__(self, *arguments: Any) -> Any:
-        if unwatched() and self._plain(arguments):
-            return self._run(*arguments)
+        if unwatched():
+            given = [arguments[k] for k in self._tensors if arguments[k] is not None]
+            for k in self.lists:
+                given += arguments[k]
+            if all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in given):
+                if not wants_gradient(*given):
+                    return self.run(*arguments)
+                if self.function is not None:
+                    found = self.function.apply(*arguments)
+                    return list(found) if self.listed else found
         return self.definition(*arguments)
 
-    def _plain(self, arguments: Sequence[Any]) -> bool:
-        """Return whether these are tensors as kernels take them, and want no gradient."""
-        given = [arguments[k] for k in self._tensors]
-        for k in self._lists:
-            given += arguments[k]
-        gradients = torch.is_grad_enabled()
-        for tensor in given:
-            if tensor is None:
-                continue
-            if type(tensor) not in _PLAIN or not tensor.is_cpu:
-                return False
-            if gradients and tensor.requires_grad:
-                return False
-        return True
-
-    def _run(self, *arguments: Any) -> Any:
+    def run(self, *arguments: Any) -> Any:
+        """Compute, without a derivative."""
         values = list(arguments)
         for k in self._tensors:
             if values[k] is not None:
                 values[k] = to_array(values[k])
-        for k in self._lists:
+        for k in self.lists:
             values[k] = [to_array(item) for item in values[k]]
         return self._to_tensors(self._function(*values))
 
@@ -218,12 +218,12 @@ def gradient(
         The results that have no derivative.
     """
     names = op.names
-    everything = [*names, *(f"result{k}" for k in range(len(op.results)))]
+    everything = [*names, *(f"result{k}" for k in range(op.results))]
     # By place, because this runs at every call.
     saved = [everything.index(name) for name in save]
     fixed = [everything.index(name) for name in constant]
     plain = [k for k in range(len(everything)) if k not in saved]
-    several = len(op.results) > 1
+    several = op.results > 1
 
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         values = (*inputs, *output) if several else (*inputs, output)
@@ -241,7 +241,22 @@ def gradient(
         found = tuple([wanted.get(name) for name in names])
         return found if len(found) > 1 else found[0]
 
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        result = op.run(*arguments)
+        setup_context(ctx, arguments, result)
+        return tuple(result) if op.listed else result
+
+    def backward_of_list(ctx: Any, *grads: Any) -> Any:
+        return backward(ctx, list(grads))
+
     op.definition.register_autograd(backward, setup_context=setup_context)
+    if not op.lists:
+        methods = {"forward": forward, "backward": backward_of_list if op.listed else backward}
+        op.function = type(
+            op.definition._qualname.replace("::", "_"),
+            (torch.autograd.Function,),
+            {name: staticmethod(method) for name, method in methods.items()},
+        )
 
 
 def _shape(value: Any) -> Any:
