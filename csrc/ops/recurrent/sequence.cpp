@@ -14,9 +14,12 @@ namespace {
 
 // Rows whose input product is taken at once: a multiple of every tile's rows.
 constexpr int64_t kChunkRows = 96;
-// Blocks for each thread from which on they are shared out one by one: fewer would not come out
-// more even.
-constexpr int64_t kSharedBlocks = 8;
+// Tasks for each thread from which on they are taken one by one: fewer would not come out more
+// even.
+constexpr int64_t kSharedTasks = 6;
+// Rows of a task of a step, where there are too few blocks of units alone: a tile's. bfloat16 has
+// larger tiles, which would be cut.
+constexpr int64_t kTaskRows = 12;
 
 void check(std::string_view function, const CellWeights& weights, const SequenceArgs& args) {
   const View& x = args.x;
@@ -56,9 +59,10 @@ class Sequence {
         output_pitch_(padded_pitch(weights.padded())),
         chunk_rows_(steps.most_rows(kChunkRows)),
         gates_(panel_gates(weights.cell())),
-        shared_(threads > 1 && weights.blocks() >= kSharedBlocks * threads),
-        project_blocks_(threads, weights.blocks()),
-        step_blocks_(threads, weights.blocks()) {
+        row_tasks_(row_tasks(weights, steps, threads)),
+        shared_(threads > 1 && weights.blocks() * row_tasks_ >= kSharedTasks * threads),
+        project_tasks_(threads, weights.blocks() * row_tasks_),
+        step_tasks_(threads, weights.blocks() * row_tasks_) {
     const bool lstm = weights.cell() == Cell::lstm;
     const int64_t N = steps.batch();
     const int64_t x_bytes = chunk_rows_ * x_pitch_ * storage_;
@@ -186,10 +190,15 @@ class Sequence {
                      0,
                      0};
     if (shared_) {
-      project_blocks_.each(team, thread, false, [&](int64_t block) {
-        args.block_begin = block;
-        args.block_end = block + 1;
-        kernels_.project(args);
+      project_tasks_.each(team, thread, false, [&](int64_t task) {
+        const auto [begin_row, end_row] = rows_of_task(task, rows);
+        ProjectArgs part = args;
+        part.rows = end_row - begin_row;
+        part.a = x_ + begin_row * x_pitch_ * storage_;
+        part.to = pre_ + begin_row * kernels_.lanes * real_;
+        part.block_begin = task / row_tasks_;
+        part.block_end = part.block_begin + 1;
+        if (part.rows > 0) kernels_.project(part);
       });
       return;
     }
@@ -205,10 +214,11 @@ class Sequence {
     if (shared_) {
       args.row_end = steps_.active(step);
       set_step(args, chunk, step, y, kept);
-      step_blocks_.each(team, thread, args.descending, [&](int64_t block) {
-        args.block_begin = block;
-        args.block_end = block + 1;
-        kernels_.step(args);
+      step_tasks_.each(team, thread, args.descending, [&](int64_t task) {
+        std::tie(args.row_begin, args.row_end) = rows_of_task(task, steps_.active(step));
+        args.block_begin = task / row_tasks_;
+        args.block_end = args.block_begin + 1;
+        if (args.row_begin < args.row_end) kernels_.step(args);
       });
       return;
     }
@@ -217,6 +227,18 @@ class Sequence {
     if (args.row_begin == args.row_end || args.block_begin == args.block_end) return;
     set_step(args, chunk, step, y, kept);
     kernels_.step(args);
+  }
+
+  static int64_t row_tasks(const CellWeights& weights, const Steps& steps, int threads) {
+    const bool narrow = weights.dtype() == DType::bf16;
+    if (narrow || weights.blocks() >= kSharedTasks * threads) return 1;
+    return std::max<int64_t>((steps.batch() + kTaskRows - 1) / kTaskRows, 1);
+  }
+  // Whole tiles, the last task's rows excepted.
+  std::pair<int64_t, int64_t> rows_of_task(int64_t task, int64_t rows) const {
+    const int64_t tiles = (rows + kTaskRows - 1) / kTaskRows;
+    const auto [first, last] = Grid::part(tiles, task % row_tasks_, row_tasks_);
+    return {std::min(first * kTaskRows, rows), std::min(last * kTaskRows, rows)};
   }
 
   // from_h_ = the products of the gates with the state, without the bias.
@@ -320,8 +342,9 @@ class Sequence {
   int64_t storage_, real_;
   int64_t x_pitch_, h_pitch_, output_pitch_, chunk_rows_;
   int gates_;
-  bool shared_;  // blocks are taken one by one
-  SharedBlocks project_blocks_, step_blocks_;
+  int64_t row_tasks_;  // that the rows of a block make
+  bool shared_;        // tasks are taken one by one
+  SharedBlocks project_tasks_, step_tasks_;
   Workspace workspace_;
   std::byte *x_, *pre_, *h_[2], *c_, *reset_;
   std::byte *output_, *sums_;     // of a projection: what goes into it, and its sums
