@@ -7,9 +7,9 @@
 
 namespace marey {
 
-MAREY_STUB(select_conv3d_direct, SelectConv)
+MAREY_STUB_BF16(select_conv3d_direct, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_winograd, SelectConv)
-MAREY_STUB(select_conv3d_depthwise, SelectConv)
+MAREY_STUB_NO_BF16(select_conv3d_depthwise, SelectConv)
 
 namespace {
 

@@ -12,7 +12,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_recurrent_backward, SelectBackward)
+MAREY_STUB_NO_BF16(select_recurrent_backward, SelectBackward)
 
 namespace {
 

@@ -15,6 +15,7 @@
 // panel fetched into the second cache by the way (128 rows, 1024 units: 1.03 to 1.04; else 0.97 to
 // 1.00); reciprocals by approximation for the cell's divisions, beside which the rest runs anyhow;
 // one row of bfloat16 as a tile that reads fifteen rows more instead of zeros beside it (0.83).
+#include "core/select.h"
 #include "ops/recurrent/panels.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -281,14 +282,7 @@ constexpr RecurrentKernels kKernels = {kBlock<S>, sizeof(ItemOf<S>), &pack<S>, &
 }  // namespace
 
 const RecurrentKernels* select_recurrent(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-      return &kKernels<double>;
-    case DType::bf16:
-      return &kKernels<bfloat16>;
-    default:
-      return &kKernels<float>;
-  }
+  return of_type(dtype, []<class S>() -> const RecurrentKernels* { return &kKernels<S>; });
 }
 
 }  // namespace marey::MAREY_ISA_NS

@@ -10,8 +10,8 @@
 
 namespace marey {
 
-MAREY_STUB(select_recurrent, SelectRecurrent)
-MAREY_STUB(select_recurrent_norm, SelectNorm)
+MAREY_STUB_BF16(select_recurrent, SelectRecurrent)
+MAREY_STUB_NO_BF16(select_recurrent_norm, SelectNorm)
 
 namespace {
 
