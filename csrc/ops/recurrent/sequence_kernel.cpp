@@ -13,8 +13,7 @@
 // Tried, in races of two threads in one process, without gain: multiply-adds that read the item of
 // A from memory, a fifth fewer instructions and twice the loads (0.96 to 0.97); lines of the next
 // panel fetched into the second cache by the way (128 rows, 1024 units: 1.03 to 1.04; else 0.97 to
-// 1.00); reciprocals by approximation for the cell's divisions, beside which the rest runs anyhow;
-// one row of bfloat16 as a tile that reads fifteen rows more instead of zeros beside it (0.83).
+// 1.00); reciprocals by approximation for the cell's divisions, beside which the rest runs anyhow.
 #include "core/select.h"
 #include "ops/recurrent/panels.h"
 
