@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/parallel.h"
+#include "ops/conv/conv3d_causal.h"
 
 namespace marey {
 
@@ -372,18 +373,30 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
     return block;
   };
   const int64_t count = extents.batch * groups_ * blocks;
-  const int64_t threads = num_threads();
-  parallel_for(count, 1, static_cast<std::size_t>(cut.scratch),
-               [&](int64_t begin, int64_t end, std::byte* scratch) {
-                 for (int64_t i = begin; i < end; ++i) {
-                   ConvBlock block = block_at(i);
-                   block.scratch = scratch;
-                   // If blocks take equally long.
-                   const ConvBlock next = block_at(std::min(i + threads, count - 1));
-                   if (i + threads < count) block.next = &next;
-                   kernel_.run(block);
-                 }
-               });
+  const int64_t pieces = arrays.last != nullptr ? arrays.last->pieces() : 0;
+  if (count == 0 && pieces != 0) arrays.last->copy(0, 1);
+  // The share of a block in the last frames: where it reads x itself, if blocks are in the order of
+  // their rows.
+  const auto copy_last = [&](int64_t i) {
+    const int64_t plane = cut.count[1] * cut.count[2];
+    const int64_t at_row = i / cut.panel_groups % plane;
+    const int64_t others = i / (plane * cut.panel_groups) * cut.panel_groups + i % cut.panel_groups;
+    const int64_t rank = at_row * (count / plane) + others;
+    for (int64_t p = rank * pieces / count; p < (rank + 1) * pieces / count; ++p) {
+      arrays.last->copy(p, pieces);
+    }
+  };
+  parallel_for_in_spans(count, static_cast<std::size_t>(cut.scratch),
+                        [&](int64_t begin, int64_t end, std::byte* scratch) {
+                          for (int64_t i = begin; i < end; ++i) {
+                            ConvBlock block = block_at(i);
+                            block.scratch = scratch;
+                            const ConvBlock next = block_at(std::min(i + 1, count - 1));
+                            if (i + 1 < count) block.next = &next;
+                            kernel_.run(block);
+                            if (pieces != 0) copy_last(i);
+                          }
+                        });
 }
 
 int64_t Convolution::workspace(const Extents& extents) const {
