@@ -78,6 +78,7 @@ struct ConvProblem {
       false;         // a filter for each channel: `channels` of them, one product for each tap
   int64_t tile = 1;  // blocks start at multiples of it along H and W
   ConvInputs inputs = ConvInputs::window;
+  bool together = false;  // a block has all panels
 
   int64_t tap_count() const { return taps[0].count * taps[1].count * taps[2].count; }
 };
@@ -118,6 +119,7 @@ struct ConvKernel {
   int64_t tile;         // of ConvProblem
   int64_t block_bytes;  // of scratch that a block should take at most
   double product_cost;  // products for each one of the direct sum
+  double copy_cost;     // of an input that a block reads, in multiply-adds
   bool takes_rows;      // whether it heeds ConvInputs
   // Bytes of the packed weights of one group.
   int64_t (*packed_bytes)(const ConvProblem&);

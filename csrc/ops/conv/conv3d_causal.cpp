@@ -163,9 +163,10 @@ FrameCopy::FrameCopy(const View& from, const View& to) : item_(item_size(from.dt
   for (std::size_t i = 0; i < count_; ++i) rows_ *= axes_[i].extent;
 }
 
-void FrameCopy::piece(int64_t index, int64_t pieces, const std::byte* from, std::byte* to) const {
-  const int64_t first = row_.extent * index / pieces;
-  const int64_t items = row_.extent * (index + 1) / pieces - first;
+void FrameCopy::pieces(int64_t begin, int64_t end, int64_t of, const std::byte* from,
+                       std::byte* to) const {
+  const int64_t first = row_.extent * begin / of;
+  const int64_t items = row_.extent * end / of - first;
   for (int64_t i = 0; i < rows_; ++i) row(i, first, items, from, to);
 }
 
@@ -186,7 +187,7 @@ void FrameCopy::row(int64_t index, int64_t first, int64_t items, const std::byte
   }
 }
 
-void LastFrames::copy(int64_t piece, int64_t pieces) const {
+void LastFrames::copy(int64_t begin, int64_t end, int64_t pieces) const {
   for (int64_t frame = in_place_; frame < kept_.shape[2]; ++frame) {
     const int64_t seen = frame + x_.shape[2];  // of past and x together
     const bool is_old = seen < kept_.shape[2];
@@ -194,7 +195,7 @@ void LastFrames::copy(int64_t piece, int64_t pieces) const {
     const std::byte* const from =
         source.as<const std::byte>() + (is_old ? seen : seen - kept_.shape[2]) * source.stride(2);
     (is_old ? old_ : fresh_)
-        .piece(piece, pieces, from, kept_.as<std::byte>() + frame * kept_.stride(2));
+        .pieces(begin, end, pieces, from, kept_.as<std::byte>() + frame * kept_.stride(2));
   }
 }
 

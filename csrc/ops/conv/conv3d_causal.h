@@ -44,8 +44,8 @@ class FrameCopy {
   FrameCopy(const View& from, const View& to);
 
   int64_t bytes() const { return rows_ * row_.extent * item_; }
-  // One of so many equal pieces.
-  void piece(int64_t index, int64_t pieces, const std::byte* from, std::byte* to) const;
+  // Of so many equal pieces those from `begin` to before `end`.
+  void pieces(int64_t begin, int64_t end, int64_t of, const std::byte* from, std::byte* to) const;
 
  private:
   struct Axis {
@@ -80,7 +80,7 @@ class LastFrames {
     if (frames == 0 || kept_.shape.count() == 0) return 0;
     return std::max<int64_t>(frames * fresh_.bytes() / kPieceBytes, 1);
   }
-  void copy(int64_t piece, int64_t pieces) const;
+  void copy(int64_t begin, int64_t end, int64_t pieces) const;
 
  private:
   View past_, x_, kept_;
