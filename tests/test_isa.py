@@ -36,7 +36,7 @@ def versions(isa: str) -> set[str]:
     if isa == "avx512_amx":
         return versions("avx512_bf16")  # of which products of bfloat16 take tiles then
     if isa == "avx512_bf16" and "avx512" in _cpu.compiled_isas():
-        return {isa, "avx512"}  # those that have no bfloat16 are compiled once for both
+        return {isa, "avx512"}  # those without products of its pairs serve both
     return {isa}
 
 
@@ -88,7 +88,7 @@ class TestSwitching:
         kernels = _cpu.kernels()
         assert len(kernels) > 5
         assert set(kernels.values()) == versions(isa)
-        # What reads bfloat16 is compiled for each.
+        # What multiplies pairs of bfloat16 is compiled for each.
         copy = "avx512_bf16" if isa == "avx512_amx" else isa
         assert {kernels["probe"], kernels["select_attention_rows"]} == {copy}
 

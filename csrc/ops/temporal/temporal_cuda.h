@@ -14,9 +14,9 @@ namespace marey::cuda {
 void sosfilt(const Queue& queue, const View& sos, const View& x, int axis, const View& y,
              const View* zi, const View* zf);
 
-// Bytes of workspace: the extended signal, and the filter's state.
+// Bytes of workspace: the extended signal, and of cascades beyond four sections their coefficients
+// and state.
 int64_t sosfiltfilt_workspace(const View& x, int axis, int64_t padlen, int64_t sections);
-// At most 64 sections.
 void sosfiltfilt(const Queue& queue, const View& sos, const View& x, int axis, const View& y,
                  Extension extension, int64_t padlen, const View& zi, void* workspace);
 
