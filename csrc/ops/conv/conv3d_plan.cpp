@@ -36,6 +36,8 @@ constexpr double kCopyCost = 16.0;
 constexpr double kWeightCost = 4.0;
 // Of starting a block.
 constexpr double kBlockCost = 16.0 * 2000;
+// Calls that cost less are over before a second thread would have begun.
+constexpr double kLeastOfTeam = 4 * kBlockCost;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -373,7 +375,8 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
   };
   const int64_t count = extents.batch * groups_ * blocks;
   const int64_t threads = num_threads();
-  parallel_for(count, 1, static_cast<std::size_t>(cut.scratch),
+  const int64_t grain = cut.cost < kLeastOfTeam ? count : 1;
+  parallel_for(count, grain, static_cast<std::size_t>(cut.scratch),
                [&](int64_t begin, int64_t end, std::byte* scratch) {
                  for (int64_t i = begin; i < end; ++i) {
                    ConvBlock block = block_at(i);
