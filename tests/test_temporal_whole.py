@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.signal
-from marey import config
+from marey import _cpu, config
 from marey.reference import temporal as reference
 from marey.temporal import butter_bandpass, ideal_bandpass, median, sosfiltfilt
 from numpy.typing import NDArray
@@ -34,6 +34,13 @@ def check_ideal(x: NDArray[Any], low: float, high: float, fs: float, axis: int =
         "ideal_bandpass",
         scale=float(np.abs(x.astype(np.float64)).max(initial=0)),
     )
+
+
+def test_steady_state_is_scipys() -> None:
+    for order in (1, 3, 8):
+        sos = scipy.signal.butter(order, [1, 9], "bandstop", fs=30, output="sos")
+        zi = scipy.signal.sosfilt_zi(sos)
+        np.testing.assert_allclose(_cpu.sosfilt_zi("f", sos), zi, atol=1e-10 * np.abs(zi).max())
 
 
 class TestReferenceIsThePeer:
@@ -134,6 +141,8 @@ class TestSosfiltfilt:
             sosfiltfilt(sos[0], x)
         with pytest.raises(ValueError, match=r"\[marey\.sosfiltfilt\] sos"):
             sosfiltfilt(2 * sos, x)
+        with pytest.raises(ValueError, match=r"sos: expected sections without a pole at freq"):
+            sosfiltfilt(np.array([[1.0, 0, 0, 1, -2, 1]]), x)
         with pytest.raises(ValueError, match=r"\[marey\.sosfiltfilt\] axis"):
             sosfiltfilt(sos, x, 2)
         with pytest.raises(ValueError, match=r"\[marey\.sosfiltfilt\] out"):
