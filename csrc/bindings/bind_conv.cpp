@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "ops/conv/conv3d.h"
 #include "ops/conv/conv3d_backward.h"
+#include "ops/conv/conv3d_causal.h"
 
 namespace marey::python {
 namespace {
@@ -67,22 +68,7 @@ class PyConv3d {
   }
 
   py::array call(const py::object& x, const py::object& past, const py::object& out) const {
-    const View source = in_order(view_of(function_, "x", x, kWithBfloat16), channels_last_);
-    std::optional<View> before = optional_view(function_, "state", past);
-    if (before) before = in_order(*before, channels_last_);
-    Shape shape = source.shape;
-    if (before && shape.ndim == 5 && before->ndim() == 5) shape[2] += before->shape[2];
-    const Shape expected = conv3d_shape(function_, shape, weight_, options_);
-    py::array result =
-        result_array(function_, out, in_layout(expected, channels_last_), source.dtype, source);
-    const View target = in_order(view_of(function_, "out", result, kWithBfloat16), channels_last_);
-    if (before) check_no_overlap(function_, target, *before);
-    {
-      // The views stay valid: the arguments are held by the caller, the result by this frame.
-      const py::gil_scoped_release release;
-      conv_->run(source, pointer(before), target);
-    }
-    return result;
+    return convolve(x, past, out, nullptr);
   }
 
   // Of the next frames of a stream: the result, and the last frames seen, as many as `past` has.
@@ -100,15 +86,16 @@ class PyConv3d {
       throw TypeError(function_, "state", name(given.dtype), name(before.dtype));
     }
     const bool some = given.ndim() == 5 && given.shape[time] != 0;
-    py::array y = call(x, some ? past : py::none(), out);
-    py::array kept = new_array(before.shape, given.dtype);
-    const View target = in_order(view_of(function_, "state", kept, kWithBfloat16), channels_last_);
-    {
-      // The views stay valid: the arguments are held by the caller, the results by this frame.
-      const py::gil_scoped_release release;
-      keep_last_frames(in_order(before, channels_last_), in_order(given, channels_last_), target);
+    if (given.ndim() != 5 || before.shape.count() == 0) {
+      py::array y = call(x, some ? past : py::none(), out);
+      return py::make_tuple(y, new_array(before.shape, given.dtype));
     }
-    return py::make_tuple(y, kept);
+    const View frames = in_order(given, channels_last_);
+    const View past_frames = in_order(before, channels_last_);
+    auto kept = std::make_unique<KeptFrames>(past_frames, frames.shape[2], channels_last_);
+    const LastFrames last(past_frames, frames, *kept);
+    py::array y = convolve(x, some ? past : py::none(), out, &last);
+    return py::make_tuple(y, state_array(std::move(kept)));
   }
 
   // x through this convolution in space, then through `temporal`.
@@ -146,6 +133,41 @@ class PyConv3d {
   int64_t packed_bytes() const { return conv_->packed_bytes(); }
 
  private:
+  py::array convolve(const py::object& x, const py::object& past, const py::object& out,
+                     const LastFrames* last) const {
+    const View source = in_order(view_of(function_, "x", x, kWithBfloat16), channels_last_);
+    std::optional<View> before = optional_view(function_, "state", past);
+    if (before) before = in_order(*before, channels_last_);
+    Shape shape = source.shape;
+    if (before && shape.ndim == 5 && before->ndim() == 5) shape[2] += before->shape[2];
+    const Shape expected = conv3d_shape(function_, shape, weight_, options_);
+    py::array result =
+        result_array(function_, out, in_layout(expected, channels_last_), source.dtype, source);
+    const View target = in_order(view_of(function_, "out", result, kWithBfloat16), channels_last_);
+    if (before) check_no_overlap(function_, target, *before);
+    {
+      // The views stay valid: the arguments are held by the caller, the result by this frame.
+      const py::gil_scoped_release release;
+      conv_->run(source, pointer(before), target, last);
+    }
+    return result;
+  }
+
+  // The array owns the frames.
+  py::array state_array(std::unique_ptr<KeptFrames> kept) const {
+    const View view = kept->view();
+    constexpr std::array<int, 5> kLast{0, 2, 3, 4, 1};
+    std::vector<py::ssize_t> shape;
+    std::vector<py::ssize_t> strides;
+    for (int i = 0; i < 5; ++i) {
+      const int axis = channels_last_ ? kLast[static_cast<std::size_t>(i)] : i;
+      shape.push_back(view.shape[axis]);
+      strides.push_back(view.stride(axis));
+    }
+    const py::capsule owner(kept.release(), [](void* p) { delete static_cast<KeptFrames*>(p); });
+    return {numpy_dtype(view.dtype), shape, strides, view.data, owner};
+  }
+
   std::string function_;
   bool channels_last_;
   Conv3dOptions options_;

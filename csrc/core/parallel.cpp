@@ -30,25 +30,45 @@ std::atomic<bool> g_forked{false};
 [[maybe_unused]] const int g_atfork =
     pthread_atfork(nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
 
-// Hands out ranges until there are none left or the caller asked to stop.
+// Hands out ranges until there are none left or the caller asked to stop: from one queue, or from
+// one for each thread, which begins with its own.
 class RangeQueue {
  public:
-  RangeQueue(int64_t count, int64_t grain) : count_(count), grain_(grain) {}
+  RangeQueue(int64_t count, int64_t grain, int spans) : grain_(grain), spans_(spans) {
+    if (spans > kFew) more_ = std::make_unique<Span[]>(static_cast<std::size_t>(spans));
+    for (int i = 0; i < spans; ++i) {
+      span(i).next.store(count * i / spans, std::memory_order_relaxed);
+      span(i).end = count * (i + 1) / spans;
+    }
+  }
 
-  bool next(int64_t& begin, int64_t& end) {
-    if (stopped_.load(std::memory_order_relaxed)) return false;
-    begin = next_.fetch_add(grain_, std::memory_order_relaxed);
-    if (begin >= count_) return false;
-    end = std::min(begin + grain_, count_);
-    return true;
+  bool next(int thread, int64_t& begin, int64_t& end) {
+    for (int i = 0; i < spans_; ++i) {
+      if (stopped_.load(std::memory_order_relaxed)) return false;
+      Span& here = span((thread + i) % spans_);
+      begin = here.next.fetch_add(grain_, std::memory_order_relaxed);
+      if (begin >= here.end) continue;
+      end = std::min(begin + grain_, here.end);
+      return true;
+    }
+    return false;
   }
   void stop() { stopped_.store(true, std::memory_order_relaxed); }
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
  private:
-  const int64_t count_;
+  struct alignas(kCacheLine) Span {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  static constexpr int kFew = 8;
+
+  Span& span(int i) { return more_ ? more_[static_cast<std::size_t>(i)] : few_[i]; }
+
   const int64_t grain_;
-  std::atomic<int64_t> next_{0};
+  const int spans_;
+  Span few_[kFew];
+  std::unique_ptr<Span[]> more_;
   std::atomic<bool> stopped_{false};
 };
 
@@ -155,7 +175,8 @@ void run_team_of(int threads, void (*fn)(void*, Team&, int), void* body) {
 
 namespace detail {
 
-void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, RangeFn fn, void* body) {
+void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, RangeFn fn, void* body,
+                  bool in_spans) {
   if (count <= 0) return;
   grain = std::max<int64_t>(grain, 1);
   const int64_t ranges = (count + grain - 1) / grain;
@@ -164,7 +185,7 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Range
   const std::size_t stride = (scratch_bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
   const Buffer scratch = stride == 0 ? Buffer() : Buffer(static_cast<int64_t>(stride) * threads);
 
-  RangeQueue queue(count, grain);
+  RangeQueue queue(count, grain, in_spans ? threads : 1);
   const InterruptCheck check = g_interrupt_check.load();
   auto last_check = Clock::now();
 
@@ -172,7 +193,7 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Range
     std::byte* mine = scratch.data() + stride * static_cast<std::size_t>(thread);
     int64_t begin = 0;
     int64_t end = 0;
-    while (queue.next(begin, end)) {
+    while (queue.next(thread, begin, end)) {
       {
         const TileRegion region;
         fn(body, begin, end, mine);

@@ -36,7 +36,15 @@ void check_interrupted();
 
 namespace detail {
 using RangeFn = void (*)(void* body, int64_t begin, int64_t end, std::byte* scratch);
-void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, RangeFn fn, void* body);
+void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, RangeFn fn, void* body,
+                  bool in_spans);
+
+template <class B>
+RangeFn range_fn() {
+  return [](void* body, int64_t begin, int64_t end, std::byte* scratch) {
+    (*static_cast<B*>(body))(begin, end, scratch);
+  };
+}
 }  // namespace detail
 
 // Calls body(begin, end, scratch) on ranges of `grain` (the last one shorter) that together cover
@@ -44,13 +52,18 @@ void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Range
 // range to range. The body must not throw.
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, std::size_t scratch_bytes, Body&& body) {
-  using B = std::remove_reference_t<Body>;
-  detail::parallel_for(
-      count, grain, scratch_bytes,
-      [](void* b, int64_t begin, int64_t end, std::byte* scratch) {
-        (*static_cast<B*>(b))(begin, end, scratch);
-      },
-      const_cast<void*>(static_cast<const void*>(std::addressof(body))));
+  detail::parallel_for(count, grain, scratch_bytes,
+                       detail::range_fn<std::remove_reference_t<Body>>(),
+                       const_cast<void*>(static_cast<const void*>(std::addressof(body))), false);
+}
+
+// The same with a grain of one, but each thread goes through a span of neighbours, and helps with
+// another's when its own is done: what neighbours share, and what the next call of so many reads
+// again, is then in that thread's own cache.
+template <class Body>
+void parallel_for_in_spans(int64_t count, std::size_t scratch_bytes, Body&& body) {
+  detail::parallel_for(count, 1, scratch_bytes, detail::range_fn<std::remove_reference_t<Body>>(),
+                       const_cast<void*>(static_cast<const void*>(std::addressof(body))), true);
 }
 
 // A team of threads that goes through many short steps together. A region of OpenMP for each step

@@ -71,7 +71,7 @@ Conv3d::Conv3d(std::string_view function, const View& weight, const View* bias,
 Conv3d::~Conv3d() = default;
 Conv3d::Conv3d(Conv3d&&) noexcept = default;
 
-void Conv3d::run(const View& x, const View* past, const View& out) const {
+void Conv3d::run(const View& x, const View* past, const View& out, const LastFrames* last) const {
   const Plan& plan = *plan_;
   Shape shape = x.shape;
   if (x.dtype != plan.dtype) {
@@ -104,6 +104,7 @@ void Conv3d::run(const View& x, const View* past, const View& out) const {
   arrays.out = conv_array(out);
   arrays.bias = plan.bias();
   arrays.activation = plan.options.activation;
+  arrays.last = last;
   plan.convolution->run(plan.extents(shape), arrays);
 }
 

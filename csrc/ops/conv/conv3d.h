@@ -78,6 +78,7 @@ struct ConvProblem {
       false;         // a filter for each channel: `channels` of them, one product for each tap
   int64_t tile = 1;  // blocks start at multiples of it along H and W
   ConvInputs inputs = ConvInputs::window;
+  bool together = false;  // a block has all panels
 
   int64_t tap_count() const { return taps[0].count * taps[1].count * taps[2].count; }
 };
@@ -118,6 +119,7 @@ struct ConvKernel {
   int64_t tile;         // of ConvProblem
   int64_t block_bytes;  // of scratch that a block should take at most
   double product_cost;  // products for each one of the direct sum
+  double copy_cost;     // of an input that a block reads, in multiply-adds
   bool takes_rows;      // whether it heeds ConvInputs
   // Bytes of the packed weights of one group.
   int64_t (*packed_bytes)(const ConvProblem&);
@@ -134,6 +136,8 @@ MAREY_DECLARE_KERNEL(select_conv3d_direct, SelectConv)
 MAREY_DECLARE_KERNEL(select_conv3d_winograd, SelectConv)
 MAREY_DECLARE_KERNEL(select_conv3d_depthwise, SelectConv)
 
+class LastFrames;
+
 // A convolution whose weights are packed once: for the instruction set that was in use then.
 // weight: (K, C / groups, kT, kH, kW), any strides, float32, float64 or bfloat16; bias: null or
 // (K,) of that type, or float32 with bfloat16. Both are copied. Calls may come from several
@@ -147,8 +151,10 @@ class Conv3d {
 
   // x (N, C, T, H, W) of the weights' type and any strides; out (N, K, T', H', W'), any strides,
   // overlapping no input. `past`: null, or (N, C, P, H, W): frames that stand before those of x, as
-  // if the two were concatenated.
-  void run(const View& x, const View* past, const View& out) const;
+  // if the two were concatenated. `last`: null, or frames that are copied beside the blocks that
+  // read the same rows.
+  void run(const View& x, const View* past, const View& out,
+           const LastFrames* last = nullptr) const;
 
   // Bytes of scratch of all threads together for an input of this shape.
   int64_t workspace(const Shape& x) const;
@@ -162,10 +168,6 @@ class Conv3d {
  private:
   std::unique_ptr<Plan> plan_;
 };
-
-// The last frames of `past` followed by x, as many as `kept` and `past` have: all (N, C, ., H, W)
-// of one type and any strides; kept overlaps neither.
-void keep_last_frames(const View& past, const View& x, const View& kept);
 
 // y = temporal(spatial(x)): a convolution in space, with its activation, then one along time, of
 // kernels (1, kH, kW) and (kT, 1, 1), groups 1 and dilation 1. What lies between exists in tiles of

@@ -1,109 +1,202 @@
-#include <algorithm>
-#include <array>
+#include "ops/conv/conv3d_causal.h"
+
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <vector>
 
-#include "core/parallel.h"
-#include "ops/conv/conv3d.h"
+#include "core/buffer.h"
 
 namespace marey {
-namespace {
 
-// Bytes of a copy that a task is worth.
-constexpr int64_t kGrainBytes = int64_t{64} << 10;
-
-struct CopiedAxis {
-  int64_t extent, from, to;  // strides in bytes
-};
-
-// One frame of (N, C, T, H, W) to another: rows of items, along the axes that are long in memory.
-class FrameCopy {
+// Slots for frames, as much as two states need that share none.
+class FrameStore {
  public:
-  FrameCopy(const View& from, const View& to) : item_(item_size(from.dtype)) {
-    for (const int axis : {0, 1, 3, 4}) {
-      if (to.shape[axis] == 1) continue;
-      const CopiedAxis axis_here{to.shape[axis], from.stride(axis), to.stride(axis)};
-      std::size_t at = count_++;
-      for (; at > 0 && std::abs(axes_[at - 1].to) < std::abs(axis_here.to); --at) {
-        axes_[at] = axes_[at - 1];
-      }
-      axes_[at] = axis_here;
-    }
-    // Neighbours that are one run in both.
-    std::size_t merged = 0;
-    for (std::size_t i = 1; i < count_; ++i) {
-      CopiedAxis& outer = axes_[merged];
-      const CopiedAxis& inner = axes_[i];
-      if (outer.from == inner.from * inner.extent && outer.to == inner.to * inner.extent) {
-        outer = {outer.extent * inner.extent, inner.from, inner.to};
-      } else {
-        axes_[++merged] = inner;
-      }
-    }
-    count_ = std::min(count_, merged + 1);
-    if (count_ > 0) row_ = axes_[--count_];
-    for (std::size_t i = 0; i < count_; ++i) rows_ *= axes_[i].extent;
+  FrameStore(const View& past, bool channels_last);
+
+  // The first slot of a state that lies here, in the layout of this store; -1: it does not.
+  int64_t slot_of(const View& past) const;
+  // Takes a state of slots from `first` on, of which so many may be another's; false: it cannot.
+  bool take(int64_t first, int64_t shared);
+  void give_back(int64_t first) {
+    for (int64_t i = first; i < first + frames_; ++i) --states_of(i);
   }
+  // The first of enough free slots, or -1.
+  int64_t find_free();
 
-  int64_t bytes() const { return rows_ * row_.extent * item_; }
-
-  // One of so many equal pieces of each row.
-  void piece(int64_t index, int64_t pieces, const std::byte* from, std::byte* to) const {
-    const int64_t first = row_.extent * index / pieces;
-    const int64_t items = row_.extent * (index + 1) / pieces - first;
-    for (int64_t i = 0; i < rows_; ++i) row(i, first, items, from, to);
+  const std::byte* begin() const { return memory_.data(); }
+  const std::byte* end() const { return memory_.data() + memory_.bytes(); }
+  View view(int64_t first) const {
+    View state = state_;
+    state.data = memory_.data() + first * state_.stride(2);
+    return state;
   }
 
  private:
-  void row(int64_t index, int64_t first, int64_t items, const std::byte* from,
-           std::byte* to) const {
-    from += first * row_.from;
-    to += first * row_.to;
-    for (std::size_t i = count_; i-- > 0; index /= axes_[i].extent) {
-      from += index % axes_[i].extent * axes_[i].from;
-      to += index % axes_[i].extent * axes_[i].to;
-    }
-    if (row_.from == item_ && row_.to == item_) {
-      std::memcpy(to, from, static_cast<std::size_t>(items * item_));
-      return;
-    }
-    for (int64_t k = 0; k < items; ++k) {
-      std::memcpy(to + k * row_.to, from + k * row_.from, static_cast<std::size_t>(item_));
-    }
-  }
+  int& states_of(int64_t slot) { return states_[static_cast<std::size_t>(slot)]; }
 
-  int64_t item_;
-  std::array<CopiedAxis, 4> axes_{};  // of the rows, outermost first
-  std::size_t count_ = 0;
-  CopiedAxis row_{1, 0, 0};
-  int64_t rows_ = 1;
+  View state_;  // at slot 0
+  int64_t frames_;
+  std::vector<int> states_;  // of each slot: how many have it
+  Buffer memory_;
 };
+
+namespace {
+
+// All stores that states lie in. The mutex guards them, too: they are busy for a short while only.
+struct Stores {
+  std::mutex mutex;
+  std::map<const std::byte*, std::weak_ptr<FrameStore>> by_memory;
+
+  std::shared_ptr<FrameStore> with(const void* memory) const {
+    const auto* const at = static_cast<const std::byte*>(memory);
+    auto behind = by_memory.upper_bound(at);
+    if (behind == by_memory.begin()) return nullptr;
+    std::shared_ptr<FrameStore> store = std::prev(behind)->second.lock();
+    return store != nullptr && at < store->end() ? store : nullptr;
+  }
+};
+
+// Never destroyed: states may be freed while the process exits.
+Stores& stores() {
+  static auto* const all = new Stores;
+  return *all;
+}
 
 }  // namespace
 
-void keep_last_frames(const View& past, const View& x, const View& kept) {
-  if (kept.shape.count() == 0) return;
-  const int64_t frames = kept.shape[2];
-  const FrameCopy old(past, kept);
-  const FrameCopy fresh(x, kept);
-  // A thread copies the same part of every frame, as the next convolution will read it: rather from
-  // its own cache than from another core's.
-  const int64_t pieces =
-      std::clamp<int64_t>(frames * fresh.bytes() / kGrainBytes, 1, num_threads());
-  parallel_for(pieces, 1, 0, [&](int64_t begin, int64_t end, std::byte*) {
-    for (int64_t piece = begin; piece < end; ++piece) {
-      for (int64_t frame = 0; frame < frames; ++frame) {
-        const int64_t seen = frame + x.shape[2];  // of past and x together
-        const bool is_old = seen < frames;
-        const View& source = is_old ? past : x;
-        (is_old ? old : fresh)
-            .piece(
-                piece, pieces,
-                source.as<const std::byte>() + (is_old ? seen : seen - frames) * source.stride(2),
-                kept.as<std::byte>() + frame * kept.stride(2));
+FrameStore::FrameStore(const View& past, bool channels_last)
+    : state_(past),
+      frames_(past.shape[2]),
+      states_(static_cast<std::size_t>(2 * frames_), 0),
+      memory_(2 * past.shape.count() * item_size(past.dtype)) {
+  int64_t stride = item_size(past.dtype);
+  using Order = std::array<int, 5>;
+  for (const int axis : channels_last ? Order{1, 4, 3, 0, 2} : Order{4, 3, 1, 0, 2}) {
+    state_.stride(axis) = stride;
+    stride *= past.shape[axis];
+  }
+  state_.data = memory_.data();
+}
+
+int64_t FrameStore::slot_of(const View& past) const {
+  if (past.dtype != state_.dtype || !(past.shape == state_.shape)) return -1;
+  for (int axis = 0; axis < 5; ++axis) {
+    if (past.shape[axis] != 1 && past.stride(axis) != state_.stride(axis)) return -1;
+  }
+  const int64_t bytes = past.as<const std::byte>() - begin();
+  return bytes % state_.stride(2) == 0 ? bytes / state_.stride(2) : -1;
+}
+
+bool FrameStore::take(int64_t first, int64_t shared) {
+  if (first < 0 || first + frames_ > static_cast<int64_t>(states_.size())) return false;
+  for (int64_t i = first + shared; i < first + frames_; ++i) {
+    if (states_of(i) != 0) return false;
+  }
+  for (int64_t i = first; i < first + frames_; ++i) ++states_of(i);
+  return true;
+}
+
+int64_t FrameStore::find_free() {
+  int64_t free = 0;
+  for (int64_t i = 0; i < static_cast<int64_t>(states_.size()); ++i) {
+    free = states_of(i) == 0 ? free + 1 : 0;
+    if (free == frames_) return i + 1 - frames_;
+  }
+  return -1;
+}
+
+KeptFrames::KeptFrames(const View& past, int64_t fresh, bool channels_last) {
+  const int64_t frames = past.shape[2];
+  const std::lock_guard lock(stores().mutex);
+  if (const auto old = stores().with(past.data); old != nullptr) {
+    if (const int64_t slot = old->slot_of(past); slot >= 0) {
+      store_ = old;
+      const int64_t shared = std::max<int64_t>(frames - fresh, 0);
+      if (shared != 0 && old->take(slot + fresh, shared)) {
+        first_ = slot + fresh;
+        in_place_ = shared;
+      } else if (first_ = old->find_free(); !old->take(first_, 0)) {
+        store_ = nullptr;
       }
     }
-  });
+  }
+  if (store_ == nullptr) {
+    store_ = std::make_shared<FrameStore>(past, channels_last);
+    store_->take(first_ = 0, 0);
+    stores().by_memory[store_->begin()] = store_;
+  }
+  view_ = store_->view(first_);
+}
+
+KeptFrames::~KeptFrames() {
+  const std::lock_guard lock(stores().mutex);
+  store_->give_back(first_);
+  if (store_.use_count() == 1) stores().by_memory.erase(store_->begin());
+  store_.reset();
+}
+
+FrameCopy::FrameCopy(const View& from, const View& to) : item_(item_size(from.dtype)) {
+  for (const int axis : {0, 1, 3, 4}) {
+    if (to.shape[axis] == 1) continue;
+    const Axis axis_here{to.shape[axis], from.stride(axis), to.stride(axis)};
+    std::size_t at = count_++;
+    for (; at > 0 && std::abs(axes_[at - 1].to) < std::abs(axis_here.to); --at) {
+      axes_[at] = axes_[at - 1];
+    }
+    axes_[at] = axis_here;
+  }
+  // Neighbours that are one run in both.
+  std::size_t merged = 0;
+  for (std::size_t i = 1; i < count_; ++i) {
+    Axis& outer = axes_[merged];
+    const Axis& inner = axes_[i];
+    if (outer.from == inner.from * inner.extent && outer.to == inner.to * inner.extent) {
+      outer = {outer.extent * inner.extent, inner.from, inner.to};
+    } else {
+      axes_[++merged] = inner;
+    }
+  }
+  count_ = std::min(count_, merged + 1);
+  if (count_ > 0) row_ = axes_[--count_];
+  for (std::size_t i = 0; i < count_; ++i) rows_ *= axes_[i].extent;
+}
+
+void FrameCopy::pieces(int64_t begin, int64_t end, int64_t of, const std::byte* from,
+                       std::byte* to) const {
+  const int64_t first = row_.extent * begin / of;
+  const int64_t items = row_.extent * end / of - first;
+  for (int64_t i = 0; i < rows_; ++i) row(i, first, items, from, to);
+}
+
+void FrameCopy::row(int64_t index, int64_t first, int64_t items, const std::byte* from,
+                    std::byte* to) const {
+  from += first * row_.from;
+  to += first * row_.to;
+  for (std::size_t i = count_; i-- > 0; index /= axes_[i].extent) {
+    from += index % axes_[i].extent * axes_[i].from;
+    to += index % axes_[i].extent * axes_[i].to;
+  }
+  if (row_.from == item_ && row_.to == item_) {
+    std::memcpy(to, from, static_cast<std::size_t>(items * item_));
+    return;
+  }
+  for (int64_t k = 0; k < items; ++k) {
+    std::memcpy(to + k * row_.to, from + k * row_.from, static_cast<std::size_t>(item_));
+  }
+}
+
+void LastFrames::copy(int64_t begin, int64_t end, int64_t pieces) const {
+  for (int64_t frame = in_place_; frame < kept_.shape[2]; ++frame) {
+    const int64_t seen = frame + x_.shape[2];  // of past and x together
+    const bool is_old = seen < kept_.shape[2];
+    const View& source = is_old ? past_ : x_;
+    const std::byte* const from =
+        source.as<const std::byte>() + (is_old ? seen : seen - kept_.shape[2]) * source.stride(2);
+    (is_old ? old_ : fresh_)
+        .pieces(begin, end, pieces, from, kept_.as<std::byte>() + frame * kept_.stride(2));
+  }
 }
 
 }  // namespace marey

@@ -22,6 +22,7 @@ namespace marey::MAREY_ISA_NS {
 namespace {
 
 constexpr int64_t kBlockBytes = int64_t{640} << 10;
+constexpr double kCopyCost = 16.0;
 constexpr int kSlide = 7;  // positions of a sliding tile
 
 template <int kRows, class T>
@@ -397,8 +398,8 @@ class Depthwise {
 template <class S>
 constexpr ConvKernel functions() {
   using D = Depthwise<S>;
-  return {D::W,    kSlidingRows, kBlockBytes, 1.0, false, D::packed_bytes,
-          D::pack, D::scratch,   D::run};
+  return {D::W,  kSlidingRows,    kBlockBytes, 1.0,        kCopyCost,
+          false, D::packed_bytes, D::pack,     D::scratch, D::run};
 }
 
 }  // namespace

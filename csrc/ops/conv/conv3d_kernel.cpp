@@ -36,6 +36,7 @@ namespace {
 
 // What the weights leave of the second-level cache.
 constexpr int64_t kBlockBytes = int64_t{448} << 10;
+constexpr double kCopyCost = 16.0;
 constexpr int64_t kReadBehind = 32;
 
 template <class S>
@@ -415,7 +416,8 @@ class Direct {
 template <class S>
 constexpr ConvKernel functions() {
   using D = Direct<S>;
-  return {D::kPanel, 1, kBlockBytes, 1.0, true, D::packed_bytes, D::pack, D::scratch, D::run};
+  return {D::kPanel,       1,       kBlockBytes, 1.0,   kCopyCost, true,
+          D::packed_bytes, D::pack, D::scratch,  D::run};
 }
 
 }  // namespace

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "core/parallel.h"
+#include "ops/conv/conv3d_causal.h"
 
 namespace marey {
 
@@ -31,13 +33,15 @@ constexpr int64_t kLanesOfRows = 16;
 constexpr int64_t kFewestForWinograd = 24;
 // And as long as their weights, 16 / 9 as many, come from the last-level cache.
 constexpr int64_t kMostWinogradBytes = int64_t{32} << 20;
-// Costs of a block, in multiply-adds of a register tile: of copying an input, of reading a weight.
-constexpr double kCopyCost = 16.0;
+// Costs of a block, in multiply-adds of a register tile: of reading a weight.
 constexpr double kWeightCost = 4.0;
 // Of starting a block.
 constexpr double kBlockCost = 16.0 * 2000;
+// Calls that cost less are over before a second thread would have begun.
+constexpr double kLeastOfTeam = 4 * kBlockCost;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 int64_t chunk_of(int64_t channels, int64_t taps, DType dtype) {
   if (channels * taps <= kUnchunked) return std::max<int64_t>(channels, 1);
@@ -104,12 +108,21 @@ std::vector<int64_t> widths_of(int64_t extent, int64_t columns) {
 struct Cut {
   Triple size{};  // of a block
   Triple count{};
+  int64_t share = 0;   // rows that are cut into blocks by themselves, the last of them smaller
   int64_t panels = 1;  // of a block
   int64_t panel_groups = 1;
   int64_t scratch = 0;
   double cost = std::numeric_limits<double>::infinity();
 
   int64_t blocks() const { return count[0] * count[1] * count[2] * panel_groups; }
+  // Positions along an axis that long, from and to, of one of its `count` blocks.
+  std::pair<int64_t, int64_t> range(std::size_t axis, int64_t index, int64_t extent) const {
+    const int64_t whole = axis == 1 ? share : extent;
+    const int64_t in_share = divide_up(whole, size[axis]);
+    const int64_t first = index / in_share * whole;
+    const int64_t from = first + index % in_share * size[axis];
+    return {from, std::min({from + size[axis], first + whole, extent})};
+  }
 };
 
 namespace {
@@ -125,41 +138,53 @@ int64_t scratch_of(const ConvKernel& kernel, const ConvProblem& problem, const C
 Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t repeats) {
   const int64_t panels = std::max<int64_t>(divide_up(problem.filters, kernel.panel), 1);
   const int64_t threads = num_threads();
+  const int64_t most_parts = problem.together ? 1 : panels;
   const double taps = static_cast<double>(problem.tap_count());
   const double channels = static_cast<double>(problem.channels);
   const double weights =
       taps * channels * (problem.depthwise ? 1.0 : static_cast<double>(problem.filters));
   Cut best;
+  const auto consider = [&](const Triple& size, int64_t share, int64_t parts) {
+    Cut cut;
+    cut.size = {size[0], round_up(size[1], problem.tile), round_up(size[2], problem.tile)};
+    cut.share = share;
+    const int64_t in_share = divide_up(share, cut.size[1]);
+    cut.count = {divide_up(problem.out[0], cut.size[0]),
+                 divide_up(problem.out[1], share) * in_share,
+                 divide_up(problem.out[2], cut.size[2])};
+    cut.panels = divide_up(panels, parts);
+    cut.panel_groups = divide_up(panels, cut.panels);
+    // A thread's turn is a block, or all blocks of its share of the rows.
+    const bool shared = share < problem.out[1];
+    const int64_t turn = shared ? in_share : 1;
+    const int64_t rows = shared ? share : cut.size[1];
+    const int64_t read = (turn - 1) * window_extent(problem.taps[1], cut.size[1]) +
+                         window_extent(problem.taps[1], rows - (turn - 1) * cut.size[1]);
+    const auto positions = static_cast<double>(cut.size[0] * rows * cut.size[2]);
+    const double part = 1.0 / static_cast<double>(cut.panel_groups);
+    const double window = channels * (problem.depthwise ? part : 1.0) *
+                          static_cast<double>(window_extent(problem.taps[0], cut.size[0]) * read *
+                                              window_extent(problem.taps[2], cut.size[2]));
+    const double cost = positions * weights * part * kernel.product_cost +
+                        window * kernel.copy_cost +
+                        static_cast<double>(turn) * (weights * part * kWeightCost + kBlockCost);
+    // The longest thread.
+    cut.cost = static_cast<double>(divide_up(cut.blocks() / turn * repeats, threads)) * cost;
+    if (cut.cost >= best.cost) return;
+    cut.scratch = scratch_of(kernel, problem, cut);
+    const bool least = cut.size[0] == 1 && size[1] == 1 && parts >= most_parts;
+    if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) return;
+    best = cut;
+  };
   const int64_t columns = problem.inputs == ConvInputs::rows ? kColumnsOfRows : kColumns;
+  const int64_t rows = std::max<int64_t>(problem.out[1], 1);
+  const int64_t share = round_up(divide_up(rows, threads), problem.tile);
   for (const int64_t width : widths_of(problem.out[2], columns)) {
     for (const int64_t height : sizes_of(problem.out[1])) {
       for (const int64_t frames : sizes_of(problem.out[0])) {
-        for (int64_t parts = 1; parts <= panels; parts *= 2) {
-          Cut cut;
-          cut.size = {frames, divide_up(height, problem.tile) * problem.tile,
-                      divide_up(width, problem.tile) * problem.tile};
-          double window = channels;
-          double positions = 1;
-          for (std::size_t axis = 0; axis < 3; ++axis) {
-            cut.count[axis] = divide_up(problem.out[axis], cut.size[axis]);
-            window *= static_cast<double>(window_extent(problem.taps[axis], cut.size[axis]));
-            positions *= static_cast<double>(cut.size[axis]);
-          }
-          cut.panels = divide_up(panels, parts);
-          cut.panel_groups = divide_up(panels, cut.panels);
-          const auto blocks = static_cast<double>(cut.blocks() * repeats);
-          const double share = 1.0 / static_cast<double>(cut.panel_groups);
-          if (problem.depthwise) window *= share;
-          const double block = positions * weights * share * kernel.product_cost +
-                               window * kCopyCost + weights * share * kWeightCost + kBlockCost;
-          // The longest thread, if blocks are handed out as threads become free.
-          const double rounds = static_cast<double>(divide_up(cut.blocks() * repeats, threads));
-          cut.cost = std::max(rounds, blocks / static_cast<double>(threads)) * block;
-          if (cut.cost >= best.cost) continue;
-          cut.scratch = scratch_of(kernel, problem, cut);
-          const bool least = frames == 1 && height == 1 && parts >= panels;
-          if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) continue;
-          best = cut;
+        for (int64_t parts = 1; parts <= most_parts; parts *= 2) {
+          consider({frames, height, width}, rows, parts);
+          if (height < share && share < rows) consider({frames, height, width}, share, parts);
         }
       }
     }
@@ -168,11 +193,12 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
     // Nothing is as small as it should be.
     best.size = {1, problem.tile,
                  std::min(divide_up(problem.out[2], problem.tile) * problem.tile, kColumns)};
-    best.panels = 1;
+    best.panels = problem.together ? panels : 1;
+    best.share = problem.out[1];
     for (std::size_t axis = 0; axis < 3; ++axis) {
       best.count[axis] = divide_up(problem.out[axis], best.size[axis]);
     }
-    best.panel_groups = panels;
+    best.panel_groups = divide_up(panels, best.panels);
     best.scratch = scratch_of(kernel, problem, best);
   }
   return best;
@@ -311,6 +337,7 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype
     work.x = arrays->x.strides;
     work.past = arrays->history != 0 ? arrays->past.strides : work.x;
     work.out = arrays->out.strides;
+    work.problem.together = work.problem.depthwise && work.x.c == 1;
     const std::array<ConvStrides*, 3> strides{&work.x, &work.past, &work.out};
     if (whole_rows) merge(1, 2, work.problem, strides);
     if (whole && arrays->history == 0) {
@@ -364,26 +391,43 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
     rest /= cut.panel_groups;
     for (int axis = 2; axis >= 0; --axis) {
       const auto a = static_cast<std::size_t>(axis);
-      const int64_t begin_here = rest % cut.count[a] * cut.size[a];
-      block.begin[a] = extents.first[a] + begin_here;
-      block.end[a] = extents.first[a] + std::min(begin_here + cut.size[a], work.problem.out[a]);
+      const auto [from, to] = cut.range(a, rest % cut.count[a], work.problem.out[a]);
+      block.begin[a] = extents.first[a] + from;
+      block.end[a] = extents.first[a] + to;
       rest /= cut.count[a];
     }
     return block;
   };
   const int64_t count = extents.batch * groups_ * blocks;
-  const int64_t threads = num_threads();
-  parallel_for(count, 1, static_cast<std::size_t>(cut.scratch),
-               [&](int64_t begin, int64_t end, std::byte* scratch) {
-                 for (int64_t i = begin; i < end; ++i) {
-                   ConvBlock block = block_at(i);
-                   block.scratch = scratch;
-                   // If blocks take equally long.
-                   const ConvBlock next = block_at(std::min(i + threads, count - 1));
-                   if (i + threads < count) block.next = &next;
-                   kernel_.run(block);
-                 }
-               });
+  const int64_t pieces = arrays.last != nullptr ? arrays.last->pieces() : 0;
+  if (count == 0 && pieces != 0) arrays.last->copy(0, 1, 1);
+  // The share of a block in the last frames: where it reads x itself, if blocks are in the order of
+  // their rows.
+  const auto copy_last = [&](int64_t i) {
+    const int64_t plane = cut.count[1] * cut.count[2];
+    const int64_t at_row = i / cut.panel_groups % plane;
+    const int64_t others = i / (plane * cut.panel_groups) * cut.panel_groups + i % cut.panel_groups;
+    const int64_t rank = at_row * (count / plane) + others;
+    const int64_t first = rank * pieces / count;
+    const int64_t behind = (rank + 1) * pieces / count;
+    if (first < behind) arrays.last->copy(first, behind, pieces);
+  };
+  const auto body = [&](int64_t begin, int64_t end, std::byte* scratch) {
+    for (int64_t i = begin; i < end; ++i) {
+      ConvBlock block = block_at(i);
+      block.scratch = scratch;
+      const ConvBlock next = block_at(std::min(i + 1, count - 1));
+      if (i + 1 < count) block.next = &next;
+      if (pieces != 0) copy_last(i);
+      kernel_.run(block);
+    }
+  };
+  const auto scratch_bytes = static_cast<std::size_t>(cut.scratch);
+  if (cut.cost < kLeastOfTeam) {
+    parallel_for(count, std::max<int64_t>(count, 1), scratch_bytes, body);
+  } else {
+    parallel_for_in_spans(count, scratch_bytes, body);
+  }
 }
 
 int64_t Convolution::workspace(const Extents& extents) const {

@@ -50,6 +50,7 @@ class Convolution {
     int64_t history = 0;         // frames of `past`
     const void* bias = nullptr;  // (groups * filters,) of the type of the sums; null: none
     Activation activation = Activation::none;
+    const LastFrames* last = nullptr;  // to be copied, too
   };
 
   // `weights` of group 0; those of the next are `group_stride` items further.
