@@ -132,7 +132,7 @@ def _forward(kind: str, size: tuple[int, ...], dtype: str) -> Workload:
         inputs=partial(layer, kind, size, dtype),
         ours=forward,
         amount=operations(kind, *size),
-        unit="GFLOP/s",
+        unit="GFLOP/s" if dtype == "float32" else "GFLOP/s bfloat16",
         tolerance=1e-5 if dtype == "float32" else 0.03,
     )
 
