@@ -1,12 +1,15 @@
 """Run benchmarks and save their results: ``python -m bench [family ...]``."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import cpuinfo  # type: ignore[import-untyped]
+
+from bench.data import COMPARED_ONLY
 
 HERE = Path(__file__).parent
 FAMILIES = sorted(path.parent.name for path in HERE.glob("*/workloads.py"))
@@ -18,12 +21,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Race marey against its peers, print the times and save them in bench/results.",
-        epilog="What follows -- goes to pytest (-- -k float32; -- --benchmark-disable to compare"
-        " results only), and nothing is saved: part of a run must not replace a whole one.",
+        epilog="What follows -- goes to pytest (-- -k float32), and nothing is saved: part of a run"
+        " must not replace a whole one.",
     )
     parser.add_argument("family", nargs="*", help=f"of {', '.join(FAMILIES)} (default: all)")
     parser.add_argument(
         "--threads", type=int, help="of marey and of the peers (default: every core)"
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="compare results only, of smaller frames where peers are slow: nothing is timed",
     )
     parser.add_argument("--machine", help="folder in bench/results (default: the processor's name)")
     ours, _, for_pytest = _split(sys.argv[1:], "--")
@@ -34,17 +42,21 @@ def main() -> int:
     options = [COLUMNS, *for_pytest]
     if arguments.threads:
         options.append(f"--threads={arguments.threads}")
+    environment = dict(os.environ)
+    if arguments.compare:
+        options.append("--benchmark-disable")
+        environment[COMPARED_ONLY] = "1"
     folder = HERE / "results" / (arguments.machine or _machine(arguments.threads))
 
     failed = False
     for family in arguments.family or FAMILIES:
         save = []
-        if not for_pytest:
+        if not for_pytest and not arguments.compare:
             folder.mkdir(parents=True, exist_ok=True)
             save = [f"--benchmark-json={folder / family}.json"]
         # A process for each family: none meets the threads and memory that another's peers left.
         command = [sys.executable, "-m", "pytest", str(HERE / family), *options, *save]
-        failed |= subprocess.call(command, cwd=HERE.parent) not in (0, NO_PEER)
+        failed |= subprocess.call(command, cwd=HERE.parent, env=environment) not in (0, NO_PEER)
     return int(failed)
 
 

@@ -103,12 +103,14 @@ def first(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def median_ratio(theirs: Callable[[], Any], ours: Callable[[], Any]) -> tuple[float, float, float]:
+def median_ratio(
+    theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int
+) -> tuple[float, float, float]:
     """Return the medians in seconds and that of the ratios, taken in turn."""
     times: list[tuple[float, float]] = []
     for call in (theirs, ours):
         call()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         pair = []
         for call in (theirs, ours):
             time.sleep(0.05)
@@ -138,6 +140,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="?", default="", help="part of a model's name")
     parser.add_argument("--train", action="store_true", help="training steps instead of inference")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of training, before it is timed")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     for name, (make, shape, trained) in models().items():
@@ -149,16 +153,16 @@ def main() -> None:
         x = torch.randn(shape)
         if arguments.train:
             calls = step(theirs.train(), x), step(ours.train(), x)
-            curve = [(calls[0](), calls[1]()) for _ in range(STEPS)]
+            curve = [(calls[0](), calls[1]()) for _ in range(arguments.steps)]
             difference = max(abs(b / a - 1) for a, b in curve)
-            a, b, ratio = median_ratio(*calls)
+            a, b, ratio = median_ratio(*calls, arguments.rounds)
         else:
             with torch.inference_mode():
                 theirs.eval()
                 ours.eval()
                 expected, found = first(theirs(x)), first(ours(x))
                 difference = float((expected - found).abs().max() / expected.abs().max())
-                a, b, ratio = median_ratio(lambda: theirs(x), lambda: ours(x))  # noqa: B023
+                a, b, ratio = median_ratio(lambda: theirs(x), lambda: ours(x), arguments.rounds)  # noqa: B023
         print(
             f"{name}{' (training step)' if arguments.train else ''}: torch {1e3 * a:.1f} ms, "
             f"accelerated {1e3 * b:.1f} ms, ratio {ratio:.2f}; off by {difference:.1e}",

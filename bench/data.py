@@ -1,4 +1,4 @@
-"""The real inputs: the folder MAREY_DATA, or shared/data beside the repository."""
+"""The real inputs, of MAREY_DATA or shared/data beside the repository; the size of made ones."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 FOLDER = Path(os.environ.get("MAREY_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+COMPARED_ONLY = "MAREY_BENCH_COMPARED_ONLY"  # set where results are compared and nothing is timed
+
+
+def frame_size(height: int, width: int, channels: int) -> tuple[int, int, int]:
+    """The size of a frame to be timed; half as high and wide where results are only compared."""
+    shrink = 2 if os.environ.get(COMPARED_ONLY) else 1
+    return height // shrink, width // shrink, channels
 
 
 def video(name: str) -> NDArray[Any]:

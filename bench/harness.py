@@ -153,7 +153,7 @@ def race(benchmark: Any, workload: Workload, peer: Peer, threads: int, races: in
     """Compare the results, then time both programs; `races` is how many share the budget.
 
     `benchmark` is pytest-benchmark's fixture: marey's times are its own, and the row of the report
-    goes to its ``extra_info``. With ``--benchmark-disable`` nothing is timed.
+    goes to its ``extra_info``. With ``--compare`` nothing is timed.
     """
     marey.config.set_num_threads(threads)
     peer.set_threads(threads)

@@ -19,20 +19,22 @@ from marey import torch as mt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CALLS, ROUNDS = 400, 9
+CALLS, ROUNDS = 50, 21
 SOS = marey.temporal.butter_bandpass(0.4, 3, fs=30)
 
 
-def microseconds(call: Callable[[], Any]) -> float:
-    for _ in range(CALLS):
-        call()
+def microseconds(*calls: Callable[[], Any]) -> list[float]:
+    """Return the median for each, of rounds that take them in turn."""
     rounds = []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
-        for _ in range(CALLS):
+        rounds.append([])
+        for call in calls:
             call()
-        rounds.append(1e6 * (time.perf_counter() - start) / CALLS)
-    return statistics.median(rounds)
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                call()
+            rounds[-1].append(1e6 * (time.perf_counter() - start) / CALLS)
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
 @torch.library.custom_op("bench::copy", mutates_args=())
@@ -44,29 +46,65 @@ copy.register_fake(torch.empty_like)
 copy.register_autograd(lambda *arguments: arguments[1])
 
 
-def with_torch() -> None:
-    sos, weight = torch.tensor(SOS), torch.rand(4, 4)
-    q = torch.rand(1, 1, 2, 8)
-    calls: dict[str, Callable[[torch.Tensor], Any]] = {
-        "temporal.sosfilt": lambda x: mt.temporal.sosfilt(sos, x),
-        "temporal.convolve": lambda x: mt.temporal.convolve(x, [1.0, 2.0, 1.0]),
-        "pyramid.down": lambda x: mt.pyramid.down(x, channel_axis=None),
-        "attention.linear": lambda x: mt.attention.linear(x, weight),
-        "attention.layer_norm": mt.attention.layer_norm,
-        "attention.attention": lambda x: mt.attention.attention(
-            q.requires_grad_(x.requires_grad), q, q
+def operations() -> dict[str, tuple[tuple[int, ...], Callable[[torch.Tensor], Any]]]:
+    """Return a shape and a call of each operation, of the one tensor that may want a gradient."""
+    sos, weight, h = torch.tensor(SOS), torch.rand(4, 4), torch.rand(1, 4)
+    cells = {n: (torch.rand(n * 4, 4), torch.rand(n * 4, 4)) for n in (1, 3, 4)}
+    kernel, flat = torch.rand(2, 1, 1, 3, 3), torch.rand(2, 2, 3, 1, 1)
+    zi, begins, coarse = torch.zeros(len(SOS), 2, 4), torch.tensor([0, 3, 8]), torch.rand(4, 2)
+    t, p, a, c, r = mt.temporal, mt.pyramid, mt.attention, mt.conv, mt.recurrent
+    image, clip, steps, step = (8, 4), (1, 1, 1, 8, 4), (1, 1, 4), (1, 4)
+    return {
+        "temporal.sosfilt": (image, lambda x: t.sosfilt(sos, x)),
+        "temporal.sosfilt, zi": (image, lambda x: t.sosfilt(sos, x, zi=zi)),
+        "temporal.sosfiltfilt": (image, lambda x: t.sosfiltfilt(sos, x, padlen=3)),
+        "temporal.ideal_bandpass": (image, lambda x: t.ideal_bandpass(x, 1, 10, 30)),
+        "temporal.convolve": (image, lambda x: t.convolve(x, [1.0, 2.0, 1.0])),
+        "temporal.gaussian": (image, lambda x: t.gaussian(x, 1.0)),
+        "temporal.derivative": (image, t.derivative),
+        "temporal.median": (image, t.median),
+        "temporal.median_filter": (image, lambda x: t.median_filter(x, 3)),
+        "pyramid.down": (image, lambda x: p.down(x, channel_axis=None)),
+        "pyramid.up": (image, lambda x: p.up(x, channel_axis=None)),
+        "pyramid.gaussian": (image, lambda x: p.gaussian(x, 1, channel_axis=None)),
+        "pyramid.laplacian": (image, lambda x: p.laplacian(x, 1, channel_axis=None)),
+        "pyramid.collapse": (image, lambda x: p.collapse([x, coarse], channel_axis=None)),
+        "pyramid.SteerablePyramid": (image, p.SteerablePyramid(image, 1, 0).build),
+        "attention.linear": (image, lambda x: a.linear(x, weight)),
+        "attention.layer_norm": (image, a.layer_norm),
+        "attention.rotary": (image, a.rotary),
+        "attention.attention": ((1, 8, 4), lambda x: a.attention(x, x, x)),
+        "attention.attention_varlen": (
+            (8, 1, 4),
+            lambda x: a.attention_varlen(x, x, x, begins, begins),
         ),
+        "conv.conv3d": (clip, lambda x: c.conv3d(x, kernel)),
+        "conv.separable_conv3d": (
+            clip,
+            lambda x: c.separable_conv3d(x, kernel, flat, padding=(1, 0, 0)),
+        ),
+        "conv.max_pool3d": (clip, lambda x: c.max_pool3d(x, (1, 2, 2))),
+        "conv.avg_pool3d": (clip, lambda x: c.avg_pool3d(x, (1, 2, 2))),
+        "conv.global_avg_pool3d": (clip, c.global_avg_pool3d),
+        "recurrent.lstm": (steps, lambda x: r.lstm(x, *cells[4])),
+        "recurrent.gru": (steps, lambda x: r.gru(x, *cells[3])),
+        "recurrent.rnn": (steps, lambda x: r.rnn(x, *cells[1])),
+        "recurrent.lstm_step": (step, lambda x: r.lstm_step(x, h, h, *cells[4])),
+        "recurrent.gru_step": (step, lambda x: r.gru_step(x, h, *cells[3])),
+        "recurrent.rnn_step": (step, lambda x: r.rnn_step(x, h, *cells[1])),
     }
-    plain, wanted = torch.rand(8, 4), torch.rand(8, 4, requires_grad=True)
-    least = [microseconds(lambda x=x: copy(x)) for x in (plain, wanted)]
-    print(f"torch: a custom operation {least[0]:.1f} us, where a gradient is wanted {least[1]:.1f}")
-    for name, call in calls.items():
-        took = [microseconds(lambda x=x, call=call: call(x)) for x in (plain, wanted)]
-        ratios = [a / b for a, b in zip(took, least, strict=True)]
-        print(
-            f"  {name}: {took[0]:.1f} us, {ratios[0]:.1f} times; "
-            f"{took[1]:.1f} us, {ratios[1]:.1f} times"
-        )
+
+
+def with_torch() -> None:
+    print("torch: microseconds, and times those of a custom operation that copies")
+    for name, (shape, call) in operations().items():
+        told = []
+        for wanted in (False, True):
+            x = torch.rand(shape, requires_grad=wanted)
+            least, took = microseconds(lambda x=x: copy(x), lambda x=x, call=call: call(x))
+            what = "where a gradient is wanted " if wanted else ""
+            told.append(f"{what}{took:.1f} of {least:.1f}, {took / least:.1f} times")
+        print(f"  {name}: {'; '.join(told)}", flush=True)
 
 
 def with_numpy() -> None:
@@ -96,7 +134,7 @@ def with_numpy() -> None:
     }
     print("NumPy: microseconds above the compiled function")
     for name, (call, compiled) in calls.items():
-        took, least = microseconds(call), microseconds(compiled)
+        took, least = microseconds(call, compiled)
         print(f"  {name}: {took - least:.1f} us of {took:.1f}")
 
 

@@ -30,6 +30,7 @@ settings.load_profile("marey")
 settings.register_profile("lean", settings.get_profile("marey"), max_examples=5)
 
 FORCED_ISA = os.environ.get("MAREY_ISA")
+AVX512 = [isa for isa in config.available_isas() if isa.startswith("avx512")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -39,8 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     isas = [FORCED_ISA] if FORCED_ISA else config.available_isas()
     if metafunc.definition.get_closest_marker("no_bf16"):
         # The copy that runs is that of the first of these there is.
-        shared = [isa for isa in isas if isa.startswith("avx512")]
-        isas = [isa for isa in isas if isa not in shared[1:]]
+        isas = [isa for isa in isas if isa not in AVX512[1:] or isa == FORCED_ISA]
     metafunc.parametrize("isa", isas, indirect=True)
 
 
@@ -94,17 +94,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "isa" in getattr(item, "fixturenames", ()):
             item.add_marker("every_isa")
-        (twice if _is_that_of_avx512_bf16(item) else kept).append(item)
+        (twice if _is_that_of_a_lesser_set(item) else kept).append(item)
     if not FORCED_ISA:
         config.hook.pytest_deselected(items=twice)
         items[:] = kept
 
 
-def _is_that_of_avx512_bf16(item: pytest.Item) -> bool:
-    """Whether a test under avx512_amx is that of avx512_bf16: only bfloat16 takes tiles."""
+def _is_that_of_a_lesser_set(item: pytest.Item) -> bool:
+    """Whether its kernels are those of the first AVX-512 set: others differ in bfloat16 only."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    dtype = parameters.get("dtype")
-    return parameters.get("isa") == "avx512_amx" and dtype in (np.float32, np.float64)
+    others = parameters.get("isa") in AVX512[1:]
+    return others and parameters.get("dtype") in (np.float32, np.float64)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,7 +6,7 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
-from marey import _cpu, attention, config
+from marey import _cpu, attention, config, recurrent
 
 pytestmark = pytest.mark.skipif(
     "avx512_amx" not in config.available_isas(), reason="this processor has no AMX"
@@ -49,6 +49,22 @@ def test_transposed_operands(depth: int, rng: np.random.Generator) -> None:
     weight = matrix(rng, 45, 17)
     _, found, _ = attention.linear_backward(grad, x, weight)
     np.testing.assert_array_equal(found, product(grad.T, x.T))
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("lstm", 4), ("gru", 3), ("rnn", 1)])
+@pytest.mark.parametrize("size", [3, 45, 128])
+def test_a_sequence_alone_gives_the_same_bits(
+    kind: str, gates: int, size: int, rng: np.random.Generator
+) -> None:
+    """Its steps are no tiles, but vectors that sum as tiles do."""
+    x = rng.standard_normal((9, 3, size)).astype(ml_dtypes.bfloat16)
+    weights = [
+        rng.uniform(-1, 1, (gates * size, size)).astype(ml_dtypes.bfloat16) for _ in range(2)
+    ]
+    run = getattr(recurrent, kind)
+    together = run(x, *weights)[0]
+    for row in range(3):
+        np.testing.assert_array_equal(run(x[:, row : row + 1], *weights)[0][:, 0], together[:, row])
 
 
 def test_a_row_does_not_depend_on_its_neighbours(rng: np.random.Generator) -> None:

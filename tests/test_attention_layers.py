@@ -180,6 +180,7 @@ def test_gelu_is_exact_everywhere() -> None:
         )
 
 
+@pytest.mark.no_bf16
 @pytest.mark.usefixtures("isa")
 class TestLayerNorm:
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -265,6 +266,7 @@ class TestPositions:
         with pytest.raises(ValueError, match=r"\[marey.sinusoidal_positions\] D: expected 1"):
             sinusoidal_positions(5, 0)
 
+    @pytest.mark.no_bf16
     @pytest.mark.usefixtures("isa")
     @pytest.mark.parametrize("dtype", [*DTYPES, ml_dtypes.bfloat16])
     @pytest.mark.parametrize("interleaved", [False, True])

@@ -13,6 +13,8 @@ from marey.conv import avg_pool3d, global_avg_pool3d, max_pool3d
 from marey.reference import conv as reference
 from numpy.lib.stride_tricks import as_strided
 
+pytestmark = pytest.mark.no_bf16
+
 # Name: channels, size of x, then the arguments of both functions.
 CASES: dict[str, tuple[int, tuple[int, int, int], dict[str, Any]]] = {
     "everything 1": (1, (1, 1, 1), {"kernel": 1}),

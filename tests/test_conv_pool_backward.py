@@ -19,6 +19,8 @@ from marey.conv import (
 from marey.reference import conv as reference
 from test_conv_pool import CASES, options_that_fit, video
 
+pytestmark = pytest.mark.no_bf16
+
 
 def gradient(y: Any) -> Any:
     return np.random.default_rng(y.size).standard_normal(y.shape).astype(y.dtype)

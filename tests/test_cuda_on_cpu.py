@@ -16,6 +16,7 @@ def module() -> Iterator[Any]:
         pytest.skip("MAREY_CUDA_ON_CPU is not set to the path of the module _cuda_on_cpu")
     yield loaded
     loaded.set_order("forward")
+    loaded.set_multiprocessors()
 
 
 class TestFaultsAreFound:
@@ -42,6 +43,16 @@ class TestFaultsAreFound:
         for order in ("forward", "backward", "shuffled"):
             module.set_order(order)
             assert module.run_fault("grid barrier")[:4] == [1, 2, 3, 0]
+
+    def test_a_copy_that_is_read_before_its_block_has_waited_for_it(self, module: Any) -> None:
+        assert np.isnan(module.run_fault("early read")[:4]).all()
+
+    def test_a_grid_that_is_too_large_to_run_at_once(self, module: Any) -> None:
+        module.set_multiprocessors(3)
+        refused = module.refused_grids()
+        with pytest.raises(RuntimeError, match="the grid is too large to run at once"):
+            module.run_fault("grid barrier")
+        assert module.refused_grids() == refused + 1
 
     def test_a_write_behind_shared_memory(self, module: Any) -> None:
         with pytest.raises(RuntimeError, match="a write behind shared memory"):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_devices import Device
-from marey import pyramid
+from marey import _device, pyramid
 from marey.reference import pyramid as reference
 from numpy.typing import NDArray
 from tolerances import assert_close, assert_equal
@@ -98,6 +98,38 @@ class TestViews:
         expected = reference.gaussian(x, 3, channel_axis=None)
         for ours, theirs in zip(levels, expected, strict=True):
             assert_equal(ours, theirs)
+
+    def test_levels_of_another_shape_or_type_or_in_one_place(self, cuda: Device) -> None:
+        x = np.ones((8, 8), np.float32)
+        there = cuda.put(x)
+        double, half = (cuda.put(np.zeros(n, t)) for n, t in (((8, 8), "f8"), ((4, 4), "f4")))
+        with pytest.raises(ValueError, match=r"gaussian\] out: expected shape \(8, 8\)"):
+            pyramid.gaussian(there, 1, channel_axis=None, out=[half, half])
+        with pytest.raises(TypeError, match=r"gaussian\] out: expected float32"):
+            pyramid.gaussian(there, 1, channel_axis=None, out=[double, half])
+        with pytest.raises(ValueError, match=r"gaussian\] out: expected memory that does not"):
+            pyramid.gaussian(there, 1, channel_axis=None, out=[there, half])
+        with pytest.raises(TypeError, match=r"laplacian\] out: expected float32"):
+            pyramid.laplacian(there, 0, channel_axis=None, out=[double])
+        with pytest.raises(TypeError, match=r"collapse\] out: expected float32"):
+            pyramid.collapse([there], channel_axis=None, out=double)
+        with pytest.raises(TypeError, match=r"collapse\] bands\[0\]: expected float32"):
+            pyramid.collapse([cuda.put(x.astype(np.uint8))], channel_axis=None)
+        (same,) = pyramid.laplacian(there, 0, channel_axis=None)
+        y = cuda.get(pyramid.collapse([same], channel_axis=None))
+        np.testing.assert_array_equal(y, x)
+
+    def test_numbers_and_not_truth_values(self, cuda: Device) -> None:
+        with pytest.raises(TypeError, match=r"image: expected dtype uint8.*; found bool"):
+            pyramid.down(cuda.put(np.ones((8, 8), bool)), channel_axis=None)
+
+    def test_a_result_that_is_broadcast(self, cuda: Device) -> None:
+        x, row = cuda.put(np.ones((8, 8), np.float32)), cuda.put(np.zeros((1, 4), np.float32))
+        library = _device.library_of(row)
+        assert library is not None
+        out = library.broadcast(row, (4, 4))
+        with pytest.raises(ValueError, match="out: expected memory of its own for every item"):
+            pyramid.down(x, channel_axis=None, out=out)
 
     def test_infinity_stays_where_it_is(self, cuda: Device) -> None:
         x = np.zeros((8, 8), np.float32)

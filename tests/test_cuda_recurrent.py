@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_devices import Device
-from marey import recurrent
+from marey import _device, recurrent
 from numpy.typing import NDArray
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -161,6 +161,29 @@ class TestBackward:
 
     def test_no_steps(self, cuda: Device, rng: Any, kind: str) -> None:
         check_backward(cuda, kind, arrays(rng, kind, 0, 3, 5, 9, np.float32), rng)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+class TestAPartOfTheDevice:
+    """A grid that the device would hold, and the part of it that this process has does not."""
+
+    # 17 hidden units are three blocks of eight, or two of sixteen.
+    @pytest.mark.parametrize(("multiprocessors", "refused"), [(3, 0), (2, 1), (1, 2)])
+    def test_there_and_back(
+        self, cuda: Device, rng: Any, multiprocessors: int, refused: int, dtype: Any
+    ) -> None:
+        module = _device.cuda_module()
+        if not hasattr(module, "set_multiprocessors"):
+            pytest.skip("a device is whole")
+        before = module.refused_grids()
+        module.set_multiprocessors(multiprocessors)
+        try:
+            check(cuda, "lstm", arrays(rng, "lstm", 3, 5, 7, 17, dtype))
+            assert module.refused_grids() == before + refused
+            check_backward(cuda, "lstm", arrays(rng, "lstm", 3, 5, 7, 17, dtype), rng)
+            assert module.refused_grids() == before + 3 * refused  # there again, and back
+        finally:
+            module.set_multiprocessors()
 
 
 class TestErrors:

@@ -156,6 +156,16 @@ class TestSosfiltfilt:
         y = cuda.get(temporal.sosfiltfilt(sos, cuda.put(x)))
         assert_close(y, lambda dtype: reference.sosfiltfilt(sos, x, dtype=dtype), "sosfiltfilt")
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_more_sections_than_a_launch_takes(
+        self, cuda: Device, rng: np.random.Generator, dtype: type
+    ) -> None:
+        sos = np.array([(0.6, 0.2, 0, 1, -0.2, 0), (0.7, 0, 0.1, 1, -0.1, -0.1)] * 35)
+        x = signal(rng, (20, 8), dtype)
+        y = cuda.get(temporal.sosfiltfilt(sos, cuda.put(x), padtype=None))
+        compute = cache(lambda dtype: reference.sosfiltfilt(sos, x, padtype=None, dtype=dtype))
+        assert_close(y, compute, "sosfiltfilt")
+
     @pytest.mark.parametrize("padtype", ["odd", "even", "constant", None])
     @pytest.mark.parametrize("axis", [0, -1])
     def test_extensions(

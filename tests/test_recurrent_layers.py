@@ -295,3 +295,23 @@ class TestTeams:
                 y = layers(x)[0]
             with config.threads(threads):
                 np.testing.assert_array_equal(layers(x)[0], y)
+
+    @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+    @pytest.mark.parametrize(("N", "H"), [(40, 65), (3, 250)])
+    def test_have_the_same_gradients(
+        self, kind: str, N: int, H: int, rng: np.random.Generator
+    ) -> None:
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind]
+        x = rng.standard_normal((20, N, 37), np.float32)
+        weights = [rng.uniform(-0.1, 0.1, (gates * H, size)).astype(np.float32) for size in (37, H)]
+        grad = rng.standard_normal((20, N, H), np.float32)
+        backward = getattr(recurrent, kind + "_backward")
+        for options in ({}, {"reset": "before"}) if kind == "gru" else ({},):
+            with config.threads(1):
+                expected = backward(grad, x, *weights, **options)
+            for threads in (2, 3):
+                with config.threads(threads):
+                    found = backward(grad, x, *weights, **options)
+                for a, b in zip(found, expected, strict=True):
+                    if b is not None:
+                        np.testing.assert_array_equal(a, b)

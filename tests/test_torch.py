@@ -1,5 +1,6 @@
 """marey.torch: operations that torch's own checks pass, with exact gradients."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -243,7 +244,7 @@ CHECKED: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
 @pytest.mark.parametrize("name", CHECKED)
 def test_torchs_own_checks(name: str) -> None:
     op, arguments = CHECKED[name]()
-    opcheck(op, arguments)
+    opcheck(op.definition, arguments)
 
 
 # torch's compiler warns of torch's own past.
@@ -260,6 +261,58 @@ def test_compiled_whole() -> None:
     compiled = torch.compile(loss, fullgraph=True)
     (found,) = torch.autograd.grad(compiled(x), x)
     torch.testing.assert_close(found, expected)
+
+
+class Seen(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
+    """The names of the operations that torch dispatches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(op))
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["sosfilt", "down", "layer_norm", "collapse"])
+def test_torchs_dispatcher_where_someone_listens(name: str) -> None:
+    call, schema = {
+        "sosfilt": (lambda x: T.sosfilt(SOS, x), "temporal_sosfilt"),
+        "down": (lambda x: P.down(x, channel_axis=None), "pyramid_down"),
+        "layer_norm": (lambda x: A.layer_norm(x), "layer_norm"),
+        "collapse": (lambda x: P.collapse([x, x[:4, :2]], channel_axis=None), "pyramid_collapse"),
+    }[name]
+    x = torch.randn(8, 4)
+    expected = call(x)
+    with Seen() as seen:
+        assert torch.equal(call(x), expected)
+    assert f"marey.{schema}.default" in seen.names
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        assert torch.equal(call(x), expected)
+    assert f"marey::{schema}" in {event.key for event in profile.key_averages()}
+    graph = torch.fx.experimental.proxy_tensor.make_fx(call)(x)
+    assert f"marey.{schema}" in graph.code
+    assert torch.equal(graph(x), expected)
+    fake = torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
+    found = call(fake.from_tensor(x))
+    assert type(found) is torch._subclasses.FakeTensor
+    assert found.shape == expected.shape
+    gradients = []
+    for listener in (contextlib.nullcontext(), Seen()):
+        given = x.clone().requires_grad_()
+        with listener:
+            call(given).square().sum().backward()
+        gradients.append(given.grad)
+    assert torch.equal(*gradients)
+
+
+# There is no rule for batches: torch takes one after the other, and warns.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_vmap() -> None:
+    x = torch.randn(3, 8, 4)
+    found = torch.vmap(lambda x: T.convolve(x, [1.0, 2.0]))(x)
+    torch.testing.assert_close(found, T.convolve(x, [1.0, 2.0], 1))
 
 
 def test_no_grad_and_uint8() -> None:

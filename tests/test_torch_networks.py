@@ -259,7 +259,7 @@ def operations() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         name: [double(3, 2, 3), double(g * 32, 3), double(g * 32, 32), None, double(g * 32)]
         for name, g in GATES.items()
     }
-    windows = ([1, 2, 2], [1, 2, 1], [0, 0, 1, 0, 0, 1], [1] * 3, True, False, "NCTHW")
+    windows = ([1, 2, 2, 1, 2, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1], True, False, "NCTHW")
     shapes = ((1, 1, 2, 3, 4), (2, 1, 1, 2, 2), (2, 2, 2, 1, 1))
     separable = [double(*shape).detach() for shape in shapes]
     # Steps are for where no gradient is wanted.
@@ -292,10 +292,7 @@ def operations() -> dict[str, tuple[Any, tuple[Any, ...]]]:
                 double(1, 2, 2, 3, 3),
                 double(2, 2, 1, 2, 2),
                 None,
-                [1] * 3,
-                [0] * 6,
-                [1] * 3,
-                1,
+                [1] * 3 + [0] * 6 + [1] * 4,
                 "NCTHW",
                 None,
             ),
@@ -305,7 +302,7 @@ def operations() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "global_avg_pool3d": (_pool._global, (double(1, 2, 2, 3, 4), "NCTHW")),
         "separable_conv3d": (
             C._separable,
-            (*separable, None, None, [1] * 3, [0] * 6, "NCTHW", "relu"),
+            (*separable, None, None, [1] * 3 + [0] * 6, "NCTHW", "relu"),
         ),
         "lstm": (
             R._lstm,
@@ -330,7 +327,8 @@ def operations() -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("name", list(operations()))
 def test_torchs_own_checks(name: str) -> None:
-    opcheck(*operations()[name])
+    op, arguments = operations()[name]
+    opcheck(op.definition, arguments)
 
 
 class Network(torch.nn.Module):  # type: ignore[misc]

@@ -45,6 +45,10 @@ class Library(abc.ABC):
         """Return random numbers, made on the device."""
 
     @abc.abstractmethod
+    def flusher(self, nbytes: int) -> Callable[[], None]:
+        """Return what reads so many bytes, so that a cache holds nothing else; it does not wait."""
+
+    @abc.abstractmethod
     def seconds(self, call: Callable[[], Any]) -> float:
         """Time one call on the device."""
 
@@ -97,6 +101,10 @@ class Torch(Library):
         if dtype == "uint8":
             return self.torch.randint(0, 256, shape, dtype=self.torch.uint8, device="cuda")
         return self.torch.randn(shape, dtype=self._dtype(dtype), device="cuda")
+
+    def flusher(self, nbytes: int) -> Callable[[], None]:
+        memory = self.torch.zeros(nbytes // 4 + 1, dtype=self.torch.int32, device="cuda")
+        return lambda: memory.sum()
 
     def seconds(self, call: Callable[[], Any]) -> float:
         begin = self.torch.cuda.Event(enable_timing=True)
@@ -159,6 +167,10 @@ class Cupy(Library):
         if dtype == "uint8":
             return self.cupy.random.randint(0, 256, shape, dtype=np.uint8)
         return self.cupy.random.standard_normal(shape, dtype=np.float32).astype(self._dtype(dtype))
+
+    def flusher(self, nbytes: int) -> Callable[[], None]:
+        memory = self.cupy.zeros(nbytes // 4 + 1, dtype=np.int32)
+        return lambda: memory.sum()
 
     def seconds(self, call: Callable[[], Any]) -> float:
         begin, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
@@ -233,6 +245,10 @@ class Host(Library):
 
     def random(self, shape: tuple[int, ...], dtype: str) -> Any:
         return self.put(numbers(shape, dtype, 0), dtype)
+
+    def flusher(self, nbytes: int) -> Callable[[], None]:
+        del nbytes  # nothing is measured
+        return lambda: None
 
     def seconds(self, call: Callable[[], Any]) -> float:
         begin = time.perf_counter()

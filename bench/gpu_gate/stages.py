@@ -283,7 +283,15 @@ def _l2_bytes() -> int:
     return int(module.device_info(0)["l2_bytes"]) if hasattr(module, "device_info") else 1
 
 
-def _peer(library: Library, work: Work, arrays: list[Any]) -> Callable[[], Any] | None:
+def _flushed(library: Library, call: Callable[[], Any], flush: Callable[[], None]) -> float:
+    """Time a call that finds nothing of its arrays in a cache, and the device at work."""
+    flush()
+    return library.seconds(call)
+
+
+def _peer(
+    library: Library, work: Work, arrays: list[Any], flush: Callable[[], None]
+) -> Callable[[], Any] | None:
     """Return what a workload is compared with, on the same arrays."""
     torch = library.torch
     if torch is None:
@@ -294,29 +302,30 @@ def _peer(library: Library, work: Work, arrays: list[Any]) -> Callable[[], Any] 
         source = torch.empty(size, dtype=torch.uint8, device="cuda")
         target = torch.empty_like(source)
         return lambda: target.copy_(source)
-    if work.peer == "conv3d":
+    if work.peer.startswith("conv3d"):
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
-        x, weight = arrays
-        if work.options["layout"] == "NTHWC":
-            x = x.permute(0, 4, 1, 2, 3)
-        convolve, padding = torch.nn.functional.conv3d, work.options["padding"]
         # As it is called here, and in the other layout, which cuDNN may be faster in.
         forms = (torch.contiguous_format, torch.channels_last_3d)
-        pairs = [(x.contiguous(memory_format=f), weight.contiguous(memory_format=f)) for f in forms]
-        return _fastest(library, [partial(convolve, *pair, padding=padding) for pair in pairs])
-    if work.peer == "conv3d backward":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = False
-        backward = torch.ops.aten.convolution_backward
-        stride, padding = [work.options["stride"]] * 3, list(work.options["padding"])
-        options = ([0], stride, padding, [1] * 3, False, [0] * 3, 1, work.options["mask"])
-        return lambda: backward(*arrays, *options)
+        if work.options.get("layout") == "NTHWC":
+            arrays = [arrays[0].permute(0, 4, 1, 2, 3), *arrays[1:]]
+        held = [[x.contiguous(memory_format=form) for x in arrays] for form in forms]
+        padding = work.options["padding"]
+        if work.peer == "conv3d":
+            convolve = torch.nn.functional.conv3d
+            calls = [partial(convolve, *arrays, padding=padding) for arrays in held]
+        else:
+            backward, mask = torch.ops.aten.convolution_backward, work.options["mask"]
+            stride = [work.options["stride"]] * 3
+            options = ([0], stride, list(padding), [1] * 3, False, [0] * 3, 1, mask)
+            calls = [partial(backward, *arrays, *options) for arrays in held]
+        return _fastest(library, calls, flush)
     if work.peer.startswith("lstm"):
         torch.backends.cudnn.allow_tf32 = False
         hidden = work.options["hidden"]
         layer = torch.nn.LSTM(hidden, hidden, bias=False, device="cuda", dtype=arrays[0].dtype)
         if work.peer == "lstm":
+            layer.requires_grad_(False).eval()  # as ours, it keeps nothing for a way back
             return lambda: layer(arrays[0])
         source = arrays[1].clone().requires_grad_()
         weights = (source, *layer.parameters())
@@ -336,16 +345,18 @@ def _peer(library: Library, work: Work, arrays: list[Any]) -> Callable[[], Any] 
             return attend(*arrays, **options)
 
     named = (kinds.CUDNN_ATTENTION, kinds.FLASH_ATTENTION, kinds.EFFICIENT_ATTENTION)
-    return _fastest(library, [partial(attended, kind) for kind in named])
+    return _fastest(library, [partial(attended, kind) for kind in named], flush)
 
 
-def _fastest(library: Library, calls: list[Callable[[], Any]]) -> Callable[[], Any] | None:
-    """Return the fastest of those that run."""
+def _fastest(
+    library: Library, calls: list[Callable[[], Any]], flush: Callable[[], None]
+) -> Callable[[], Any] | None:
+    """Return the fastest of those that run, timed as they will be."""
     best: tuple[float, Callable[[], Any]] | None = None
     for call in calls:
         try:
             call()
-            took = min(library.seconds(call) for _ in range(3))
+            took = statistics.median(_flushed(library, call, flush) for _ in range(3))
         except Exception:
             library.wait()
             continue
@@ -355,27 +366,21 @@ def _fastest(library: Library, calls: list[Callable[[], Any]]) -> Callable[[], A
 
 
 def benchmark_one(library: Library, work: Work, repeats: int) -> dict[str, Any]:
-    """Time a workload and its peer by turns, on buffers that no cache holds."""
-    count = 1
-    if work.bytes < 3 * _l2_bytes():
-        count = min(int(3 * _l2_bytes() // max(work.bytes, 1)) + 1, 16)
-    sets = []
-    for _ in range(count):
-        arrays = [library.random(shape, dtype) for shape, dtype in work.inputs]
-        out, _ = library.guarded(*work.out)
-        sets.append((arrays, out))
-    peer = _peer(library, work, sets[0][0])
-    for arrays, out in sets:
-        work.run(*arrays, out)
+    """Time a workload and its peer by turns, on the same arrays, which no cache holds."""
+    flush = library.flusher(3 * _l2_bytes())
+    arrays = [library.random(shape, dtype) for shape, dtype in work.inputs]
+    out, _ = library.guarded(*work.out)
+    call = partial(work.run, *arrays, out)
+    peer = _peer(library, work, arrays, flush)
+    call()
     if peer is not None:
         peer()
     library.wait()
     ours, theirs = [], []
-    for k in range(repeats):
-        arrays, out = sets[k % count]
+    for _ in range(repeats):
         if peer is not None:
-            theirs.append(library.seconds(peer))
-        ours.append(library.seconds(partial(work.run, *arrays, out)))
+            theirs.append(_flushed(library, peer, flush))
+        ours.append(_flushed(library, call, flush))
     took = statistics.median(ours)
     report: dict[str, Any] = {
         "seconds": took,

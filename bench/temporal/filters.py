@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from marey import temporal
 
+from bench.data import frame_size
 from bench.harness import Program, Workload
 from bench.temporal.workloads import CHUNK, SOS, Video, chunks
 
-FRAME = (360, 640, 3)
-SMALL_FRAME = (180, 320, 3)
+FRAME = frame_size(360, 640, 3)
+SMALL_FRAME = frame_size(180, 320, 3)
 SIGMA = 2.0
 BAND = (0.4, 3.0, 30.0)
 VELOCITY = (0.6, -1.3)  # pixels a frame, down and to the left

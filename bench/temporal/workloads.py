@@ -6,9 +6,10 @@ import numpy as np
 from marey import temporal
 from numpy.typing import NDArray
 
+from bench.data import frame_size
 from bench.harness import Program, Workload
 
-CLIP = (120, 360, 640, 3)
+CLIP = (120, *frame_size(360, 640, 3))
 CHUNK = 8  # frames fed at once to a stream
 SOS = temporal.butter_bandpass(0.4, 3.0, 30.0)
 TOLERANCE = {"float32": 5e-6, "float64": 1e-13}

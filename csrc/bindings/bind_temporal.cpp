@@ -1,5 +1,6 @@
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/register.h"
@@ -66,6 +67,13 @@ py::array py_sosfiltfilt(const py::object& sos, const py::object& x, int axis,
   return result;
 }
 
+py::array py_sosfilt_zi(const std::string& function, const py::object& sos) {
+  const std::vector<double> zi =
+      steady_state(function, checked_sections(function, view_of(function, "sos", sos)));
+  const auto sections = static_cast<py::ssize_t>(zi.size() / 2);
+  return py::array_t<double>({sections, py::ssize_t{2}}, zi.data());
+}
+
 // For a caller that fills it by other means.
 py::array py_ideal_bandpass_result(const py::object& x, const py::object& out) {
   return float_result("marey.ideal_bandpass", view_of("marey.ideal_bandpass", "x", x), out, true);
@@ -100,6 +108,7 @@ void register_temporal(py::module_& module) {
              py::arg("out"), py::arg("zf"));
   module.def("sosfiltfilt", &py_sosfiltfilt, py::arg("sos"), py::arg("x"), py::arg("axis"),
              py::arg("padtype"), py::arg("padlen"), py::arg("zi"), py::arg("out"));
+  module.def("sosfilt_zi", &py_sosfilt_zi, py::arg("function"), py::arg("sos"));
   module.def("ideal_bandpass", &py_ideal_bandpass, py::arg("x"), py::arg("axis"), py::arg("first"),
              py::arg("last"), py::arg("out"));
   module.def("ideal_bandpass_result", &py_ideal_bandpass_result, py::arg("x"), py::arg("out"));

@@ -10,7 +10,7 @@ namespace marey::python {
 namespace {
 
 DType dtype_of(std::string_view function, std::string_view argument, const std::string& dtype) {
-  if (dtype == "uint8" || dtype == "bool") return DType::u8;
+  if (dtype == "uint8" || (dtype == "bool" && argument == "mask")) return DType::u8;
   if (dtype == "float32") return DType::f32;
   if (dtype == "float64") return DType::f64;
   if (dtype == "bfloat16") return DType::bf16;
@@ -83,6 +83,12 @@ View device_result(std::string_view function, const py::handle& out, const Shape
 
 void check_no_device_overlap(std::string_view function, const View& out, const View& input,
                              bool in_place) {
+  for (int axis = 0; axis < out.ndim(); ++axis) {
+    if (out.shape[axis] > 1 && out.stride(axis) == 0 && out.shape.count() > 0) {
+      throw ValueError(function, "out", "memory of its own for every item",
+                       "a stride of 0 along axis " + std::to_string(axis));
+    }
+  }
   const auto [a_low, a_high] = extent(out);
   const auto [b_low, b_high] = extent(input);
   if (a_low >= b_high || b_low >= a_high) return;

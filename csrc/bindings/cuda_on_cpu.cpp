@@ -22,6 +22,13 @@ void set_order(const std::string& order) {
                                                 : Order::shuffled);
 }
 
+void set_multiprocessors(int count) {
+  if (count < 1) {
+    throw ValueError("set_multiprocessors", "count", "1 or more", std::to_string(count));
+  }
+  cuda::on_cpu::set_multiprocessors(count);
+}
+
 int64_t quotient(int64_t n, int64_t divisor) { return cuda::Divisor(divisor).quotient(n); }
 
 int64_t window_step(int64_t i, int64_t n, const std::string& mode) {
@@ -38,6 +45,9 @@ void register_cuda_device(py::module_& module) {
   module.def("device_count", [] { return 1; });
   module.def("why_no_device", [] { return ""; });
   module.def("set_order", &set_order, py::arg("order"));
+  module.def("set_multiprocessors", &set_multiprocessors,
+             py::arg("count") = cuda::on_cpu::kMultiprocessors);
+  module.def("refused_grids", &cuda::on_cpu::refused_grids);
   module.def("run_fault", &cuda::run_fault, py::arg("fault"));
   module.def("quotient", &quotient, py::arg("n"), py::arg("divisor"));
   module.def("window_step", &window_step, py::arg("i"), py::arg("n"), py::arg("mode"));

@@ -77,26 +77,49 @@ void py_up(const py::handle& image, std::optional<int64_t> height, std::optional
   cuda::up(*where, kName, source, channel_axis, target);
 }
 
+// The levels of a pyramid, checked: in memory of their own, each.
+std::vector<View> level_results(std::string_view function, const py::list& out, const View& source,
+                                DType dtype, ChannelAxis channel_axis) {
+  const int levels = static_cast<int>(out.size()) - 1;
+  const std::vector<Shape> shapes = pyramid_shapes(function, source, levels, channel_axis);
+  std::vector<View> targets;
+  for (std::size_t level = 0; level < out.size(); ++level) {
+    targets.push_back(device_result(function, out[level], shapes[level], dtype, source));
+    for (std::size_t other = 0; other < level; ++other) {
+      check_no_device_overlap(function, targets[level], targets[other]);
+    }
+  }
+  return targets;
+}
+
+// All levels but the first, which is a copy of the image, and the caller's.
+void py_gaussian(const py::handle& image, ChannelAxis channel_axis, const py::list& out,
+                 const py::handle& queue) {
+  constexpr std::string_view kName = "marey.gaussian";
+  const View source = image_view(kName, "image", image);
+  const std::vector<View> targets = level_results(kName, out, source, source.dtype, channel_axis);
+  const DeviceQueue where(queue);
+  const py::gil_scoped_release release;
+  for (std::size_t level = 1; level < targets.size(); ++level) {
+    const View& fine = level == 1 ? source : targets[level - 1];
+    cuda::down(*where, kName, fine, channel_axis, targets[level]);
+  }
+}
+
+// One level alone is the image, and the caller's.
 void py_laplacian(const py::handle& image, ChannelAxis channel_axis, const py::list& out,
                   const py::list& coarse, const py::handle& queue) {
   constexpr std::string_view kName = "marey.laplacian";
   const View source = image_view(kName, "image", image);
   const DType dtype = source.dtype == DType::u8 ? DType::f32 : source.dtype;
-  const int levels = static_cast<int>(out.size()) - 1;
-  const std::vector<Shape> shapes = pyramid_shapes(kName, source, levels, channel_axis);
-  std::vector<View> targets;
-  for (std::size_t level = 0; level < out.size(); ++level) {
-    targets.push_back(device_result(kName, out[level], shapes[level], dtype, source));
-    for (std::size_t other = 0; other < level; ++other) {
-      check_no_device_overlap(kName, targets[level], targets[other]);
-    }
-  }
+  const std::vector<View> targets = level_results(kName, out, source, dtype, channel_axis);
   const std::vector<View> between = views(kName, "workspace", coarse);
   const DeviceQueue where(queue);
   const py::gil_scoped_release release;
   cuda::laplacian(*where, kName, source, channel_axis, targets, between);
 }
 
+// One band alone is the image, and the caller's.
 void py_collapse(const py::list& bands, ChannelAxis channel_axis, const py::list& workspace,
                  const py::handle& out, const py::handle& queue) {
   constexpr std::string_view kName = "marey.collapse";
@@ -131,6 +154,8 @@ void register_cuda_pyramid(py::module_& module) {
              py::arg("out"), py::arg("queue"));
   module.def("up", &py_up, py::arg("image"), py::arg("height"), py::arg("width"),
              py::arg("channel_axis"), py::arg("out"), py::arg("queue"));
+  module.def("gaussian", &py_gaussian, py::arg("image"), py::arg("channel_axis"), py::arg("out"),
+             py::arg("queue"));
   module.def("laplacian", &py_laplacian, py::arg("image"), py::arg("channel_axis"), py::arg("out"),
              py::arg("coarse"), py::arg("queue"));
   module.def("collapse", &py_collapse, py::arg("bands"), py::arg("channel_axis"),

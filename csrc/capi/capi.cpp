@@ -111,24 +111,6 @@ std::vector<View> levels_of(const char* function, const char* argument, const ma
   return views;
 }
 
-// The state in which a step of height one is steady, as scipy.signal.sosfilt_zi.
-std::vector<double> steady_state(const std::vector<double>& sos) {
-  std::vector<double> zi;
-  double level = 1;
-  for (std::size_t s = 0; s < sos.size(); s += 6) {
-    const double b1 = sos[s + 1];
-    const double b2 = sos[s + 2];
-    const double a1 = sos[s + 4];
-    const double a2 = sos[s + 5];
-    const double gain = (sos[s] + b1 + b2) / (1 + a1 + a2);
-    const double second = b2 - a2 * gain;
-    zi.push_back(level * (b1 - a1 * gain + second));
-    zi.push_back(level * second);
-    level *= gain;
-  }
-  return zi;
-}
-
 // As SciPy: three times the length of the impulse response's numerators and denominators.
 int64_t default_padlen(const std::vector<double>& sos) {
   const auto sections = static_cast<int64_t>(sos.size() / 6);
@@ -313,7 +295,7 @@ marey_status marey_sosfiltfilt(const double* sos, int64_t sections, const marey_
     expect(name, "y", target, source.shape, float_type(source));
     const View coefficients = numbers(name, "sos", sos, shape_of({sections, 6}));
     const std::vector<double> rows = marey::checked_sections(name, coefficients);
-    const std::vector<double> zi = steady_state(rows);
+    const std::vector<double> zi = marey::steady_state(name, rows);
     marey::sosfiltfilt(coefficients, source, checked_axis(name, source, axis), target,
                        static_cast<marey::Extension>(which),
                        padlen < 0 ? default_padlen(rows) : padlen,

@@ -18,6 +18,7 @@ option(MAREY_CUDA_HOPPER "Compile the kernels of sm_90a" ON)
 set(MAREY_CUDA_KERNELS
     csrc/ops/attention/attention_backward_cuda.cu
     csrc/ops/attention/attention_cuda.cu
+    csrc/ops/attention/attention_grad_bias_cuda.cu
     csrc/ops/conv/conv3d_cuda.cu
     csrc/ops/conv/conv3d_weights_cuda.cu
     csrc/ops/magnification/linear_cuda.cu

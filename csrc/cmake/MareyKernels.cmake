@@ -2,8 +2,9 @@
 # instruction set and adds the objects to <target>. An instruction set is one line of the table
 # below, one enumerator in core/isa.h and its detection in core/isa.cpp.
 #
-# NO_BF16: kernels without bfloat16, whose stubs are MAREY_STUB_NO_BF16. What avx512_bf16 adds is of
-# no use to them, so that their copy for avx512 serves both.
+# NO_BF16: kernels without products of bfloat16 pairs, whose stubs are MAREY_STUB_NO_BF16. What
+# avx512_bf16 adds is of no use to them, so that their copy for avx512 serves both. Of the others, the
+# copy for avx512_bf16 is of bfloat16 alone (MAREY_ONLY_BF16), and that for avx512 serves other types.
 #
 # Only these files get instruction-set flags. Each copy lives in its own namespace (MAREY_ISA_NS).
 
@@ -39,6 +40,9 @@ function(marey_add_kernels target)
       add_library(${objects} OBJECT)
       target_link_libraries(${objects} PRIVATE marey_options marey_sanitizers)
       target_compile_definitions(${objects} PRIVATE MAREY_ISA_NS=isa_${isa})
+      if(isa STREQUAL "avx512_bf16" AND "avx512" IN_LIST isas)
+        target_compile_definitions(${objects} PRIVATE MAREY_ONLY_BF16)
+      endif()
       # A kernel neither reads errno nor expects floating-point traps.
       target_compile_options(${objects} PRIVATE ${MAREY_ISA_FLAGS_${isa}} -fno-math-errno
                                                 -fno-trapping-math)

@@ -99,8 +99,22 @@ std::vector<std::pair<std::string, Isa>> list_kernels();
 #define MAREY_STUB(fn, Fn) \
   MAREY_STUB_SLOTS(fn, Fn, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr))
 
-// The same for a kernel without bfloat16, one of those after NO_BF16 in marey_add_kernels: with
-// avx512_bf16 its copy for avx512 runs, and another is compiled only where that one is not.
+// The same for a kernel without products of bfloat16 pairs, one of those after NO_BF16 in
+// marey_add_kernels: with avx512_bf16 its copy for avx512 runs, and another is compiled only where
+// that one is not.
 #define MAREY_STUB_NO_BF16(fn, Fn) \
   MAREY_STUB_SLOTS(fn, Fn,         \
                    MAREY_IF_AVX512(nullptr, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)))
+
+// The same for a function of a DType: the copy for avx512_bf16 is of bfloat16 alone, and that for
+// avx512 serves the other types, where it is compiled (core/select.h).
+#define MAREY_STUB_BF16(fn, Fn)                                                       \
+  MAREY_STUB_SLOTS(fn, Fn,                                                            \
+                   MAREY_IF_AVX512_BF16(MAREY_IF_AVX512(                              \
+                                            [](DType dtype) {                         \
+                                              return dtype == DType::bf16             \
+                                                         ? isa_avx512_bf16::fn(dtype) \
+                                                         : isa_avx512::fn(dtype);     \
+                                            },                                        \
+                                            &isa_avx512_bf16::fn),                    \
+                                        nullptr))

@@ -22,6 +22,15 @@ struct alignas(4) Pair {
 template <class T>
 using SumOf = std::conditional_t<std::is_same_v<T, Pair>, float, T>;
 
+// What products of a type in memory are of: pairs of bfloat16 where there are dot products of them.
+#if defined(__AVX512BF16__)
+template <class S>
+using UnitOf = std::conditional_t<std::is_same_v<S, bfloat16>, Pair, S>;
+#else
+template <class S>
+using UnitOf = std::conditional_t<std::is_same_v<S, bfloat16>, float, S>;
+#endif
+
 template <class T>
 inline constexpr int kLanesOf = static_cast<int>(Vec<SumOf<T>>::size());
 

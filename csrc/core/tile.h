@@ -42,13 +42,31 @@ inline constexpr int kTileRows[kMaxVectors + 1] = {0, 16, 12, 8};
 inline constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 4, 4};
 #endif
 
+// sum += item * row. Written out for 32 registers: GCC may have the sum replace the item, which
+// ends where the item was, and then moves sums from register to register in the innermost loop, and
+// some through memory (3 to 5% of a tile's time).
+template <class V>
+inline void multiply_add(V& sum, const V& item, const V& row) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>) {
+    auto bits = static_cast<__m512>(sum);
+    asm("vfmadd231ps %2, %1, %0"
+        : "+v"(bits)
+        : "v"(static_cast<__m512>(item)), "v"(static_cast<__m512>(row)));
+    sum = V(bits);
+    return;
+  }
+#endif
+  sum += item * row;
+}
+
 // The operands of one step as the multiply-adds take them, and sum += item * row.
 template <class T>
 struct Step {
   using V = Vec<T>;
   static V row(const T* p) { return load<V>(p); }
   static V item(const T* p) { return V(*p); }
-  static void add(V& sum, const V& item, const V& row) { sum += item * row; }
+  static void add(V& sum, const V& item, const V& row) { multiply_add(sum, item, row); }
 };
 
 template <>

@@ -40,10 +40,7 @@ struct Copies {
   std::vector<Copy> open;
   std::vector<std::vector<Copy> > groups;
 };
-inline Copies& copies_of_thread() {
-  static thread_local Copies copies[1024];
-  return copies[on_cpu::thread_number()];
-}
+inline Copies& copies_of_thread() { return on_cpu::pending<Copies>(on_cpu::thread_number()); }
 inline void copy_async(void* to, const void* from, bool inside) {
   on_cpu::check_aligned(to, 16);
   if (inside) on_cpu::check_aligned(from, 16);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "cuda/async_copy.h"
 #include "cuda/sm90.h"
 
 namespace marey::cuda {
@@ -34,6 +35,16 @@ void grid_barrier(float* out, float* between, unsigned* counter) {
   if (threadIdx.x == 0) between[blockIdx.x] = static_cast<float>(blockIdx.x);
   sync_grid(counter, gridDim.x);
   if (threadIdx.x == 0) out[blockIdx.x] = between[(blockIdx.x + 1) % gridDim.x];
+}
+
+// Every block copies a number of its own, and reads it before it has waited for that.
+void early_read(float* out, const float* source, unsigned* counter) {
+  float* shared = shared_memory<float>();
+  if (threadIdx.x == 0) copy_async(shared, source + 4 * blockIdx.x, true);
+  copy_commit();
+  sync_grid(counter, gridDim.x);
+  copy_wait<1>();
+  if (threadIdx.x == 0) out[blockIdx.x] = shared[0];
 }
 
 void write_behind(float*) {
@@ -97,16 +108,20 @@ std::vector<float> run_fault(const std::string& fault) {
     launch({}, plain, &race, out.data());
   } else if (fault == "deadlock") {
     launch({}, plain, &deadlock, out.data());
-  } else if (fault == "grid deadlock" || fault == "grid barrier") {
-    Grid grid{4, kThreads, 0};
-    grid.cooperative = true;
+  } else if (fault == "grid deadlock" || fault == "grid barrier" || fault == "early read") {
+    const Grid grid{4, kThreads, 16};
     unsigned counter = 0;
-    std::vector<float> between(4, -1.0F);
+    std::vector<Pack<float, 4>> between(4, {-1.0F, -1.0F, -1.0F, -1.0F});
+    float* numbers = between[0].v;
+    bool ran = false;
     if (fault == "grid deadlock") {
-      launch({}, grid, &grid_deadlock, &counter);
+      ran = launch_together({}, grid, &grid_deadlock, &counter);
+    } else if (fault == "grid barrier") {
+      ran = launch_together({}, grid, &grid_barrier, out.data(), numbers, &counter);
     } else {
-      launch({}, grid, &grid_barrier, out.data(), between.data(), &counter);
+      ran = launch_together({}, grid, &early_read, out.data(), numbers, &counter);
     }
+    if (!ran) throw std::runtime_error("on_cpu: the grid is too large to run at once");
   } else if (fault == "write behind") {
     launch({}, plain, &write_behind, out.data());
   } else if (fault == "misaligned") {

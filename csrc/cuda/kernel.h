@@ -48,8 +48,10 @@ struct Grid {
   int64_t blocks = 0;  // at most 2^31 - 1
   int threads = 0;
   std::size_t shared_bytes = 0;
-  bool cooperative = false;  // all blocks run at once, and may wait for each other
 };
+
+// What drivers before 530 take of a kernel's arguments.
+inline constexpr std::size_t kMostArgumentBytes = 4096;
 
 inline int64_t blocks_for(int64_t items, int64_t per_block) {
   return (items + per_block - 1) / per_block;
@@ -71,6 +73,8 @@ __device__ __forceinline__ float shuffle_xor(float x, int lanes) {
 __device__ __forceinline__ double shuffle_xor(double x, int lanes) {
   return __shfl_xor_sync(0xFFFFFFFFU, x, lanes);
 }
+// Bit l: what lane l of the warp says.
+__device__ __forceinline__ uint32_t ballot(bool x) { return __ballot_sync(0xFFFFFFFFU, x); }
 
 // Every block of a cooperative grid waits for the others; what any of them wrote is seen by all.
 // `counter` is zero before the launch; the k-th barrier of a grid waits for k times its blocks.
@@ -160,11 +164,13 @@ __device__ __forceinline__ void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
   }
 }
 
-// Launches on the caller's stream; never synchronises. The current device is set by the binding
+// On the caller's stream; never synchronises. The current device is set by the binding
 // (DeviceGuard).
 template <class... P, class... A>
-void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
-  if (grid.blocks == 0) return;
+cudaError_t submit(const Queue& queue, const Grid& grid, bool together, void (*kernel)(P...),
+                   const A&... arguments) {
+  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
+  if (grid.blocks == 0) return cudaSuccess;
   if (grid.shared_bytes > 48 * 1024) {
     // Always the most that there is: the limit is the kernel's, and another thread's smaller launch
     // must not lower it between this call and the launch.
@@ -179,13 +185,33 @@ void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = static_cast<cudaStream_t>(queue.stream);
   cudaLaunchAttribute attribute{};
-  if (grid.cooperative) {
+  if (together) {
     attribute.id = cudaLaunchAttributeCooperative;
     attribute.val.cooperative = 1;
     config.attrs = &attribute;
     config.numAttrs = 1;
   }
-  check(cudaLaunchKernelEx(&config, kernel, P(arguments)...));
+  return cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+}
+
+template <class... P, class... A>
+void launch(const Queue& queue, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
+  check(submit(queue, grid, false, kernel, arguments...));
+}
+
+// All blocks run at once, and may wait for each other. False, and nothing is launched, if the
+// device cannot hold them: the part of it that this process has may be smaller than its attributes
+// say.
+template <class... P, class... A>
+[[nodiscard]] bool launch_together(const Queue& queue, const Grid& grid, void (*kernel)(P...),
+                                   const A&... arguments) {
+  const cudaError_t status = submit(queue, grid, true, kernel, arguments...);
+  if (status == cudaErrorCooperativeLaunchTooLarge) {
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
+  check(status);
+  return true;
 }
 
 #else
@@ -207,8 +233,15 @@ inline void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
 
 template <class... P, class... A>
 void launch(const Queue&, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
-  on_cpu::run_grid(grid.blocks, grid.threads, grid.shared_bytes, grid.cooperative,
-                   [&] { kernel(P(arguments)...); });
+  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
+  on_cpu::run_grid(grid.blocks, grid.threads, grid.shared_bytes, [&] { kernel(P(arguments)...); });
+}
+template <class... P, class... A>
+[[nodiscard]] bool launch_together(const Queue&, const Grid& grid, void (*kernel)(P...),
+                                   const A&... arguments) {
+  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
+  return on_cpu::run_grid_together(grid.blocks, grid.threads, grid.shared_bytes,
+                                   [&] { kernel(P(arguments)...); });
 }
 
 #endif

@@ -1,5 +1,6 @@
 #pragma once
-// What a cooperative grid may take.
+// What a grid whose blocks run at once may take. The part of the device that a process has may be
+// smaller (MPS, green contexts): only the launch itself knows.
 #include <cstddef>
 
 #include "cuda/kernel.h"
@@ -23,9 +24,8 @@ inline DeviceLimits device_limits(const Queue& queue) {
           static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
           attribute(cudaDevAttrCooperativeLaunch) != 0};
 #else
-  // Enough for tests, which run all of its blocks at once.
   static_cast<void>(queue);
-  return {16, std::size_t{227} << 10, true};
+  return {on_cpu::kMultiprocessors, std::size_t{227} << 10, true};
 #endif
 }
 

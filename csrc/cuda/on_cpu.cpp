@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace marey::cuda {
@@ -105,6 +107,7 @@ struct Block {
   Barrier barriers[kBarriers];
   std::vector<Collective> warps, warpgroups;
   std::deque<std::function<void()>> later;
+  std::map<std::pair<std::type_index, int>, std::shared_ptr<void>> pending;
   std::string failure;
   unsigned index = 0;
   std::vector<int> turn;
@@ -113,6 +116,8 @@ struct Block {
 
 thread_local Block* block = nullptr;
 thread_local Order order = Order::forward;
+thread_local int64_t multiprocessors = kMultiprocessors;
+thread_local int64_t refused = 0;
 
 void entry() {
   (*block->kernel)();
@@ -156,6 +161,7 @@ void begin_block(Block& b, unsigned index) {
     c.ready = nullptr;
     c.context.prepare(c.stack.get(), &entry);
   }
+  b.pending.clear();
   for (Barrier& barrier : b.barriers) barrier = {};
   for (auto* groups : {&b.warps, &b.warpgroups}) {
     for (Collective& group : *groups) group.arrived = 0;
@@ -249,17 +255,13 @@ void run_together(int64_t blocks, int threads, std::size_t shared_bytes,
   if (waiting > 0) deadlock(waiting);
 }
 
-}  // namespace
-
-void set_order(Order wanted) { order = wanted; }
-
-void run_grid(int64_t blocks, int threads, std::size_t shared_bytes, bool cooperative,
-              const std::function<void()>& kernel) {
+void run(decltype(run_alone)* blocks_of, int64_t blocks, int threads, std::size_t shared_bytes,
+         const std::function<void()>& kernel) {
   gridDim = {static_cast<unsigned>(blocks), 1, 1};
   blockDim = {static_cast<unsigned>(threads), 1, 1};
   threadIdx = {};
   try {
-    (cooperative ? run_together : run_alone)(blocks, threads, shared_bytes, kernel);
+    blocks_of(blocks, threads, shared_bytes, kernel);
   } catch (...) {
     block = nullptr;
     throw;
@@ -267,8 +269,32 @@ void run_grid(int64_t blocks, int threads, std::size_t shared_bytes, bool cooper
   block = nullptr;
 }
 
+}  // namespace
+
+void set_order(Order wanted) { order = wanted; }
+void set_multiprocessors(int count) { multiprocessors = count; }
+int64_t refused_grids() { return refused; }
+
+void run_grid(int64_t blocks, int threads, std::size_t shared_bytes,
+              const std::function<void()>& kernel) {
+  run(&run_alone, blocks, threads, shared_bytes, kernel);
+}
+
+bool run_grid_together(int64_t blocks, int threads, std::size_t shared_bytes,
+                       const std::function<void()>& kernel) {
+  if (blocks > multiprocessors) {
+    ++refused;
+    return false;
+  }
+  run(&run_together, blocks, threads, shared_bytes, kernel);
+  return true;
+}
+
 unsigned char* shared_bytes() { return block->shared_begin; }
 int thread_number() { return block->running; }
+std::shared_ptr<void>& pending_of(std::type_index type, int unit) {
+  return block->pending[{type, unit}];
+}
 
 void collective(int size, void* argument, void (*op)(void* const* arguments)) {
   auto& groups = size == 32 ? block->warps : block->warpgroups;
@@ -351,5 +377,20 @@ T shuffle(T x, int lanes) {
 
 float shuffle_xor(float x, int lanes) { return shuffle(x, lanes); }
 double shuffle_xor(double x, int lanes) { return shuffle(x, lanes); }
+
+uint32_t ballot(bool x) {
+  struct Argument {
+    bool value;
+    uint32_t result;
+  } argument{x, 0};
+  on_cpu::collective(32, &argument, [](void* const* all) {
+    uint32_t bits = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      if (static_cast<const Argument*>(all[lane])->value) bits |= uint32_t{1} << lane;
+    }
+    for (int lane = 0; lane < 32; ++lane) static_cast<Argument*>(all[lane])->result = bits;
+  });
+  return argument.result;
+}
 
 }  // namespace marey::cuda

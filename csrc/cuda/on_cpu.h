@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <typeindex>
 
 namespace marey::cuda {
 
@@ -26,15 +28,27 @@ void sync_warp();
 void sync_grid(unsigned* counter, unsigned arrivals);
 float shuffle_xor(float x, int lanes);
 double shuffle_xor(double x, int lanes);
+uint32_t ballot(bool x);
 
 namespace on_cpu {
+
+inline constexpr int kMultiprocessors = 16;  // enough for tests
 
 enum class Order : int { forward, backward, shuffled };
 void set_order(Order order);
 
-// Block by block; a cooperative grid's blocks by turns.
-void run_grid(int64_t blocks, int threads, std::size_t shared_bytes, bool cooperative,
+// How many blocks run at once: of the part of the device that the process has. What the device says
+// of itself is another number (limits.h).
+void set_multiprocessors(int count);
+// Grids that were larger than that, so far.
+int64_t refused_grids();
+
+// Block by block.
+void run_grid(int64_t blocks, int threads, std::size_t shared_bytes,
               const std::function<void()>& kernel);
+// All blocks by turns; false, and nothing done, if they are more than run at once.
+bool run_grid_together(int64_t blocks, int threads, std::size_t shared_bytes,
+                       const std::function<void()>& kernel);
 unsigned char* shared_bytes();
 
 // Runs `op` once for all `size` neighbouring threads (32: a warp, 128: a warpgroup), when the last
@@ -50,6 +64,15 @@ void named_barrier(int id, int threads, bool wait);
 void later(std::function<void()> work);
 // The running thread's number in its block.
 int thread_number();
+// What the running block's thread or warpgroup `unit` has asked for and not waited for, as `type`
+// keeps it: empty when the block begins.
+std::shared_ptr<void>& pending_of(std::type_index type, int unit);
+template <class T>
+T& pending(int unit) {
+  std::shared_ptr<void>& held = pending_of(typeid(T), unit);
+  if (held == nullptr) held = std::make_shared<T>();
+  return *static_cast<T*>(held.get());
+}
 
 // Throws std::runtime_error out of the launch, by way of the scheduler.
 [[noreturn]] void fail(const char* message);

@@ -16,16 +16,15 @@ namespace marey::cuda {
 template <int kOperands>
 struct SeriesMap {
   int axes = 0;
-  int64_t count = 1;  // series, or groups of `width` neighbouring ones
-  int64_t extent[kMaxDims];
+  int64_t count = 1;                    // series, or groups of `width` neighbouring ones
   int64_t stride[kOperands][kMaxDims];  // in bytes
-  Divisor divisor[kMaxDims];            // by `extent`
+  Divisor extent[kMaxDims];
 
   MAREY_HOST_DEVICE void offsets(int64_t series, int64_t (&result)[kOperands]) const {
     for (int o = 0; o < kOperands; ++o) result[o] = 0;
     for (int a = axes - 1; a > 0; --a) {
-      const int64_t next = divisor[a].quotient(series);
-      const int64_t at = series - next * extent[a];
+      const int64_t next = extent[a].quotient(series);
+      const int64_t at = series - next * extent[a].value();
       for (int o = 0; o < kOperands; ++o) result[o] += at * stride[o][a];
       series = next;
     }
@@ -48,6 +47,7 @@ struct SeriesOperand {
 template <int kOperands>
 SeriesMap<kOperands> series_map(const SeriesOperand (&operands)[kOperands], int* width) {
   SeriesMap<kOperands> map;
+  int64_t extents[kMaxDims] = {};
   const SeriesOperand& first = operands[0];
   for (int a = 0; a < first.view->ndim(); ++a) {
     if (a == first.axis) continue;
@@ -65,16 +65,16 @@ SeriesMap<kOperands> series_map(const SeriesOperand (&operands)[kOperands], int*
       merges = merges && map.stride[o][map.axes - 1] == extent * stride[o];
     }
     const int at = merges ? map.axes - 1 : map.axes++;
-    map.extent[at] = merges ? map.extent[at] * extent : extent;
+    extents[at] = merges ? extents[at] * extent : extent;
     for (int o = 0; o < kOperands; ++o) map.stride[o][at] = stride[o];
   }
   if (map.axes == 0) {
     map.axes = 1;
-    map.extent[0] = 1;
+    extents[0] = 1;
     for (int o = 0; o < kOperands; ++o) map.stride[o][0] = 0;
   }
   const int last = map.axes - 1;
-  bool adjacent = *width > 1 && map.extent[last] % *width == 0 && map.count > 0;
+  bool adjacent = *width > 1 && extents[last] % *width == 0 && map.count > 0;
   for (int o = 0; o < kOperands && adjacent; ++o) {
     const SeriesOperand& operand = operands[o];
     if (operand.view == nullptr) continue;
@@ -93,13 +93,11 @@ SeriesMap<kOperands> series_map(const SeriesOperand (&operands)[kOperands], int*
   }
   if (!adjacent) *width = 1;
   if (*width > 1) {
-    map.extent[last] /= *width;
+    extents[last] /= *width;
     map.count /= *width;
     for (int o = 0; o < kOperands; ++o) map.stride[o][last] *= *width;
   }
-  for (int a = 0; a < map.axes; ++a) {
-    map.divisor[a] = Divisor(map.extent[a] > 0 ? map.extent[a] : 1);
-  }
+  for (int a = 0; a < map.axes; ++a) map.extent[a] = Divisor(extents[a] > 0 ? extents[a] : 1);
   return map;
 }
 

@@ -331,7 +331,7 @@ void fewer_registers() {}
 template <int kRegisters>
 void more_registers() {}
 
-// The products of each warpgroup that were issued, and the groups that were committed.
+// The products of a warpgroup that were issued, and the groups that were committed.
 struct Products {
   struct Product {
     struct Part {
@@ -345,7 +345,7 @@ struct Products {
   std::vector<Product> open;
   std::vector<std::vector<Product> > groups;
 };
-Products& products_of(int warpgroup);
+inline Products& products_of(int warpgroup) { return on_cpu::pending<Products>(warpgroup); }
 void run_product(const Products::Product& product);
 
 struct Issue {

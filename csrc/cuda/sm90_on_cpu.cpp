@@ -34,11 +34,6 @@ float half_of(uint32_t pair, int which) {
 
 }  // namespace
 
-Products& products_of(int warpgroup) {
-  static thread_local Products products[8];
-  return products[warpgroup];
-}
-
 void run_product(const Products::Product& p) {
   const bool from_registers = p.part[0].a_registers != nullptr;
   const Operand a(p.a);

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 
 from marey import _cpu
 from marey._steerable import SteerableCoefficients, SteerablePyramid
@@ -236,7 +235,7 @@ def sosfiltfilt(sos: Array, grad: Array, axis: int, padtype: str | None, padlen:
     shape[axis] = steps
     padded = np.zeros(shape, grad.dtype)
     _steps(padded, axis, padlen, steps - padlen)[...] = grad
-    zi = scipy.signal.sosfilt_zi(sos)[:, :, np.newaxis]
+    zi = _cpu.sosfilt_zi("marey.sosfiltfilt", sos)[:, :, np.newaxis]
     response, _ = _cpu.sosfilt(sos, np.zeros((steps, 1)), 0, zi, None, None)
     response = response[:, 0].astype(grad.dtype)
     sections = np.ascontiguousarray(sos[::-1])

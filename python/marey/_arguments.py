@@ -116,6 +116,14 @@ def one_of(function: str, argument: str, value: Any, choices: Collection[str | N
     return value
 
 
+def looked_up(function: str, argument: str, value: Any, choices: Mapping[Any, Any]) -> Any:
+    """Return what one of the choices stands for."""
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        return choices[one_of(function, argument, value, choices)]
+
+
 def string(function: str, argument: str, value: Any) -> str:
     """Return `value` if it is a string."""
     if not isinstance(value, str):

@@ -65,6 +65,7 @@ __all__: list[str] = [
     "set_num_threads",
     "set_thread_num_threads",
     "sosfilt",
+    "sosfilt_zi",
     "sosfiltfilt",
     "trajectory_mean",
     "up",
@@ -515,6 +516,9 @@ def set_thread_num_threads(count: int) -> int: ...
 def sosfilt(
     sos: typing.Any, x: typing.Any, axis: int, zi: typing.Any, out: typing.Any, zf: typing.Any
 ) -> typing.Any: ...
+def sosfilt_zi(
+    function: str, sos: typing.Any
+) -> numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]: ...
 def sosfiltfilt(
     sos: typing.Any,
     x: typing.Any,

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.signal
 
 from marey import _arguments, _cpu, _device, _phase
 from marey._arrays import from_numpy_like, to_array, to_array_like, to_numpy
@@ -206,7 +205,7 @@ class Magnifier:
                 raise ValueError(
                     f"[{_NAME}] cutoff: expected None for method {method!r}; found {cutoff}"
                 )
-            self._options = None
+            self._options: dict[str, Any] | None = None
             fast = self._fast(fs, high, order) if attenuate else np.empty((0, 6))
             self._magnifier, self.levels = _phase.make(
                 _NAME,
@@ -242,7 +241,7 @@ class Magnifier:
             "gaussian": mode == "color",
             "chroma": chroma,
             "sos": band.ravel().tolist(),
-            "steady_zi": scipy.signal.sosfilt_zi(band).ravel().tolist(),
+            "steady_zi": _cpu.sosfilt_zi(_NAME, band).ravel().tolist(),
         }
         self._magnifier = _cpu.LinearMagnifier(**self._options)
 

@@ -20,13 +20,12 @@ AttentionArrays<N> attention_arrays(const View& q, const View* const (&views)[N]
       merges = merges && a.batch.stride[o][a.batch.axes - 1] == extent * stride[o];
     }
     const int at = merges ? a.batch.axes - 1 : a.batch.axes++;
-    a.batch.extent[at] = merges ? a.batch.extent[at] * extent : extent;
-    a.batch.divisor[at] = Divisor(a.batch.extent[at] > 0 ? a.batch.extent[at] : 1);
+    const int64_t merged = merges ? a.batch.extent[at].value() * extent : extent;
+    a.batch.extent[at] = Divisor(merged > 0 ? merged : 1);
     for (int o = 0; o < N; ++o) a.batch.stride[o][at] = stride[o];
   }
   if (a.batch.axes == 0) {
     a.batch.axes = 1;
-    a.batch.extent[0] = 1;
     for (auto& stride : a.batch.stride) stride[0] = 0;
   }
   for (int o = 0; o < N; ++o) {

@@ -14,9 +14,9 @@
 
 namespace marey {
 
-MAREY_STUB(select_attention_rows, SelectAttentionRows)
-MAREY_STUB(select_decode, SelectDecode)
-MAREY_STUB(select_short_attention, SelectShortAttention)
+MAREY_STUB_BF16(select_attention_rows, SelectAttentionRows)
+MAREY_STUB_NO_BF16(select_decode, SelectDecode)
+MAREY_STUB_NO_BF16(select_short_attention, SelectShortAttention)
 
 namespace {
 

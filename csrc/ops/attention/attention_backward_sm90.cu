@@ -22,7 +22,12 @@
 // one of free, which a new barrier passes at once.
 //
 // Pairs that do not see each other have P = dS = 0 and take part in the products all the same:
-// infinite items of theirs are dealt with at the end, as in attention_sm90.cu.
+// infinite items of theirs are dealt with at the end, as in attention_sm90.cu. A query with nothing
+// to attend to (its logarithm is -inf) sees no key.
+//
+// Pairs that do see each other go through the arithmetic whatever their P is, so that an infinite
+// item makes NaN beside a P of 0 whether or not a hidden one stands near. What tells the two kinds
+// of 0 apart is their sign: P of a hidden pair is -0.
 #include "cuda/bfloat16.h"
 #include "cuda/sm90.h"
 #include "ops/attention/attention_cuda.h"
@@ -38,6 +43,7 @@ constexpr int kConsumers = 2;
 constexpr int kThreads = 128 * (1 + kConsumers);
 constexpr float kLog2E = 1.44269504088896341F;
 constexpr float kLargest = 3.402823466e+38F;
+constexpr uint16_t kHidden = 0x8000;  // -0, as P of a pair that does not see each other
 
 // Tiles are parts of rows, 64 items each. Of two arrays: q or k, and the gradient or v.
 template <int kDepth>
@@ -117,15 +123,16 @@ MAREY_HOST_DEVICE Tile tile_at(const BackwardArguments& a, const Reach& reach, i
 struct Query {
   float top, delta;
 };
-// P of a query with no key, or of one that is not there, is exp2(-inf).
+// A query with no key to attend to, or that is not there, has kNoKey.
+constexpr float kNoKey = INFINITY;
 MAREY_DEVICE Query query_of(const BackwardArguments& a, const int64_t (&offset)[kAttentionArrays],
                             int64_t batch, int64_t head, int64_t row) {
   const AttentionArguments& f = a.forward;
-  if (row >= f.queries) return {INFINITY, 0.0F};
+  if (row >= f.queries) return {kNoKey, 0.0F};
   const float lse = *reinterpret_cast<const float*>(f.at(offset, kLse, head, row, 0));
   const int64_t problem = batch * f.heads.value() + head;
   const float delta = reinterpret_cast<const float*>(a.delta)[problem * f.queries + row];
-  return {lse == -INFINITY ? INFINITY : lse * kLog2E, delta};
+  return {lse == -INFINITY ? kNoKey : lse * kLog2E, delta};
 }
 
 template <int kDepth, bool kOfKeys>
@@ -195,11 +202,12 @@ struct Consumer {
           place + reach.after + 1 < reach.count ? place + reach.after + 1 : reach.count;
       low[half] = inside(place - reach.before - tile.begin);
       high[half] = inside(past - tile.begin);
+      if (!kOfKeys && query[half].top == kNoKey) high[half] = low[half];
     }
   }
 
-  // Scores become P in place, nothing where a pair does not see each other; `first`: of the block,
-  // from the tile's first one.
+  // Scores become P in place, -0 where a pair does not see each other; `first`: of the block, from
+  // the tile's first one.
   MAREY_DEVICE void exponentials(int stage, int first, float scale) {
 #pragma unroll
     for (int i = 0; i < kOther / 2; ++i) {
@@ -207,8 +215,9 @@ struct Consumer {
       const int column = accumulator_column(thread, i);
       const float top = kOfKeys ? shared.top[stage][column] : query[half].top;
       const float p = exp2_fast(fmaf(probability[i], scale, -top));
-      const bool seen = first + column >= low[half] && first + column < high[half];
-      probability[i] = seen ? p : 0.0F;
+      const bool seen =
+          first + column >= low[half] && first + column < high[half] && (!kOfKeys || top != kNoKey);
+      probability[i] = seen ? p : -0.0F;
     }
   }
 
@@ -219,7 +228,7 @@ struct Consumer {
     }
   }
 
-  // dP becomes dS, packed, with P as it is packed. Where that is nothing dP may be anything.
+  // dP becomes dS, packed, with P as it is packed. Of a hidden pair dP may be anything.
   MAREY_DEVICE void gradients(int stage) {
 #pragma unroll
     for (int i = 0; i < kOther / 4; ++i) {
@@ -228,9 +237,8 @@ struct Consumer {
       for (int j = 0; j < 2; ++j) {
         const float delta = kOfKeys ? shared.delta[stage][accumulator_column(thread, 2 * i + j)]
                                     : query[i % 2].delta;
-        const float p =
-            to<float>(bfloat16{static_cast<uint16_t>(packed[0][i] >> (j == 0 ? 0 : 16))});
-        two[j] = p == 0.0F ? 0.0F : p * (gradient[2 * i + j] - delta);
+        const bfloat16 p{static_cast<uint16_t>(packed[0][i] >> (j == 0 ? 0 : 16))};
+        two[j] = p.bits == kHidden ? 0.0F : to<float>(p) * (gradient[2 * i + j] - delta);
       }
       packed[1][i] = pack_bfloat16(two[0], two[1]);
     }
@@ -242,7 +250,6 @@ struct Consumer {
       out[i] = 0.0F;
       if constexpr (kOfKeys) value[i] = 0.0F;
     }
-    find_others();
     if constexpr (!kOfKeys) {
       int64_t offset[kAttentionArrays];
       a.forward.batch.offsets(tile.batch, offset);
@@ -251,6 +258,7 @@ struct Consumer {
         query[half] = query_of(a, offset, tile.batch, tile.head, own_row(half));
       }
     }
+    find_others();
     const float scale = static_cast<float>(a.forward.scale) * kLog2E;
     if (tile.blocks > 0) barrier_wait(&shared.own_full, 0);
     int stage = 0;
@@ -274,6 +282,8 @@ struct Consumer {
         wgmma_wait<0>();
         if constexpr (kOfKeys) wgmma_hold(value);
         wgmma_hold(out);
+        // All lanes have read what is beside the queries.
+        if constexpr (kOfKeys) sync_warp();
         if (thread % 32 == 0) barrier_arrive(&shared.free[stage]);
         parity ^= stage;
         stage ^= 1;
@@ -333,10 +343,17 @@ struct Consumer {
                                    : a.gradients.at(of_gradient, kGrad, head, at, 0);
       return reinterpret_cast<const bfloat16*>(p);
     };
+    // As exponentials() has it, of the other row `at`.
+    const auto sees = [&](int at, const Query& of) {
+      return at >= low[half] && at < high[half] && of.top != kNoKey;
+    };
+    const auto query_at = [&](int head, int at) {
+      return query_of(a, of_forward, tile.batch, head, kOfKeys ? tile.begin + at : row);
+    };
     bool spoilt = false;
     for (int head = tile.head; head < tile.head + tile.heads; ++head) {
       for (int at = 0; at < count && !spoilt; ++at) {
-        if (at >= low[half] && at < high[half]) continue;
+        if (sees(at, query_at(head, at))) continue;
 #pragma unroll 1
         for (int array = 0; array < (kOfKeys ? 2 : 1); ++array) {
           const bfloat16* item = row_of(!kOfKeys, array, head, tile.begin + at);
@@ -359,6 +376,8 @@ struct Consumer {
       for (int head = tile.head; head < tile.head + tile.heads && !lost; ++head) {
 #pragma unroll 1
         for (int at = low[half]; at < high[half] && !lost; ++at) {
+          const Query of = query_at(head, at);
+          if (!sees(at, of)) continue;
           float product[2] = {0.0F, 0.0F};
 #pragma unroll
           for (int array = 0; array < 2; ++array) {
@@ -368,11 +387,8 @@ struct Consumer {
             for (int d = 0; d < kDepth; ++d)
               product[array] += to<float>(own[d]) * to<float>(other[d]);
           }
-          const int64_t of_query = kOfKeys ? tile.begin + at : row;
-          const Query of = query_of(a, of_forward, tile.batch, head, of_query);
           // Rounded as the others.
           const float p = to<float>(from<bfloat16>(exp2_fast(fmaf(product[0], scale, -of.top))));
-          if (p == 0.0F) continue;
           const float of_score = to<float>(from<bfloat16>(p * (product[1] - of.delta)));
           const bfloat16* other = row_of(!kOfKeys, 0, head, tile.begin + at) + first;
           const bfloat16* other_value = row_of(!kOfKeys, 1, head, tile.begin + at) + first;
@@ -380,7 +396,7 @@ struct Consumer {
 #pragma unroll
           for (int i = 0; i < 2 * kPairs; ++i) {
             const int item = i / 2 * 8 + i % 2;
-            if (of_score != 0.0F) of_out[i] += of_score * to<float>(other[item]);
+            of_out[i] += of_score * to<float>(other[item]);
             if constexpr (kOfKeys) of_value[i] += p * to<float>(other_value[item]);
             lost = lost && of_out[i] != of_out[i] && (!kOfKeys || of_value[i] != of_value[i]);
           }

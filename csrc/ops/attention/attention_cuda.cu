@@ -152,6 +152,8 @@ attention_kernel(MAREY_GRID_CONSTANT ForwardArguments a) {
       }
     }
     const int64_t key = begin + lane;
+    uint32_t sees[kRowsPerWarp];  // bit j: row r sees key j
+    uint32_t seen_by_any = 0;
 #pragma unroll
     for (int r = 0; r < kRowsPerWarp; ++r) {
       const int64_t row = mine + r;
@@ -160,9 +162,13 @@ attention_kernel(MAREY_GRID_CONSTANT ForwardArguments a) {
       bool seen = row < range.queries && range.sees(row, key);
       if (seen && a.data[kMask] != nullptr) seen = *at(kMask, row, key) != 0;
       if (seen && a.data[kBias] != nullptr) {
-        x += *reinterpret_cast<const T*>(at(kBias, row, key)) * static_cast<T>(kLog2E);
+        const T bias = *reinterpret_cast<const T*>(at(kBias, row, key));
+        seen = bias != kNever;
+        x += bias * static_cast<T>(kLog2E);
       }
       if (!seen) x = kNever;
+      sees[r] = ballot(seen);
+      seen_by_any |= sees[r];
       const T highest = warp_max(x);
       const T new_top = highest > top[r] ? highest : top[r];
       // Nothing seen yet: all differences to the top would be infinity less infinity.
@@ -177,16 +183,12 @@ attention_kernel(MAREY_GRID_CONSTANT ForwardArguments a) {
     }
     sync_warp();
     for (int j = 0; j < kKeys; ++j) {
-      // A key beyond the last one has a probability of 0 and a value of 0. One that no row may see
-      // has its own value, which may be infinite: it must not be multiplied with 0.
+      // A row is not spoilt by an infinite value of a key that it does not see, but by one that it
+      // sees, however small its weight: 0 times infinity is NaN, as it is on the CPU.
+      if ((seen_by_any >> j & 1U) == 0) continue;
       T weight[kRowsPerWarp];
-      bool any = false;
 #pragma unroll
-      for (int r = 0; r < kRowsPerWarp; ++r) {
-        weight[r] = p[r * kKeys + j];
-        any = any || weight[r] != T{0};
-      }
-      if (!any) continue;
+      for (int r = 0; r < kRowsPerWarp; ++r) weight[r] = p[r * kKeys + j];
 #pragma unroll
       for (int i = 0; i < kItems; ++i) {
         const int item = lane + 32 * i;
@@ -194,7 +196,7 @@ attention_kernel(MAREY_GRID_CONSTANT ForwardArguments a) {
         const T value = v[j * a.value_depth + item];
 #pragma unroll
         for (int r = 0; r < kRowsPerWarp; ++r) {
-          if (weight[r] != T{0}) out[r][i] += weight[r] * value;
+          if ((sees[r] >> j & 1U) != 0) out[r][i] += weight[r] * value;
         }
       }
     }

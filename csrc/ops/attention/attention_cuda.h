@@ -193,4 +193,8 @@ bool fits_backward_sm90(const Queue& queue, const AttentionBackward& call,
 void attention_backward_sm90(const Queue& queue, const AttentionBackward& call,
                              const BackwardArguments& a);
 
+// attention_grad_bias_cuda.cu. `a` has `delta` computed; the gradient of the bias has items.
+void attention_grad_bias(const Queue& queue, const AttentionBackward& call,
+                         const BackwardArguments& a);
+
 }  // namespace marey::cuda

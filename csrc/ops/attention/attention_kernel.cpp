@@ -21,6 +21,7 @@
 // tiles likewise. What the next tile reads fetched while one is computed: a product alone gains
 // 4 to 9%, the whole nothing. The next head's operands fetched a few lines at a time between tiles:
 // 3% less.
+#include "core/select.h"
 #include "ops/attention/lanes.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -373,25 +374,10 @@ void run(const AttentionRows& rows) {
   Block<S, Unit>(rows).run();
 }
 
-#if defined(__AVX512BF16__)
-using Bfloat16Unit = Pair;
-#else
-using Bfloat16Unit = float;
-#endif
-
 }  // namespace
 
 AttentionRowsFn* select_attention_rows(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return run<float, float>;
-    case DType::f64:
-      return run<double, double>;
-    case DType::bf16:
-      return run<bfloat16, Bfloat16Unit>;
-    default:
-      return nullptr;
-  }
+  return of_type(dtype, []<class S>() -> AttentionRowsFn* { return run<S, UnitOf<S>>; });
 }
 
 }  // namespace marey::MAREY_ISA_NS

@@ -23,7 +23,8 @@
 // A key that a query does not see has a probability of 0 for it, and takes part in the product all
 // the same: if its value is infinite that makes NaN. A thread that finds such numbers at the end,
 // and an infinite value among the hidden keys of its blocks, makes its numbers of that row once
-// more, slowly, from the keys that the query sees.
+// more, slowly, from the keys that the query sees: all of those, also with a weight of 0, so that
+// what is NaN does not depend on the keys that it does not see.
 #include <string>
 
 #include "cuda/bfloat16.h"
@@ -323,7 +324,9 @@ struct Consumer {
     }
     if (!spoilt) return;
 
-    const float base = top[half] == kNever ? 0.0F : top[half] * scale;
+    // Of a row whose scores are all -inf, or that sees nothing, every weight is 0: no products.
+    const bool weightless = inverse == 0.0F;
+    const float base = top[half] * scale;
 #pragma unroll 1
     for (int first = column; first < kDepth; first += 8 * kPairs) {
       float result[2 * kPairs];
@@ -335,10 +338,12 @@ struct Consumer {
         const auto* value = reinterpret_cast<const bfloat16*>(values + key * a.row[kV]) + first;
         float score = 0.0F;
 #pragma unroll 1
-        for (int d = 0; d < kDepth; ++d) score += to<float>(of_query[d]) * to<float>(of_key[d]);
+        for (int d = weightless ? kDepth : 0; d < kDepth; ++d) {
+          score += to<float>(of_query[d]) * to<float>(of_key[d]);
+        }
         // Rounded as the others.
-        const float weight = to<float>(from<bfloat16>(exp2_fast(fmaf(score, scale, -base))));
-        if (weight == 0.0F) continue;
+        const float weight =
+            weightless ? 0.0F : to<float>(from<bfloat16>(exp2_fast(fmaf(score, scale, -base))));
         bool lost = true;
 #pragma unroll
         for (int i = 0; i < 2 * kPairs; ++i) {

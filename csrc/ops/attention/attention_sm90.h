@@ -45,8 +45,8 @@ TensorMap tensor_map(const AttentionArrays<N>& a, int which, const View& x, int 
   shape.extent[0] = static_cast<uint64_t>(x.shape[axis + 2]);
   shape.extent[1] = static_cast<uint64_t>(x.shape[axis + 1]);
   shape.extent[2] = static_cast<uint64_t>(x.shape[axis]);
-  shape.extent[3] = static_cast<uint64_t>(a.batch.extent[inner]);
-  shape.extent[4] = static_cast<uint64_t>(two ? a.batch.extent[0] : 1);
+  shape.extent[3] = static_cast<uint64_t>(a.batch.extent[inner].value());
+  shape.extent[4] = static_cast<uint64_t>(two ? a.batch.extent[0].value() : 1);
   const int64_t strides[4] = {a.row[which], a.head[which], a.batch.stride[which][inner],
                               two ? a.batch.stride[which][0] : 0};
   for (int i = 0; i < 4; ++i) {
@@ -67,8 +67,8 @@ struct BatchCoordinates {
 template <int N>
 MAREY_DEVICE BatchCoordinates batch_coordinates(const AttentionArrays<N>& a, int64_t batch) {
   if (a.batch.axes < 2) return {static_cast<int>(batch), 0};
-  const int64_t outer = a.batch.divisor[1].quotient(batch);
-  return {static_cast<int>(batch - outer * a.batch.extent[1]), static_cast<int>(outer)};
+  const int64_t outer = a.batch.extent[1].quotient(batch);
+  return {static_cast<int>(batch - outer * a.batch.extent[1].value()), static_cast<int>(outer)};
 }
 
 }  // namespace marey::cuda

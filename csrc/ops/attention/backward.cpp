@@ -11,7 +11,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_attention_backward, SelectAttentionBackward)
+MAREY_STUB_BF16(select_attention_backward, SelectAttentionBackward)
 
 namespace {
 

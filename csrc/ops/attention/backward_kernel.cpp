@@ -17,6 +17,7 @@
 //
 // With pairs of bfloat16, P and dS are rounded to bfloat16 and stored by rows (two queries a pair,
 // for dK and dV), and dS by pairs of keys too (for dQ).
+#include "core/select.h"
 #include "ops/attention/backward.h"
 #include "ops/attention/lanes.h"
 
@@ -435,25 +436,12 @@ void finish(const AttentionBackwardRows& b, int64_t parts) {
   write_sums<S, T>(sums + of_keys, parts, stride, p.keys, p.value_depth, T(1), b.grad_v);
 }
 
-#if defined(__AVX512BF16__)
-using Bfloat16Unit = Pair;
-#else
-using Bfloat16Unit = float;
-#endif
-
 }  // namespace
 
 AttentionBackwardKernel select_attention_backward(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return {run<float, float>, finish<float, float>};
-    case DType::f64:
-      return {run<double, double>, finish<double, double>};
-    case DType::bf16:
-      return {run<bfloat16, Bfloat16Unit>, finish<bfloat16, float>};
-    default:
-      return {};
-  }
+  return of_type(dtype, []<class S>() -> AttentionBackwardKernel {
+    return {run<S, UnitOf<S>>, finish<S, SumOf<UnitOf<S>>>};
+  });
 }
 
 }  // namespace marey::MAREY_ISA_NS

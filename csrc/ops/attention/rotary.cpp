@@ -7,7 +7,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_rotary, SelectRotary)
+MAREY_STUB_NO_BF16(select_rotary, SelectRotary)
 
 namespace {
 

@@ -13,8 +13,8 @@
 
 namespace marey {
 
-MAREY_STUB(select_conv3d_weights, SelectConvGrad)
-MAREY_STUB(select_conv3d_depthwise_weights, SelectConvGrad)
+MAREY_STUB_NO_BF16(select_conv3d_weights, SelectConvGrad)
+MAREY_STUB_NO_BF16(select_conv3d_depthwise_weights, SelectConvGrad)
 
 namespace {
 

@@ -21,6 +21,7 @@
 // In the second-level cache stand the window and the weights of one panel of filters, which serve
 // all rows of the block; in the first the inputs of one row of tiles. Where channels times taps are
 // too many for that, chunks of channels follow one another, and the sums wait in scratch.
+#include "core/select.h"
 #include "core/tile.h"
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d.h"
@@ -422,14 +423,7 @@ constexpr ConvKernel functions() {
 }  // namespace
 
 ConvKernel select_conv3d_direct(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-      return functions<double>();
-    case DType::bf16:
-      return functions<bfloat16>();
-    default:
-      return functions<float>();
-  }
+  return of_type(dtype, []<class S>() { return functions<S>(); });
 }
 
 }  // namespace marey::MAREY_ISA_NS

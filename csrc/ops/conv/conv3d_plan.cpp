@@ -9,9 +9,9 @@
 
 namespace marey {
 
-MAREY_STUB(select_conv3d_direct, SelectConv)
+MAREY_STUB_BF16(select_conv3d_direct, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_winograd, SelectConv)
-MAREY_STUB(select_conv3d_depthwise, SelectConv)
+MAREY_STUB_NO_BF16(select_conv3d_depthwise, SelectConv)
 
 namespace {
 
@@ -37,6 +37,8 @@ constexpr int64_t kMostWinogradBytes = int64_t{32} << 20;
 constexpr double kWeightCost = 4.0;
 // Of starting a block.
 constexpr double kBlockCost = 16.0 * 2000;
+// Calls that cost less are over before a second thread would have begun.
+constexpr double kLeastOfTeam = 4 * kBlockCost;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
@@ -410,17 +412,22 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
     const int64_t behind = (rank + 1) * pieces / count;
     if (first < behind) arrays.last->copy(first, behind, pieces);
   };
-  parallel_for_in_spans(count, static_cast<std::size_t>(cut.scratch),
-                        [&](int64_t begin, int64_t end, std::byte* scratch) {
-                          for (int64_t i = begin; i < end; ++i) {
-                            ConvBlock block = block_at(i);
-                            block.scratch = scratch;
-                            const ConvBlock next = block_at(std::min(i + 1, count - 1));
-                            if (i + 1 < count) block.next = &next;
-                            if (pieces != 0) copy_last(i);
-                            kernel_.run(block);
-                          }
-                        });
+  const auto run_blocks = [&](int64_t begin, int64_t end, std::byte* scratch) {
+    for (int64_t i = begin; i < end; ++i) {
+      ConvBlock block = block_at(i);
+      block.scratch = scratch;
+      const ConvBlock next = block_at(std::min(i + 1, count - 1));
+      if (i + 1 < count) block.next = &next;
+      if (pieces != 0) copy_last(i);
+      kernel_.run(block);
+    }
+  };
+  const auto scratch = static_cast<std::size_t>(cut.scratch);
+  if (cut.cost < kLeastOfTeam) {
+    parallel_for(count, count, scratch, run_blocks);
+  } else {
+    parallel_for_in_spans(count, scratch, run_blocks);
+  }
 }
 
 int64_t Convolution::workspace(const Extents& extents) const {

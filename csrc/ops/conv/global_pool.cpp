@@ -5,7 +5,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_sum, SelectSum)
+MAREY_STUB_NO_BF16(select_sum, SelectSum)
 
 namespace {
 

@@ -7,7 +7,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_pool, SelectPool)
+MAREY_STUB_NO_BF16(select_pool, SelectPool)
 
 namespace {
 

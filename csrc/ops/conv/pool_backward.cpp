@@ -9,7 +9,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_pool_grad, SelectPoolGrad)
+MAREY_STUB_NO_BF16(select_pool_grad, SelectPoolGrad)
 
 namespace {
 

@@ -12,7 +12,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_layer_norm, SelectLayerNorm)
+MAREY_STUB_NO_BF16(select_layer_norm, SelectLayerNorm)
 
 namespace {
 

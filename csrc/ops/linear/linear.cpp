@@ -8,7 +8,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_linear, SelectLinear)
+MAREY_STUB_BF16(select_linear, SelectLinear)
 
 namespace {
 

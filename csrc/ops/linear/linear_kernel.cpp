@@ -7,6 +7,7 @@
 // the sums of the group (96 KiB).
 #include "core/erf.h"
 #include "core/lanes.h"
+#include "core/select.h"
 #include "ops/linear/linear.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -206,25 +207,10 @@ struct Kernel {
   }
 };
 
-#if defined(__AVX512BF16__)
-using Bfloat16Unit = Pair;
-#else
-using Bfloat16Unit = float;
-#endif
-
 }  // namespace
 
 LinearKernel select_linear(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return Kernel<float, float>::make();
-    case DType::f64:
-      return Kernel<double, double>::make();
-    case DType::bf16:
-      return Kernel<bfloat16, Bfloat16Unit>::make();
-    default:
-      return {};
-  }
+  return of_type(dtype, []<class S>() { return Kernel<S, UnitOf<S>>::make(); });
 }
 
 }  // namespace marey::MAREY_ISA_NS

@@ -26,9 +26,9 @@ SeriesMap<kOperands> batch_map(const View* const (&views)[kOperands], const Imag
   SeriesMap<kOperands> map;
   for (int b = 0; b < axes.batch_count; ++b) {
     const int axis = axes.batch[static_cast<std::size_t>(b)];
-    map.extent[map.axes] = views[0]->shape[axis];
-    map.count *= views[0]->shape[axis];
-    map.divisor[map.axes] = Divisor(map.extent[map.axes] > 0 ? map.extent[map.axes] : 1);
+    const int64_t extent = views[0]->shape[axis];
+    map.extent[map.axes] = Divisor(extent > 0 ? extent : 1);
+    map.count *= extent;
     for (int o = 0; o < kOperands; ++o) {
       map.stride[o][map.axes] = views[o] == nullptr ? 0 : views[o]->stride(axis);
     }
@@ -36,8 +36,6 @@ SeriesMap<kOperands> batch_map(const View* const (&views)[kOperands], const Imag
   }
   if (map.axes == 0) {
     map.axes = 1;
-    map.extent[0] = 1;
-    map.divisor[0] = Divisor(1);
     for (int o = 0; o < kOperands; ++o) map.stride[o][0] = 0;
   }
   return map;

@@ -12,7 +12,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_recurrent_backward, SelectBackward)
+MAREY_STUB_NO_BF16(select_recurrent_backward, SelectBackward)
 
 namespace {
 
@@ -44,25 +44,32 @@ Gates gates_of(Cell cell, bool normed) {
 
 class Backward {
  public:
-  explicit Backward(const BackwardCall& call)
+  Backward(const BackwardCall& call, int threads)
       : call_(call),
         normed_(call.args.weights.norm_c != nullptr),
         gates_(gates_of(call.args.cell, normed_)),
-        pitch_(padded_pitch(gates_.all * call.width)) {
+        pitch_(padded_pitch(gates_.all * call.width)),
+        step_blocks_(threads, call.blocks),
+        products_(threads, 2 * call.input_blocks + call.state_blocks) {
     const BackwardArgs& args = call.args;
     const Steps& steps = call.steps;
     const int64_t N = steps.batch();
     const int64_t lanes = call.products.lanes;
     const auto real = [&call](int64_t items) { return call.zero_numbers(items); };
-    hh_t_ = real(call_.state_blocks * gates_.hh_count * call_.width * lanes);
-    ih_t_ = real(call_.input_blocks * gates_.ih_count * call_.width * lanes);
-    grad_ih_ = real(call_.input_blocks * gates_.ih_count * call_.width * lanes);
-    grad_hh_ = real(call_.state_blocks * gates_.hh_count * call_.width * lanes);
-    for (Buffer& g : grads_) g = real(call_.chunk_rows * pitch_);
-    strips_ = real(call_.chunk_rows * gates_.all * call_.width);
-    x_ = real(call_.input_blocks * call_.chunk_rows * lanes);
-    grad_x_ = real(call_.input_blocks * call_.chunk_rows * lanes);
-    h_ = real(call_.state_blocks * call_.chunk_rows * lanes);
+    // The large ones, which the threads write before they are read.
+    const auto unset = [&call](int64_t items) { return Buffer(items * call.real); };
+    hh_t_ = unset(call_.state_blocks * gates_.hh_count * call_.width * lanes);
+    ih_t_ = unset(call_.input_blocks * gates_.ih_count * call_.width * lanes);
+    grad_ih_ = unset(call_.input_blocks * gates_.ih_count * call_.width * lanes);
+    grad_hh_ = unset(call_.state_blocks * gates_.hh_count * call_.width * lanes);
+    // What stands between the units of two gates is never written.
+    const bool whole = call_.width == call_.hidden;
+    for (Buffer& g : grads_)
+      g = whole ? unset(call_.chunk_rows * pitch_) : real(call_.chunk_rows * pitch_);
+    strips_ = unset(call_.chunk_rows * gates_.all * call_.width);
+    x_ = unset(call_.input_blocks * call_.chunk_rows * lanes);
+    grad_x_ = unset(call_.input_blocks * call_.chunk_rows * lanes);
+    h_ = unset(call_.state_blocks * call_.chunk_rows * lanes);
     product_ = real(call_.state_blocks * N * lanes);
     no_bias_ = real(std::max({call_.blocks, call_.state_blocks, call_.input_blocks}) * lanes);
     carry_ = real(N * call_.state_units);
@@ -100,8 +107,8 @@ class Backward {
     if (args.weights.hr != nullptr) projection_.emplace(call);
     if (normed_) norms_.emplace(call);
     if (args.cell == Cell::gru_before) {
-      reset_t_ = real(call_.blocks * call_.width * lanes);
-      grad_reset_ = real(call_.blocks * call_.width * lanes);
+      reset_t_ = unset(call_.blocks * call_.width * lanes);
+      grad_reset_ = unset(call_.blocks * call_.width * lanes);
       reset_ = real(call_.blocks * call_.chunk_rows * lanes);
     }
   }
@@ -110,13 +117,19 @@ class Backward {
     const FlushDenormals flush;
     BackwardThread mine(team, thread, call_);
     pack_weights(mine);
+    clear_gradients(mine);
     clear_after_ends(team.size(), thread);
     for (std::size_t chunk = call_.starts.size(); chunk-- > 0;) {
       const int64_t begin = call_.starts[chunk];
       const int64_t end =
           chunk + 1 < call_.starts.size() ? call_.starts[chunk + 1] : call_.steps.count();
       for (int64_t step = end - 1; step >= begin; --step) {
-        add_next(mine, chunk, step);
+        if (whole_steps()) {
+          take_whole_step(mine, chunk, step);
+          if (!team.barrier(thread)) return;
+          continue;
+        }
+        add_next(mine.state_blocks, chunk, step);
         if (projection_) {
           projection_->take_states(mine, chunk, step, grads_of_step(mine, step), product_.data(),
                                    carry_.data());
@@ -148,19 +161,13 @@ class Backward {
       if (!team.barrier(thread)) return;
       weight_gradients(mine, chunk, begin, end);
     }
-    add_next(mine, 0, -1);
+    add_next(mine.state_blocks, 0, -1);
+    if (!team.barrier(thread)) return;
+    store_weights(mine);
   }
 
   void store_results() {
-    store_weight(grad_ih_, call_.args.grad_ih, gates_.ih.data(), gates_.ih_count,
-                 call_.input_blocks, call_.input);
-    store_weight(grad_hh_, call_.args.grad_hh, gates_.hh.data(), gates_.hh_count,
-                 call_.state_blocks, call_.state);
     if (projection_) projection_->store();
-    if (call_.args.cell == Cell::gru_before) {
-      const int n = 2;
-      store_weight(grad_reset_, call_.args.grad_hh, &n, 1, call_.blocks, call_.hidden);
-    }
     // The biases come after the norms.
     const int ih_first = normed_ ? NormedGates::gates : gates_.ih_first;
     const int hh_first = normed_ ? NormedGates::gates : gates_.hh_first;
@@ -222,6 +229,17 @@ class Backward {
     }
   }
 
+  void clear_gradients(const BackwardThread& mine) {
+    const auto clear = [this](Buffer& panels, int count, Range blocks) {
+      const int64_t bytes = count * call_.width * call_.products.lanes * call_.real;
+      std::memset(panels.data() + blocks.first * bytes, 0,
+                  static_cast<std::size_t>((blocks.second - blocks.first) * bytes));
+    };
+    clear(grad_ih_, gates_.ih_count, mine.input_blocks);
+    clear(grad_hh_, gates_.hh_count, mine.state_blocks);
+    if (call_.args.cell == Cell::gru_before) clear(grad_reset_, 1, mine.state_blocks);
+  }
+
   std::byte* gates_at(std::size_t chunk, int64_t step) {
     return grads_[chunk % 2].data() + call_.row_in_chunk(chunk, step) * pitch_ * call_.real;
   }
@@ -235,17 +253,17 @@ class Backward {
   }
 
   // What the gates of the step after this one add to the gradient of h.
-  void add_next(BackwardThread& mine, std::size_t chunk, int64_t step) {
+  void add_next(Range blocks, std::size_t chunk, int64_t step) {
     const int64_t next = step + 1;
     const int64_t rows = next < call_.steps.count() ? call_.steps.active(next) : 0;
     const int64_t all = call_.steps.batch();
-    for (int64_t block = mine.state_blocks.first; block < mine.state_blocks.second; ++block) {
+    for (int64_t block = blocks.first; block < blocks.second; ++block) {
       std::memset(product_.data() + (block * all + rows) * call_.products.lanes * call_.real, 0,
                   static_cast<std::size_t>((all - rows) * call_.products.lanes * call_.real));
     }
     if (rows == 0) return;
     const bool later = chunk + 1 < call_.starts.size() && next == call_.starts[chunk + 1];
-    multiply(mine.state_blocks, rows, gates_at(later ? chunk + 1 : chunk, next), gates_.hh_first,
+    multiply(blocks, rows, gates_at(later ? chunk + 1 : chunk, next), gates_.hh_first,
              gates_.hh_count, hh_t_, product_, all);
   }
 
@@ -264,14 +282,67 @@ class Backward {
                      : call_.kept_at(step - 1, row) + 4 * kept_pitch(call_.hidden) * call_.real;
   }
 
+  // Whether a block's part of a step needs the others' parts of the step after it alone.
+  bool whole_steps() const {
+    return !projection_ && !norms_ && call_.args.cell != Cell::gru_before;
+  }
+  void take_whole_step(BackwardThread& mine, std::size_t chunk, int64_t step) {
+    CellBackArgs args = step_args(mine, chunk, step, 0);
+    step_blocks_.each(mine.team, mine.thread, false, [&](int64_t block) {
+      fetch(args, block);
+      add_next({block, block + 1}, chunk, step);
+      args.block_begin = block;
+      args.block_end = block + 1;
+      call_.kernels.cell(args);
+    });
+  }
+
+  // Into the second cache while the product runs: what the cell reads and writes in memory, short
+  // pieces far apart.
+  void fetch(const CellBackArgs& args, int64_t block) const {
+    const auto fetch_piece = [&](const void* row, int64_t item) {
+      const int64_t bytes = call_.products.lanes * item;
+      const auto* piece = static_cast<const std::byte*>(row) + block * bytes;
+      for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(piece + byte, 0, 2);
+      // GCC drops calls of functions that do nothing but this.
+      asm volatile("");
+    };
+    const int kept = call_.args.weights.kept(args.cell);
+    const int64_t item_before = args.cell == Cell::lstm ? call_.real : call_.storage;
+    for (int64_t row = 0; row < args.rows; ++row) {
+      for (int gate = 0; gate < kept; ++gate) {
+        fetch_piece(
+            static_cast<const std::byte*>(args.kept[row]) + gate * args.kept_pitch * call_.real,
+            call_.real);
+      }
+      fetch_piece(args.c_prev[row], item_before);
+      if (args.grad_y != nullptr) fetch_piece(args.grad_y[row], call_.storage);
+      for (int gate = 0; gate < gates_.all; ++gate) {
+        fetch_piece(static_cast<const std::byte*>(args.gates) +
+                        (row * pitch_ + gate * call_.width) * call_.real,
+                    call_.real);
+      }
+    }
+  }
+
   void take_step(BackwardThread& mine, std::size_t chunk, int64_t step, int phase) {
+    if (mine.blocks.first == mine.blocks.second && !normed_) return;
+    CellBackArgs args = step_args(mine, chunk, step, phase);
+    std::tie(args.block_begin, args.block_end) = mine.blocks;
+    if (norms_) {
+      norms_->take_step(mine, args);
+    } else {
+      call_.kernels.cell(args);
+    }
+  }
+
+  // All but which blocks.
+  CellBackArgs step_args(BackwardThread& mine, std::size_t chunk, int64_t step, int phase) {
     const int64_t rows = call_.steps.active(step);
     CellBackArgs args{};
     args.cell = call_.args.cell;
     args.phase = phase;
     args.rows = rows;
-    std::tie(args.block_begin, args.block_end) = mine.blocks;
-    if (args.block_begin == args.block_end && !normed_) return;
     args.product = projection_ ? projection_->gradient() : product_.data();
     args.product_rows = call_.steps.batch();
     args.carry = projection_ ? projection_->no_carry() : carry_.data();
@@ -300,11 +371,7 @@ class Backward {
     args.grad_y = projection_ ? nullptr : grads_of_step(mine, step);
     args.c_prev = args.h_prev = before;
     args.y = y;
-    if (norms_) {
-      norms_->take_step(mine, args);
-    } else {
-      call_.kernels.cell(args);
-    }
+    return args;
   }
 
   std::byte* state_before(int64_t step, int64_t row) {
@@ -326,30 +393,37 @@ class Backward {
         before[k] = state_before(step, row);
       }
     }
-    const auto [first, last] = mine.state_blocks;
-    const auto [input_first, input_last] = mine.input_blocks;
-    call_.kernels.gather({x, rows, call_.args.x.stride(2) / call_.storage, call_.input, input_first,
-                          input_last, x_.data()});
-    call_.kernels.weight({strips_of(gates_.ih_first, rows), rows, gates_.ih_count * call_.width,
-                          x_.data(), input_first, input_last, grad_ih_.data()});
-    multiply(mine.input_blocks, rows, grads_[chunk % 2].data(), gates_.ih_first, gates_.ih_count,
-             ih_t_, grad_x_, rows);
-    call_.kernels.scatter({grad_x_.data(), grad_x, rows, call_.input, input_first, input_last});
-
-    call_.kernels.gather({before, rows, 1, call_.state, first, last, h_.data()});
-    call_.kernels.weight({strips_of(gates_.hh_first, rows), rows, gates_.hh_count * call_.width,
-                          h_.data(), first, last, grad_hh_.data()});
-    if (projection_) projection_->weight(mine, begin, end);
-    if (call_.args.cell == Cell::gru_before) {
-      // The panels of r * h have room for all rows of a chunk, not for those of this one.
-      for (int64_t block = first; block < last && rows < call_.chunk_rows; ++block) {
-        std::memmove(reset_.data() + block * rows * call_.products.lanes * call_.real,
-                     reset_.data() + block * call_.chunk_rows * call_.products.lanes * call_.real,
-                     static_cast<std::size_t>(rows * call_.products.lanes * call_.real));
+    products_.each(mine.team, mine.thread, false, [&](int64_t index) {
+      const int64_t inputs = call_.input_blocks;
+      if (index < inputs) {
+        call_.kernels.gather({x, rows, call_.args.x.stride(2) / call_.storage, call_.input, index,
+                              index + 1, x_.data()});
+        call_.kernels.weight({strips_of(gates_.ih_first, rows), rows, gates_.ih_count * call_.width,
+                              x_.data(), index, index + 1, grad_ih_.data()});
+      } else if (index < 2 * inputs) {
+        const Range block{index - inputs, index - inputs + 1};
+        multiply(block, rows, grads_[chunk % 2].data(), gates_.ih_first, gates_.ih_count, ih_t_,
+                 grad_x_, rows);
+        call_.kernels.scatter(
+            {grad_x_.data(), grad_x, rows, call_.input, block.first, block.second});
+      } else {
+        state_gradient(index - 2 * inputs, rows, before);
       }
-      call_.kernels.weight(
-          {strips_of(0, rows), rows, call_.width, reset_.data(), first, last, grad_reset_.data()});
-    }
+    });
+    if (projection_) projection_->weight(mine, begin, end);
+  }
+
+  void state_gradient(int64_t block, int64_t rows, const void* const* before) {
+    call_.kernels.gather({before, rows, 1, call_.state, block, block + 1, h_.data()});
+    call_.kernels.weight({strips_of(gates_.hh_first, rows), rows, gates_.hh_count * call_.width,
+                          h_.data(), block, block + 1, grad_hh_.data()});
+    if (call_.args.cell != Cell::gru_before) return;
+    // The panels of r * h have room for all rows of a chunk, not for those of this one.
+    std::byte* reset = reset_.data() + block * call_.chunk_rows * call_.products.lanes * call_.real;
+    const int64_t columns = call_.width;
+    call_.kernels.weight(
+        {strips_of(0, rows), rows, columns, reset, 0, 1,
+         grad_reset_.data() + block * columns * call_.products.lanes * call_.real});
   }
 
   const std::byte* strips_of(int gate, int64_t rows) const {
@@ -367,16 +441,29 @@ class Backward {
     }
   }
 
-  void store_weight(const Buffer& panels, const View& to, const int* order, int count,
-                    int64_t blocks, int64_t depth) {
-    std::vector<void*> rows(static_cast<std::size_t>(count * call_.width), nullptr);
+  void store_weight(BackwardThread& mine, const Buffer& panels, const View& to, const int* order,
+                    int count, Range blocks, int64_t depth) {
+    void** rows = mine.pointers(0, count * call_.width);
+    std::fill(rows, rows + count * call_.width, nullptr);
     for (int gate = 0; gate < count; ++gate) {
       for (int64_t unit = 0; unit < call_.hidden; ++unit) {
-        rows[static_cast<std::size_t>(gate * call_.width + unit)] =
+        rows[gate * call_.width + unit] =
             to.as<std::byte>() + (order[gate] * call_.hidden + unit) * to.stride(0);
       }
     }
-    call_.real_kernels.scatter({panels.data(), rows.data(), count * call_.width, depth, 0, blocks});
+    call_.real_kernels.scatter(
+        {panels.data(), rows, count * call_.width, depth, blocks.first, blocks.second});
+  }
+
+  void store_weights(BackwardThread& mine) {
+    store_weight(mine, grad_ih_, call_.args.grad_ih, gates_.ih.data(), gates_.ih_count,
+                 mine.input_blocks, call_.input);
+    store_weight(mine, grad_hh_, call_.args.grad_hh, gates_.hh.data(), gates_.hh_count,
+                 mine.state_blocks, call_.state);
+    if (call_.args.cell == Cell::gru_before) {
+      const int n = 2;
+      store_weight(mine, grad_reset_, call_.args.grad_hh, &n, 1, mine.state_blocks, call_.hidden);
+    }
   }
 
   void store_bias(const View& to, const int* order, int first, int count) {
@@ -421,6 +508,8 @@ class Backward {
   bool normed_;
   Gates gates_;
   int64_t pitch_;
+  SharedBlocks step_blocks_;  // of a step
+  SharedBlocks products_;     // of a chunk: the gradients of weight_ih, of x, of weight_hh
   std::optional<ProjectionGradients> projection_;
   std::optional<NormGradients> norms_;
   Buffer hh_t_, ih_t_, reset_t_, grad_ih_, grad_hh_, grad_reset_;
@@ -438,9 +527,10 @@ void run_backward(std::string_view function, const BackwardArgs& args) {
   const auto select = select_recurrent_backward_stub.get();
   const BackwardCall call(args, steps, recurrent_kernels(real), *select(args.x.dtype),
                           *select(real), norm_kernels(args.x.dtype));
-  Backward backward(call);
   const int64_t of_step = steps.batch() * weight_gates(args.cell) * call.hidden * call.hidden;
-  run_team(threads_for(of_step), [&](Team& team, int thread) { backward.run(team, thread); });
+  const int threads = threads_for(of_step);
+  Backward backward(call, threads);
+  run_team(threads, [&](Team& team, int thread) { backward.run(team, thread); });
   backward.store_results();
 }
 

@@ -151,8 +151,8 @@ MAREY_DEVICE void finish_back(const BackArguments& a, int64_t step, int64_t row,
 }
 
 // recurrent_back_sequence_cuda.cu: all steps in one launch, where the weights fit into the shared
-// memory of a grid that runs at once; false, and nothing done, if they do not. `counter` is a zero
-// on the device.
+// memory of a grid that runs at once; false, and nothing done, if they do not, or if the launch
+// finds that the grid does not. `counter` is a zero on the device.
 bool run_whole_sequence_back(const Queue& queue, const BackArguments& a, DType dtype,
                              void* counter);
 

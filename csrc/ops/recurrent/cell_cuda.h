@@ -121,8 +121,9 @@ MAREY_DEVICE void finish_cell(const StepArguments& a, int64_t step, const char* 
 }
 
 // recurrent_sequence_cuda.cu: all steps in one launch, where the weights fit into the shared memory
-// of a grid that runs at once; false, and nothing done, if they do not. `counter` is a zero on the
-// device; the last step's state is in state[steps % 2].
+// of a grid that runs at once; false, and nothing done, if they do not, or if the launch finds that
+// the grid does not. `counter` is a zero on the device. The last step's state is in
+// state[steps % 2].
 bool run_whole_sequence(const Queue& queue, const StepArguments& a, DType dtype,
                         void* const (&state)[2], void* counter);
 

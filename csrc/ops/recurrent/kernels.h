@@ -54,7 +54,8 @@ struct PackArgs {
   int64_t row_stride, item_stride;
   int gates;
   int64_t hidden, depth;
-  void* to;
+  int64_t block_begin, block_end;
+  void* to;  // of block 0
 };
 
 // to = bias + rows of a times weights, or += without a bias; `to` as gates, above.

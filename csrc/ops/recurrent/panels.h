@@ -103,8 +103,8 @@ inline constexpr int64_t kNarrowRows = 4;
 inline constexpr int64_t kNarrowRows = 2;
 #endif
 
-// Whether panel_product takes tiles of AMX, which sum in another order: then all rows go through
-// it, so that a row's result does not depend on how many there are.
+// Whether panel_product takes tiles of AMX, which sum in another order than dot products: then all
+// rows are summed in theirs, so that a row's result does not depend on how many there are.
 template <class Item>
 inline bool takes_tiles() {
 #if defined(__AMX_BF16__)
@@ -114,10 +114,56 @@ inline bool takes_tiles() {
 #endif
 }
 
+#if defined(__AMX_BF16__)
+// narrow_product of one row, in the order of tiles: of sixteen pairs all low items are summed, all
+// high ones, then both. A tile for one row would read fifteen of zeros beside it, and took twice
+// as long (a layer of 512 units).
+template <int kPanels>
+[[gnu::noinline, gnu::flatten]] void row_as_tiles(const PairRows& a, const Pair* b,
+                                                  int64_t panel_stride, int64_t depth,
+                                                  float* const* c) {
+  using V = Vec<float>;
+  using Bits = Step<Pair>::Bits;
+  constexpr int W = kLanesOf<Pair>;
+  constexpr int64_t kPitch = kVectors * W;
+  const Bits upper(0xFFFF0000U);
+  for (int64_t first = 0; first < depth; first += kTileItems) {
+    V low[kPanels][kVectors] = {}, high[kPanels][kVectors] = {};
+    const int64_t end = std::min<int64_t>(first + kTileItems, depth);
+    for (int64_t k = first; k < end; ++k) {
+      const Bits item = Step<Pair>::item(a.at(0, k));
+      const V low_item = std::bit_cast<V>(item << 16);
+      const V high_item = std::bit_cast<V>(item & upper);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 2
+        for (int j = 0; j < kVectors; ++j) {
+          const Bits row = Step<Pair>::row(b + p * panel_stride + k * kPitch + j * W);
+          multiply_add(low[p][j], low_item, std::bit_cast<V>(row << 16));
+          multiply_add(high[p][j], high_item, std::bit_cast<V>(row & upper));
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) {
+        store(c[p] + j * W, load<V>(c[p] + j * W) + (low[p][j] + high[p][j]));
+      }
+    }
+  }
+}
+#endif
+
 // c[p] += rows of a times panel p.
 template <int kPanels, class Item, class A>
 inline void panels_product(int64_t rows, const A& a, const Item* b, int64_t panel_stride,
                            int64_t depth, SumOf<Item>* const* c) {
+#if defined(__AMX_BF16__)
+  if constexpr (std::is_same_v<Item, Pair>) {
+    if (rows == 1 && tiles_active()) return row_as_tiles<kPanels>(a, b, panel_stride, depth, c);
+  }
+#endif
   if (rows >= kNarrowRows || takes_tiles<Item>()) {
     for (int p = 0; p < kPanels; ++p) {
       panel_product<kVectors, Item>(rows, a, b + p * panel_stride, depth, c[p], true);

@@ -126,10 +126,8 @@ bool run_if_it_fits(const Queue& queue, const BackArguments& a, const DeviceLimi
   const int asked = L::bytes(hidden, gates, gates) <= limits.shared_bytes ? gates : 1;
   const std::size_t bytes = L::bytes(hidden, gates, asked);
   if (bytes > limits.shared_bytes) return false;
-  Grid grid{blocks_for(hidden, kUnits), kThreads, bytes};
-  grid.cooperative = true;
-  launch(queue, grid, &recurrent_back_sequence_kernel<S, T, kUnits>, a, asked, counter);
-  return true;
+  return launch_together(queue, {blocks_for(hidden, kUnits), kThreads, bytes},
+                         &recurrent_back_sequence_kernel<S, T, kUnits>, a, asked, counter);
 }
 
 template <class S, class T>

@@ -101,32 +101,21 @@ recurrent_sequence_kernel(MAREY_GRID_CONSTANT StepArguments a, char* first, char
 constexpr int64_t kMostRows = 128;  // beyond, blocks for rows too are better than one launch
 
 template <class S, class T, int kUnits>
-bool fits(const StepArguments& a, const DeviceLimits& limits) {
-  return blocks_for(a.hidden, kUnits) <= limits.multiprocessors &&
-         Layout<S, T, kUnits>::bytes(a.hidden) <= limits.shared_bytes;
-}
-
-template <class S, class T, int kUnits>
-void run(const Queue& queue, const StepArguments& a, void* const (&state)[2], void* counter) {
-  Grid grid{blocks_for(a.hidden, kUnits), kThreads, Layout<S, T, kUnits>::bytes(a.hidden)};
-  grid.cooperative = true;
-  launch(queue, grid, &recurrent_sequence_kernel<S, T, kUnits>, a, static_cast<char*>(state[0]),
-         static_cast<char*>(state[1]), static_cast<unsigned*>(counter));
+bool run_if_it_fits(const Queue& queue, const StepArguments& a, const DeviceLimits& limits,
+                    void* const (&state)[2], void* counter) {
+  const Grid grid{blocks_for(a.hidden, kUnits), kThreads, Layout<S, T, kUnits>::bytes(a.hidden)};
+  if (grid.blocks > limits.multiprocessors || grid.shared_bytes > limits.shared_bytes) return false;
+  return launch_together(queue, grid, &recurrent_sequence_kernel<S, T, kUnits>, a,
+                         static_cast<char*>(state[0]), static_cast<char*>(state[1]),
+                         static_cast<unsigned*>(counter));
 }
 
 template <class S, class T>
-bool run_if_it_fits(const Queue& queue, const StepArguments& a, void* const (&state)[2],
-                    void* counter) {
+bool run(const Queue& queue, const StepArguments& a, void* const (&state)[2], void* counter) {
   const DeviceLimits limits = device_limits(queue);
   if (!limits.cooperative) return false;
-  if (fits<S, T, 8>(a, limits)) {
-    run<S, T, 8>(queue, a, state, counter);
-  } else if (fits<S, T, 16>(a, limits)) {
-    run<S, T, 16>(queue, a, state, counter);
-  } else {
-    return false;
-  }
-  return true;
+  return run_if_it_fits<S, T, 8>(queue, a, limits, state, counter) ||
+         run_if_it_fits<S, T, 16>(queue, a, limits, state, counter);
 }
 
 }  // namespace
@@ -137,9 +126,9 @@ bool run_whole_sequence(const Queue& queue, const StepArguments& a, DType dtype,
   if (a.steps < 2 || a.rows > kMostRows || a.steps * blocks_for(a.hidden, 8) >= int64_t{1} << 31) {
     return false;
   }
-  if (dtype == DType::f64) return run_if_it_fits<double, double>(queue, a, state, counter);
-  if (dtype == DType::bf16) return run_if_it_fits<bfloat16, float>(queue, a, state, counter);
-  return run_if_it_fits<float, float>(queue, a, state, counter);
+  if (dtype == DType::f64) return run<double, double>(queue, a, state, counter);
+  if (dtype == DType::bf16) return run<bfloat16, float>(queue, a, state, counter);
+  return run<float, float>(queue, a, state, counter);
 }
 
 }  // namespace marey::cuda

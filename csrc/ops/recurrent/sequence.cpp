@@ -14,6 +14,12 @@ namespace {
 
 // Rows whose input product is taken at once: a multiple of every tile's rows.
 constexpr int64_t kChunkRows = 96;
+// Tasks for each thread from which on they are taken one by one: fewer would not come out more
+// even.
+constexpr int64_t kSharedTasks = 6;
+// Rows of a task of a step, where there are too few blocks of units alone: a tile's. bfloat16 has
+// larger tiles, which would be cut.
+constexpr int64_t kTaskRows = 12;
 
 void check(std::string_view function, const CellWeights& weights, const SequenceArgs& args) {
   const View& x = args.x;
@@ -41,7 +47,7 @@ void check(std::string_view function, const CellWeights& weights, const Sequence
 // Everything that the threads of a call share.
 class Sequence {
  public:
-  Sequence(const CellWeights& weights, const SequenceArgs& args, const Steps& steps)
+  Sequence(const CellWeights& weights, const SequenceArgs& args, const Steps& steps, int threads)
       : weights_(weights),
         kernels_(weights.kernels()),
         args_(args),
@@ -52,7 +58,11 @@ class Sequence {
         h_pitch_(padded_pitch(weights.state_blocks() * weights.kernels().lanes)),
         output_pitch_(padded_pitch(weights.padded())),
         chunk_rows_(steps.most_rows(kChunkRows)),
-        gates_(panel_gates(weights.cell())) {
+        gates_(panel_gates(weights.cell())),
+        row_tasks_(row_tasks(weights, steps, threads)),
+        shared_(threads > 1 && weights.blocks() * row_tasks_ >= kSharedTasks * threads),
+        project_tasks_(threads, weights.blocks() * row_tasks_),
+        step_tasks_(threads, weights.blocks() * row_tasks_) {
     const bool lstm = weights.cell() == Cell::lstm;
     const int64_t N = steps.batch();
     const int64_t x_bytes = chunk_rows_ * x_pitch_ * storage_;
@@ -99,11 +109,11 @@ class Sequence {
       const int64_t end = steps_.chunk_end(begin, kChunkRows);
       pack_input(begin, end, team.size(), thread);
       if (!team.barrier(thread)) return;
-      project(begin, end, grid, thread);
-      if (grid.row_parts() > 1 && !team.barrier(thread)) return;
+      project(begin, end, grid, team, thread);
+      if ((shared_ || grid.row_parts() > 1) && !team.barrier(thread)) return;
       for (int64_t step = begin; step < end; ++step) {
         if (weights_.cell() == Cell::gru_before) {
-          take_step(begin, step, 0, grid, thread, y.data(), kept.data());
+          take_step(begin, step, 0, grid, team, thread, y.data(), kept.data());
           if (!team.barrier(thread)) return;
         }
         if (weights_.normed()) {
@@ -111,7 +121,7 @@ class Sequence {
           if (!team.barrier(thread)) return;
           take_normed_step(begin, step, team.size(), thread, y.data(), kept.data());
         } else {
-          take_step(begin, step, 1, grid, thread, y.data(), kept.data());
+          take_step(begin, step, 1, grid, team, thread, y.data(), kept.data());
         }
         if (!team.barrier(thread)) return;
         if (weights_.projected()) {
@@ -164,26 +174,71 @@ class Sequence {
     pack_rows(steps_, args_.x, begin, end, threads, thread, x_, x_pitch_);
   }
 
-  void project(int64_t begin, int64_t end, const Grid& grid, int thread) const {
+  void project(int64_t begin, int64_t end, const Grid& grid, const Team& team, int thread) {
     const int64_t rows = steps_.offset(end) - steps_.offset(begin);
-    const auto [first, last] = grid.rows(thread, rows);
-    const auto [block_begin, block_end] = grid.blocks(thread);
-    if (first == last || block_begin == block_end) return;
-    kernels_.project({last - first, x_ + first * x_pitch_ * storage_, x_pitch_, weights_.ih(),
-                      weights_.input(), weights_.normed() ? no_bias_ : weights_.bias(),
-                      pre_ + first * kernels_.lanes * real_, gate_stride(),
-                      weight_gates(weights_.cell()), gates_, block_begin, block_end});
+    const auto [first, last] = shared_ ? std::pair{int64_t{0}, rows} : grid.rows(thread, rows);
+    ProjectArgs args{last - first,
+                     x_ + first * x_pitch_ * storage_,
+                     x_pitch_,
+                     weights_.ih(),
+                     weights_.input(),
+                     weights_.normed() ? no_bias_ : weights_.bias(),
+                     pre_ + first * kernels_.lanes * real_,
+                     gate_stride(),
+                     weight_gates(weights_.cell()),
+                     gates_,
+                     0,
+                     0};
+    if (shared_) {
+      project_tasks_.each(team, thread, false, [&](int64_t task) {
+        const auto [begin_row, end_row] = rows_of_task(task, rows);
+        ProjectArgs part = args;
+        part.rows = end_row - begin_row;
+        part.a = x_ + begin_row * x_pitch_ * storage_;
+        part.to = pre_ + begin_row * kernels_.lanes * real_;
+        part.block_begin = task / row_tasks_;
+        part.block_end = part.block_begin + 1;
+        if (part.rows > 0) kernels_.project(part);
+      });
+      return;
+    }
+    std::tie(args.block_begin, args.block_end) = grid.blocks(thread);
+    if (first == last || args.block_begin == args.block_end) return;
+    kernels_.project(args);
   }
 
-  void take_step(int64_t chunk, int64_t step, int phase, const Grid& grid, int thread, void** y,
-                 void** kept) const {
+  void take_step(int64_t chunk, int64_t step, int phase, const Grid& grid, const Team& team,
+                 int thread, void** y, void** kept) {
     StepArgs args{};
     args.phase = phase;
+    if (shared_) {
+      args.row_end = steps_.active(step);
+      set_step(args, chunk, step, y, kept);
+      step_tasks_.each(team, thread, args.descending, [&](int64_t task) {
+        std::tie(args.row_begin, args.row_end) = rows_of_task(task, steps_.active(step));
+        args.block_begin = task / row_tasks_;
+        args.block_end = args.block_begin + 1;
+        if (args.row_begin < args.row_end) kernels_.step(args);
+      });
+      return;
+    }
     std::tie(args.row_begin, args.row_end) = grid.rows(thread, steps_.active(step));
     std::tie(args.block_begin, args.block_end) = grid.blocks(thread);
     if (args.row_begin == args.row_end || args.block_begin == args.block_end) return;
     set_step(args, chunk, step, y, kept);
     kernels_.step(args);
+  }
+
+  static int64_t row_tasks(const CellWeights& weights, const Steps& steps, int threads) {
+    const bool narrow = weights.dtype() == DType::bf16;
+    if (narrow || weights.blocks() >= kSharedTasks * threads) return 1;
+    return std::max<int64_t>((steps.batch() + kTaskRows - 1) / kTaskRows, 1);
+  }
+  // Whole tiles, the last task's rows excepted.
+  std::pair<int64_t, int64_t> rows_of_task(int64_t task, int64_t rows) const {
+    const int64_t tiles = (rows + kTaskRows - 1) / kTaskRows;
+    const auto [first, last] = Grid::part(tiles, task % row_tasks_, row_tasks_);
+    return {std::min(first * kTaskRows, rows), std::min(last * kTaskRows, rows)};
   }
 
   // from_h_ = the products of the gates with the state, without the bias.
@@ -287,6 +342,9 @@ class Sequence {
   int64_t storage_, real_;
   int64_t x_pitch_, h_pitch_, output_pitch_, chunk_rows_;
   int gates_;
+  int64_t row_tasks_;  // that the rows of a block make
+  bool shared_;        // tasks are taken one by one
+  SharedBlocks project_tasks_, step_tasks_;
   Workspace workspace_;
   std::byte *x_, *pre_, *h_[2], *c_, *reset_;
   std::byte *output_, *sums_;     // of a projection: what goes into it, and its sums
@@ -298,10 +356,11 @@ class Sequence {
 void run_sequence(std::string_view function, const CellWeights& weights, const SequenceArgs& args) {
   check(function, weights, args);
   const Steps steps(function, args.x.shape[0], args.x.shape[1], args.lengths, args.reverse);
-  Sequence sequence(weights, args, steps);
   const int64_t of_step =
       steps.batch() * weight_gates(weights.cell()) * weights.hidden() * weights.hidden();
-  run_team(threads_for(of_step), [&](Team& team, int thread) { sequence.run(team, thread); });
+  const int threads = threads_for(of_step);
+  Sequence sequence(weights, args, steps, threads);
+  run_team(threads, [&](Team& team, int thread) { sequence.run(team, thread); });
   sequence.store_states();
 }
 

@@ -13,8 +13,8 @@
 // Tried, in races of two threads in one process, without gain: multiply-adds that read the item of
 // A from memory, a fifth fewer instructions and twice the loads (0.96 to 0.97); lines of the next
 // panel fetched into the second cache by the way (128 rows, 1024 units: 1.03 to 1.04; else 0.97 to
-// 1.00); reciprocals by approximation for the cell's divisions, beside which the rest runs anyhow;
-// one row of bfloat16 as a tile that reads fifteen rows more instead of zeros beside it (0.83).
+// 1.00); reciprocals by approximation for the cell's divisions, beside which the rest runs anyhow.
+#include "core/select.h"
 #include "ops/recurrent/panels.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -30,10 +30,11 @@ template <class S>
   using Item = ItemOf<S>;
   constexpr int64_t W = kWidth<S>;
   const auto* weight = static_cast<const S*>(args.weight);
-  auto* to = static_cast<Item*>(args.to);
   const int64_t items = items_of<S>(args.depth);
   const auto block = static_cast<int>(kBlock<S>);
-  for (int64_t unit = 0; unit < args.hidden; unit += block) {
+  auto* to = static_cast<Item*>(args.to) + args.block_begin * args.gates * items * block;
+  const int64_t end = std::min(args.block_end * block, args.hidden);
+  for (int64_t unit = args.block_begin * block; unit < end; unit += block) {
     const int lanes = static_cast<int>(std::min<int64_t>(block, args.hidden - unit));
     for (int gate = 0; gate < args.gates; ++gate, to += items * block) {
       const S* first = weight + (gate * args.hidden + unit) * args.row_stride;
@@ -280,14 +281,7 @@ constexpr RecurrentKernels kKernels = {kBlock<S>, sizeof(ItemOf<S>), &pack<S>, &
 }  // namespace
 
 const RecurrentKernels* select_recurrent(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-      return &kKernels<double>;
-    case DType::bf16:
-      return &kKernels<bfloat16>;
-    default:
-      return &kKernels<float>;
-  }
+  return of_type(dtype, []<class S>() -> const RecurrentKernels* { return &kKernels<S>; });
 }
 
 }  // namespace marey::MAREY_ISA_NS

@@ -5,7 +5,7 @@
 
 namespace marey {
 
-MAREY_STUB(select_cell_step, SelectCellStep)
+MAREY_STUB_NO_BF16(select_cell_step, SelectCellStep)
 
 void run_cell_step(std::string_view, const CellStep& step) {
   const int64_t N = step.x.shape[0];

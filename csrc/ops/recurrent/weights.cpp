@@ -1,15 +1,17 @@
 #include "ops/recurrent/weights.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
 #include "core/bfloat16.h"
 #include "core/error.h"
+#include "core/parallel.h"
 
 namespace marey {
 
-MAREY_STUB(select_recurrent, SelectRecurrent)
-MAREY_STUB(select_recurrent_norm, SelectNorm)
+MAREY_STUB_BF16(select_recurrent, SelectRecurrent)
+MAREY_STUB_NO_BF16(select_recurrent_norm, SelectNorm)
 
 namespace {
 
@@ -27,14 +29,21 @@ void check_dtype(std::string_view function, const char* argument, const View& vi
   if (view.dtype != dtype) throw TypeError(function, argument, name(dtype), name(view.dtype));
 }
 
+// Bytes that are worth a thread's time.
+constexpr int64_t kPackedAtOnce = int64_t{256} << 10;
+
 Buffer packed(const RecurrentKernels& kernels, const View& weight, int gates, int64_t hidden) {
   const int64_t depth = weight.shape[1];
   const int64_t items = weight.dtype == DType::bf16 ? (depth + 1) / 2 : depth;
   const int64_t blocks = (hidden + kernels.lanes - 1) / kernels.lanes;
   Buffer buffer(blocks * gates * items * kernels.lanes * kernels.item_size);
   const int64_t item = item_size(weight.dtype);
-  kernels.pack({weight.data, weight.stride(0) / item, weight.stride(1) / item, gates, hidden, depth,
-                buffer.data()});
+  const int64_t of_block = gates * items * kernels.lanes * kernels.item_size;
+  const int64_t grain = std::max<int64_t>(kPackedAtOnce / std::max<int64_t>(of_block, 1), 1);
+  parallel_for(blocks, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
+    kernels.pack({weight.data, weight.stride(0) / item, weight.stride(1) / item, gates, hidden,
+                  depth, begin, end, buffer.data()});
+  });
   return buffer;
 }
 

@@ -70,6 +70,28 @@ std::vector<double> checked_taps(std::string_view function, const View& taps) {
 
 }  // namespace
 
+std::vector<double> steady_state(std::string_view function, const std::vector<double>& sos) {
+  std::vector<double> zi;
+  double level = 1;
+  for (std::size_t s = 0; s < sos.size(); s += 6) {
+    const double b1 = sos[s + 1];
+    const double b2 = sos[s + 2];
+    const double a1 = sos[s + 4];
+    const double a2 = sos[s + 5];
+    const double sum = 1 + a1 + a2;
+    if (sum == 0) {
+      throw ValueError(function, "sos", "sections without a pole at frequency 0",
+                       "1 + a1 + a2 = 0 in section " + std::to_string(s / 6));
+    }
+    const double gain = (sos[s] + b1 + b2) / sum;
+    const double second = b2 - a2 * gain;
+    zi.push_back(level * (b1 - a1 * gain + second));
+    zi.push_back(level * second);
+    level *= gain;
+  }
+  return zi;
+}
+
 int checked_axis(std::string_view function, const View& x, int axis) {
   const int positive = axis < 0 ? axis + x.ndim() : axis;
   if (positive < 0 || positive >= x.ndim()) {

@@ -55,8 +55,10 @@ inline V larger(const V& a, const V& b) {
   return stdx::max(a, b);
 }
 
-// Reads and writes a column of vectors at item k; kPartial: its first `rest` lanes only.
-template <class T, bool kPartial, bool kStreaming>
+// Reads and writes a column of vectors at item k; kPartial: its first `rest` lanes only. Whether it
+// streams is asked at each write: a branch that is always predicted, beside a network of
+// comparators for each window size that would otherwise be compiled twice.
+template <class T, bool kPartial>
 struct Column {
   using O = Order<T>;
   using V = typename O::V;
@@ -77,7 +79,7 @@ struct Column {
     T* p = reinterpret_cast<T*>(static_cast<std::byte*>(tile.y) + t * tile.y_stride) + k;
     if constexpr (kPartial) {
       store_partial(p, O::decode(v), rest);
-    } else if constexpr (kStreaming) {
+    } else if (tile.streaming) {
       stream(p, O::decode(v));
     } else {
       store(p, O::decode(v));
@@ -150,23 +152,24 @@ inline void network_step(const C& column, int64_t t) {
   }
 }
 
-template <class T, int kSize, int kSteps, bool kStreaming>
+template <class T, int kSize, int kSteps>
 void network_row(const MedianFilterTile& tile, int64_t t) {
   constexpr int64_t kLanes = static_cast<int64_t>(Vec<T>::size());
   int64_t k = 0;
   for (; k + kLanes <= tile.width; k += kLanes) {
-    network_step<T, kSize, kSteps>(Column<T, false, kStreaming>{tile, k, 0}, t);
+    network_step<T, kSize, kSteps>(Column<T, false>{tile, k, 0}, t);
   }
   if (k < tile.width) {
-    network_step<T, kSize, kSteps>(Column<T, true, kStreaming>{tile, k, tile.width - k}, t);
+    network_step<T, kSize, kSteps>(Column<T, true>{tile, k, tile.width - k}, t);
   }
 }
 
-template <class T, int kSize, bool kStreaming>
+template <class T, int kSize>
 void run_network(const MedianFilterTile& tile) {
   int64_t t = 0;
-  for (; t + 2 <= tile.steps; t += 2) network_row<T, kSize, 2, kStreaming>(tile, t);
-  if (t < tile.steps) network_row<T, kSize, 1, kStreaming>(tile, t);
+  for (; t + 2 <= tile.steps; t += 2) network_row<T, kSize, 2>(tile, t);
+  if (t < tile.steps) network_row<T, kSize, 1>(tile, t);
+  if (tile.streaming) stream_fence();
 }
 
 // The window of one column, sorted; NaNs are kept as infinities and counted.
@@ -244,9 +247,9 @@ class SortedWindow {
   V nans_{};
 };
 
-template <class T, int kColumns, bool kPartial, bool kStreaming>
+template <class T, int kColumns, bool kPartial>
 void sorted_columns(const MedianFilterTile& tile, int64_t k, int64_t rest) {
-  using C = Column<T, kPartial, kStreaming>;
+  using C = Column<T, kPartial>;
   constexpr int64_t kLanes = static_cast<int64_t>(Vec<T>::size());
   const auto column = [&](int c) { return C{tile, k + c * kLanes, rest}; };
   SortedWindow<T> sorted[kColumns];
@@ -263,19 +266,20 @@ void sorted_columns(const MedianFilterTile& tile, int64_t k, int64_t rest) {
   }
 }
 
-template <class T, bool kStreaming>
+template <class T>
 void run_sorted(const MedianFilterTile& tile) {
   if (tile.steps == 0) return;
   constexpr int kColumns = kMedianFilterVectors;
   constexpr int64_t kLanes = static_cast<int64_t>(Vec<T>::size());
   int64_t k = 0;
   for (; k + kColumns * kLanes <= tile.width; k += kColumns * kLanes) {
-    sorted_columns<T, kColumns, false, kStreaming>(tile, k, 0);
+    sorted_columns<T, kColumns, false>(tile, k, 0);
   }
   for (; k + kLanes <= tile.width; k += kLanes) {
-    sorted_columns<T, 1, false, kStreaming>(tile, k, 0);
+    sorted_columns<T, 1, false>(tile, k, 0);
   }
-  if (k < tile.width) sorted_columns<T, 1, true, kStreaming>(tile, k, tile.width - k);
+  if (k < tile.width) sorted_columns<T, 1, true>(tile, k, tile.width - k);
+  if (tile.streaming) stream_fence();
 }
 
 template <class T>
@@ -284,43 +288,24 @@ void copy_rows(const MedianFilterTile& tile) {
   for (int64_t t = 0; t < tile.steps; ++t) {
     int64_t k = 0;
     for (; k + kLanes <= tile.width; k += kLanes) {
-      const Column<T, false, false> column{tile, k, 0};
+      const Column<T, false> column{tile, k, 0};
       column.write(t, column.read(t));
     }
     if (k < tile.width) {
-      const Column<T, true, false> column{tile, k, tile.width - k};
+      const Column<T, true> column{tile, k, tile.width - k};
       column.write(t, column.read(t));
     }
   }
-}
-
-template <class T, int kSize>
-void run_network_tile(const MedianFilterTile& tile) {
-  if (tile.streaming) {
-    run_network<T, kSize, true>(tile);
-    stream_fence();
-  } else {
-    run_network<T, kSize, false>(tile);
-  }
-}
-
-template <class T>
-void run_sorted_tile(const MedianFilterTile& tile) {
-  if (tile.streaming) {
-    run_sorted<T, true>(tile);
-    stream_fence();
-  } else {
-    run_sorted<T, false>(tile);
-  }
+  if (tile.streaming) stream_fence();
 }
 
 template <class T, int kSize = 2>
 MedianFilterFn* select(int64_t size) {
   if (size == 1) return copy_rows<T>;
   if constexpr (kSize <= kLargestNetwork) {
-    return size == kSize ? run_network_tile<T, kSize> : select<T, kSize + 1>(size);
+    return size == kSize ? run_network<T, kSize> : select<T, kSize + 1>(size);
   } else {
-    return run_sorted_tile<T>;
+    return run_sorted<T>;
   }
 }
 

@@ -19,6 +19,11 @@ namespace marey {
 enum class Extension : int { odd, even, constant };
 Extension extension_of(std::string_view padtype);
 
+// The state of each section in which a step of height one is steady: (sections, 2), as
+// scipy.signal.sosfilt_zi. `sos` as checked_sections returns it; a ValueError where a section has a
+// pole at frequency 0, and so no such state.
+std::vector<double> steady_state(std::string_view function, const std::vector<double>& sos);
+
 // The arguments of sosfiltfilt, checked.
 struct SteadySections {
   std::vector<double> sos;  // (sections, 6)

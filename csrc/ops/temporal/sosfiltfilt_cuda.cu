@@ -3,10 +3,11 @@
 // and each pass is a stream of 16-byte accesses. The workspace is (T + 2 padlen) rows of all
 // series, so that a pass over it is as coalesced as one over a video.
 //
-// Up to kUnrolledSections sections are in registers; for more their state is in the workspace too.
+// Up to kUnrolledSections sections are in registers. Of longer cascades the state is in the
+// workspace too, and so are the coefficients, which a launch before writes there: any number of
+// them.
 #include <cmath>
 
-#include "core/error.h"
 #include "cuda/series_map.h"
 #include "ops/temporal/sections_cuda.h"
 #include "ops/temporal/sosfilt.h"
@@ -30,12 +31,66 @@ MAREY_HOST_DEVICE Extended extended_step(int64_t e, int64_t steps, int64_t padle
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kMostSections = 64;
 
-// kSections 0: as many as `sections` says, with the state in memory.
+// Sections and their steady states for an input of 1. kSections 0: any number, in memory.
 template <class T, int kSections>
-struct FiltfiltArguments {
-  static constexpr int kHeld = kSections == 0 ? kMostSections : kSections;
+struct Coefficients {
+  Section<T> section[kSections];
+  T zi[kSections][2];
+
+  void set(int at, const SteadySections& sections, int s) {
+    const auto from = static_cast<std::size_t>(s);
+    section[at] = cuda::section<T>(sections.sos.data() + 6 * from);
+    zi[at][0] = static_cast<T>(sections.zi[2 * from]);
+    zi[at][1] = static_cast<T>(sections.zi[2 * from + 1]);
+  }
+};
+template <class T>
+struct Coefficients<T, 0> {
+  Section<T>* section;
+  T (*zi)[2];
+};
+template <class T>
+constexpr int64_t kCoefficientBytes = sizeof(Coefficients<T, 1>);
+
+// Sections that a launch stores: what an argument may have is limited.
+constexpr int kStoredSections = 64;
+
+template <class T>
+struct StoreArguments {
+  Coefficients<T, 0> to;
+  int first, count;
+  Coefficients<T, kStoredSections> from;
+};
+
+template <class T>
+MAREY_KERNEL(kStoredSections)
+store_sections_kernel(MAREY_GRID_CONSTANT StoreArguments<T> a) {
+  const int s = static_cast<int>(threadIdx.x);
+  if (s >= a.count) return;
+  a.to.section[a.first + s] = a.from.section[s];
+  a.to.zi[a.first + s][0] = a.from.zi[s][0];
+  a.to.zi[a.first + s][1] = a.from.zi[s][1];
+}
+
+// To `memory`, which has kCoefficientBytes for each section.
+template <class T>
+Coefficients<T, 0> store_sections(const Queue& queue, const SteadySections& sections, int count,
+                                  char* memory) {
+  StoreArguments<T> a{};
+  a.to.section = reinterpret_cast<Section<T>*>(memory);
+  a.to.zi = reinterpret_cast<T(*)[2]>(a.to.section + count);
+  for (; a.first < count; a.first += kStoredSections) {
+    a.count = count - a.first < kStoredSections ? count - a.first : kStoredSections;
+    for (int s = 0; s < a.count; ++s) a.from.set(s, sections, a.first + s);
+    launch(queue, {1, kStoredSections}, &store_sections_kernel<T>, a);
+  }
+  return a.to;
+}
+
+// kSections 0: as many as `sections` says, in memory with their state.
+template <class T, int kSections>
+struct FiltfiltArguments : Coefficients<T, kSections> {
   SeriesMap<2> map;  // x, y
   const char* x;
   char* y;
@@ -46,8 +101,6 @@ struct FiltfiltArguments {
   int64_t steps, padlen;
   int extension;
   int sections;
-  Section<T> section[kHeld];
-  T zi[kHeld][2];
 };
 
 // The state of one thread: in registers, or in its own column of the workspace.
@@ -103,8 +156,9 @@ struct State<T, 0, kWidth> {
     for (int s = 0; s < a.sections; ++s) {
       Group z1 = *row(a, column, 2 * s);
       Group z2 = *row(a, column, 2 * s + 1);
+      const Section<T> c = a.section[s];
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) v.v[k] = step(a.section[s], v.v[k], z1.v[k], z2.v[k]);
+      for (int k = 0; k < kWidth; ++k) v.v[k] = step(c, v.v[k], z1.v[k], z2.v[k]);
       *row(a, column, 2 * s) = z1;
       *row(a, column, 2 * s + 1) = z2;
     }
@@ -213,11 +267,11 @@ void run(const Queue& queue, const SteadySections& checked, const View& x, int a
   a.row_bytes = row_bytes(x, axis);
   a.rows = static_cast<char*>(workspace);
   a.state = a.rows + (a.steps + 2 * padlen) * a.row_bytes;
-  for (int s = 0; s < a.sections; ++s) {
-    const auto at = static_cast<std::size_t>(s);
-    a.section[s] = section<T>(checked.sos.data() + 6 * at);
-    a.zi[s][0] = static_cast<T>(checked.zi[2 * at]);
-    a.zi[s][1] = static_cast<T>(checked.zi[2 * at + 1]);
+  if constexpr (kSections == 0) {
+    char* memory = a.state + 2 * a.sections * a.row_bytes;
+    static_cast<Coefficients<T, 0>&>(a) = store_sections<T>(queue, checked, a.sections, memory);
+  } else {
+    for (int s = 0; s < kSections; ++s) a.set(s, checked, s);
   }
   const Grid grid{blocks_for(a.map.count, kThreads), kThreads};
   if (width == 1) return launch(queue, grid, &sosfiltfilt_kernel<S, T, kSections, 1>, a);
@@ -243,18 +297,15 @@ void run_sections(std::size_t sections, const A&... arguments) {
 }  // namespace
 
 int64_t sosfiltfilt_workspace(const View& x, int axis, int64_t padlen, int64_t sections) {
-  const int64_t state = sections > kUnrolledSections ? 2 * sections : 0;
-  return (x.shape[axis] + 2 * padlen + state) * row_bytes(x, axis);
+  const int64_t signal = (x.shape[axis] + 2 * padlen) * row_bytes(x, axis);
+  if (sections <= kUnrolledSections) return signal;
+  return signal + sections * (2 * row_bytes(x, axis) + kCoefficientBytes<double>);
 }
 
 void sosfiltfilt(const Queue& queue, const View& sos, const View& x, int axis, const View& y,
                  Extension extension, int64_t padlen, const View& zi, void* workspace) {
   const SteadySections checked = checked_sosfiltfilt(sos, x, axis, padlen, zi);
   const std::size_t sections = checked.zi.size() / 2;
-  if (sections > kMostSections) {
-    throw ValueError("marey.sosfiltfilt", "sos", "at most 64 sections on a CUDA device",
-                     std::to_string(sections));
-  }
   if (x.shape.count() == 0) return;
   if (x.dtype == DType::u8) {
     run_sections<uint8_t, float>(sections, queue, checked, x, axis, y, extension, padlen,

@@ -61,9 +61,9 @@ class PyramidKernels:
         function = "marey.gaussian"
         shapes = self._cuda.pyramid_shapes(function, image.view, levels, channel_axis)
         pyramid = self._levels(function, image, shapes, image.dtype, out)
+        views = [level.view for level in pyramid]
+        self._cuda.gaussian(image.view, channel_axis, views, image.queue)
         pyramid[0].array[...] = image.array
-        for fine, coarse in zip([image, *pyramid[1:-1]], pyramid[1:], strict=False):
-            self._cuda.down(function, fine.view, channel_axis, coarse.view, image.queue)
         return [level.array for level in pyramid]
 
     def laplacian(
@@ -77,9 +77,6 @@ class PyramidKernels:
         shapes = self._cuda.pyramid_shapes(function, image.view, levels, channel_axis)
         dtype = float_type(image)
         bands = self._levels(function, image, shapes, dtype, out)
-        if levels == 0:
-            bands[0].array[...] = image.array
-            return [bands[0].array]
         between = [image.empty(shape, dtype) for shape in shapes[1:-1]]
         self._cuda.laplacian(
             image.view,
@@ -88,6 +85,8 @@ class PyramidKernels:
             [level.view for level in between],
             image.queue,
         )
+        if levels == 0:
+            bands[0].array[...] = image.array
         return [band.array for band in bands]
 
     def collapse(
@@ -98,9 +97,6 @@ class PyramidKernels:
         for k, band in enumerate(bands):
             beside(function, f"bands[{k}]", band, first)
         y = result(function, out, first)
-        if len(bands) == 1:
-            y.array[...] = first.array
-            return y.array
         between = [first.empty(band.shape) for band in bands[1:-1]]
         self._cuda.collapse(
             [band.view for band in bands],
@@ -109,4 +105,6 @@ class PyramidKernels:
             y.view,
             first.queue,
         )
+        if len(bands) == 1:
+            y.array[...] = first.array
         return y.array

@@ -19,6 +19,8 @@ _ALIGNMENT = {False: 0, True: 0, "top_left": 1, "bottom_right": 2}
 
 def limits(function: str, causal: Causal, window: Window) -> tuple[int | None, int | None, int]:
     """Return how far a query sees to the left and to the right, and how the two are aligned."""
+    if causal is False and window is None:
+        return None, None, _ALIGNMENT[False]
     if not isinstance(causal, (bool, np.bool_, str)) or causal not in _ALIGNMENT:
         raise ValueError(
             f"[{function}] causal: expected False, True, 'top_left' or 'bottom_right'; "

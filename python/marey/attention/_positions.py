@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,16 @@ def sinusoidal_positions(
     result[..., 0::2] = np.sin(angle)
     result[..., 1::2] = np.cos(angle[..., : size // 2])
     return result.astype(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _frequencies(sizes: tuple[int, ...], theta: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return for each pair of a head which axis turns it, and by how much at place 1."""
+    owner = np.repeat(np.arange(len(sizes)), [n // 2 for n in sizes])
+    frequency = np.concatenate([theta ** (-np.arange(0, n, 2) / max(n, 1)) for n in sizes])
+    for array in (owner, frequency):
+        array.flags.writeable = False
+    return owner, frequency
 
 
 def rotary(
@@ -132,25 +143,25 @@ def rotary(
             f"[{name}] positions: expected shape ({L},) or ({L}, axes); found {place.shape}"
         )
     axes = place.shape[1]
-    if sections is None:
+    if sections is None and axes == 1:
+        sizes = [D]
+    elif sections is None:
         pairs = D // 2
-        sections = [2 * (pairs * (i + 1) // axes - pairs * i // axes) for i in range(axes)][::-1]
-    sizes = [_arguments.integer(name, "sections", n, 0) for n in sections]
+        sizes = [2 * (pairs * (i + 1) // axes - pairs * i // axes) for i in range(axes)][::-1]
+    else:
+        sizes = [_arguments.integer(name, "sections", n, 0) for n in sections]
     if len(sizes) != axes or sum(sizes) != D or any(n % 2 for n in sizes):
         raise ValueError(
             f"[{name}] sections: expected {axes} even sizes that add up to {D}; found {sizes}"
         )
     base = _arguments.positive(name, "theta", theta)
-    parts = [
-        place[:, axis, None] * base ** (-np.arange(0, n, 2) / max(n, 1))
-        for axis, n in enumerate(sizes)
-    ]
-    angle = np.concatenate(parts, axis=1)
+    owner, frequency = _frequencies(tuple(sizes), base)
+    angle = (place if axes == 1 else place.take(owner, axis=1)) * frequency
     computed = np.float64 if array.dtype == np.float64 else np.float32
     result = _cpu.rotary(
         array,
-        np.cos(angle).astype(computed),
-        np.sin(angle).astype(computed),
+        np.cos(angle).astype(computed, copy=False),
+        np.sin(angle).astype(computed, copy=False),
         sizes,
         bool(interleaved),
         None if out is None else to_numpy(name, "out", out),

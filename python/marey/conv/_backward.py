@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marey import _arguments
 from marey._arrays import from_numpy_like, kernels, to_array, to_array_like
-from marey.conv._options import Algorithm, Layout, Numbers, Padding, options
+from marey.conv._options import Algorithm, Layout, Numbers, Options, Padding, options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def conv3d_backward(
@@ -77,6 +80,13 @@ def conv3d_backward(
     wanted = _arguments.items(name, "needs", needs, "three bools")
     if len(wanted) != 3:
         raise ValueError(f"[{name}] needs: expected three bools; found {needs!r}")
+    return convolved_backward(name, grad, x, filters, checked, wanted)
+
+
+def convolved_backward(
+    name: str, grad: Any, x: Any, filters: Any, checked: Options, wanted: Sequence[Any]
+) -> tuple[Any, Any, Any]:
+    """Compute the gradients with `filters`, an array of `to_array`."""
     results = kernels(name, filters).conv3d_backward(
         to_array_like(name, "grad", grad, filters),
         to_array_like(name, "x", x, filters),

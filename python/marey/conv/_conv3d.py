@@ -122,10 +122,15 @@ def conv3d(
         activation=activation,
         algorithm=algorithm,
     )
-    source = to_array_like(name, "x", x, filters)
-    added = _optional(name, "bias", bias, filters)
-    packed = kernels(name, filters).Conv3d(name, filters, added, *checked.arguments())
-    result = packed(source, None, _optional(name, "out", out, filters))
+    return convolved(name, x, filters, bias, checked, out)
+
+
+def convolved(function: str, x: Any, filters: Any, bias: Any, checked: Options, out: Any) -> Any:
+    """Convolve with `filters`, an array of `to_array`."""
+    source = to_array_like(function, "x", x, filters)
+    added = _optional(function, "bias", bias, filters)
+    packed = kernels(function, filters).Conv3d(function, filters, added, *checked)
+    result = packed(source, None, _optional(function, "out", out, filters))
     return from_numpy_like(x)(result) if out is None else out
 
 
@@ -165,7 +170,7 @@ class _Packed:
         )
         added = _optional(self._name, "bias", bias, filters)
         make = kernels(self._name, filters).Conv3d
-        self._packed: Any = make(self._name, filters, added, *checked.arguments())
+        self._packed: Any = make(self._name, filters, added, *checked)
         self._like = zeros_like(filters, (0,), np.dtype(np.float32))
 
     def _checked(self, checked: Options, _filters: Any, _padding: Padding) -> Options:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from marey import _arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -22,13 +23,22 @@ Six = tuple[int, int, int, int, int, int]
 
 ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
 ALGORITHMS = {"auto": 0, "direct": 1, "winograd": 2}
-LAYOUTS = ("NCTHW", "NTHWC")
+LAYOUTS = {"NCTHW": False, "NTHWC": True}  # whether channels are last
 
 _MOST = 2**31 - 1
 
 
+def _plain(values: Any, minimum: int) -> bool:
+    """Return whether these are integers in range: the usual case, told without any words."""
+    return all(type(value) is int and minimum <= value <= _MOST for value in values)
+
+
 def triple(function: str, argument: str, value: Any, minimum: int) -> Triple:
     """Return one integer for T, H and W, or three, as three."""
+    if type(value) is int and minimum <= value <= _MOST:
+        return value, value, value
+    if type(value) is tuple and len(value) == 3 and _plain(value, minimum):
+        return value
     expected = "an integer, or three for T, H and W"
     if hasattr(value, "__len__") or hasattr(value, "__iter__"):
         numbers = _arguments.items(function, argument, value, expected)
@@ -40,8 +50,12 @@ def triple(function: str, argument: str, value: Any, minimum: int) -> Triple:
     return t, h, w
 
 
-def pairs(function: str, padding: Any, kernel: Triple, dilation: Triple, stride: Triple) -> Six:
+def pairs(
+    function: str, padding: Any, kernel: Sequence[int], dilation: Triple, stride: Triple
+) -> Six:
     """Return the padding before and after each axis."""
+    if type(padding) is int and 0 <= padding <= _MOST:
+        return (padding,) * 6
     if isinstance(padding, str):
         _arguments.one_of(function, "padding", padding, ("same", "valid"))
         if padding == "valid":
@@ -76,9 +90,8 @@ def pairs(function: str, padding: Any, kernel: Triple, dilation: Triple, stride:
     return (before[0], after[0], before[1], after[1], before[2], after[2])
 
 
-@dataclass(frozen=True)
-class Options:
-    """What compiled code takes."""
+class Options(NamedTuple):
+    """What compiled code takes, in its order."""
 
     stride: Triple
     padding: Six
@@ -88,17 +101,27 @@ class Options:
     activation: int
     algorithm: int
 
-    def arguments(self) -> tuple[Any, ...]:
-        """Return them in the order of the compiled functions."""
-        return (
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            self.channels_last,
-            self.activation,
-            self.algorithm,
-        )
+
+def of_numbers(
+    function: str,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    layout: Any,
+    activation: Any = None,
+    algorithm: Any = "auto",
+) -> Options:
+    """Look up the names; compiled code checks the numbers: three, six, three and one."""
+    return Options(
+        stride,
+        padding,
+        dilation,
+        groups,
+        _arguments.looked_up(function, "layout", layout, LAYOUTS),
+        _arguments.looked_up(function, "activation", activation, ACTIVATIONS),
+        _arguments.looked_up(function, "algorithm", algorithm, ALGORITHMS),
+    )
 
 
 def options(
@@ -121,12 +144,6 @@ def options(
     steps = triple(function, "stride", stride, 1)
     apart = triple(function, "dilation", dilation, 1)
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
-    return Options(
-        steps,
-        pairs(function, padding, kernel, apart, steps),
-        apart,
-        _arguments.integer(function, "groups", groups, 1, _MOST),
-        _arguments.one_of(function, "layout", layout, LAYOUTS) == "NTHWC",
-        ACTIVATIONS[_arguments.one_of(function, "activation", activation, list(ACTIVATIONS))],
-        ALGORITHMS[_arguments.one_of(function, "algorithm", algorithm, list(ALGORITHMS))],
-    )
+    around = pairs(function, padding, kernel, apart, steps)
+    count = _arguments.integer(function, "groups", groups, 1, _MOST)
+    return of_numbers(function, steps, around, apart, count, layout, activation, algorithm)

@@ -30,6 +30,20 @@ def _windows(
     steps = window if stride is None else triple(function, "stride", stride, 1)
     apart = triple(function, "dilation", dilation, 1)
     around = pairs(function, padding, window, apart, steps)
+    return of_numbers(function, window, steps, around, apart, ceil_mode, count_include_pad, layout)
+
+
+def of_numbers(
+    function: str,
+    window: _Three,
+    steps: _Three,
+    around: _Three,
+    apart: _Three,
+    ceil_mode: Any,
+    count_include_pad: Any,
+    layout: Any,
+) -> _Options:
+    """Return what is parsed in the order of the compiled functions, which check the numbers."""
     return (
         window,
         steps,
@@ -43,10 +57,10 @@ def _windows(
 
 
 def _channels_last(function: str, layout: Any) -> bool:
-    return bool(_arguments.one_of(function, "layout", layout, LAYOUTS) == "NTHWC")
+    return bool(_arguments.looked_up(function, "layout", layout, LAYOUTS))
 
 
-def _pool(function: str, x: Any, average: bool, options: _Options, out: Any) -> Any:
+def pooled(function: str, x: Any, average: bool, options: _Options, out: Any) -> Any:
     result = _cpu.pool3d(
         function,
         to_numpy(function, "x", x),
@@ -122,7 +136,7 @@ def max_pool3d(
     """
     name = "marey.max_pool3d"
     options = _windows(name, kernel, stride, padding, dilation, ceil_mode, True, layout)
-    return _pool(name, x, False, options, out)
+    return pooled(name, x, False, options, out)
 
 
 def avg_pool3d(
@@ -171,7 +185,7 @@ def avg_pool3d(
     options = _windows(
         name, kernel, stride, padding, dilation, ceil_mode, count_include_pad, layout
     )
-    return _pool(name, x, True, options, out)
+    return pooled(name, x, True, options, out)
 
 
 def global_avg_pool3d(x: Any, *, layout: Layout = "NCTHW", out: Any = None) -> Any:
@@ -264,8 +278,7 @@ def max_pool3d_backward(
     """
     name = "marey.max_pool3d_backward"
     options = _windows(name, kernel, stride, padding, dilation, ceil_mode, True, layout)
-    source, gradient = to_numpy(name, "x", x), to_numpy(name, "grad", grad)
-    return from_numpy_like(x)(_cpu.pool3d_backward(name, gradient, source, (), *options))
+    return pooled_backward(name, grad, x, None, options)
 
 
 def avg_pool3d_backward(
@@ -312,8 +325,16 @@ def avg_pool3d_backward(
     options = _windows(
         name, kernel, stride, padding, dilation, ceil_mode, count_include_pad, layout
     )
-    extents, gradient = _shape(name, shape), to_numpy(name, "grad", grad)
-    return from_numpy_like(grad)(_cpu.pool3d_backward(name, gradient, None, extents, *options))
+    return pooled_backward(name, grad, None, shape, options)
+
+
+def pooled_backward(function: str, grad: Any, x: Any, shape: Any, options: _Options) -> Any:
+    """Compute the gradient of the maximum, from `x`, or of the mean, from its shape."""
+    source = None if x is None else to_numpy(function, "x", x)
+    extents = () if shape is None else _shape(function, shape)
+    gradient = to_numpy(function, "grad", grad)
+    result = _cpu.pool3d_backward(function, gradient, source, extents, *options)
+    return from_numpy_like(grad)(result)
 
 
 def global_avg_pool3d_backward(

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from marey import _cpu
 from marey._arrays import from_numpy_like, to_numpy
 from marey.conv._conv3d import _optional
-from marey.conv._options import Activation, Layout, Numbers, Padding, options, pairs, triple
+from marey.conv._options import (
+    Activation,
+    Layout,
+    Numbers,
+    Padding,
+    Six,
+    Triple,
+    of_numbers,
+    pairs,
+    triple,
+)
+
+Array = np.ndarray[Any, Any]
 
 
 def separable_conv3d(
@@ -85,22 +99,35 @@ def separable_conv3d(
             raise ValueError(f"[{name}] {argument}: expected shape {letters}; found {weight.shape}")
     steps = triple(name, "stride", stride, 1)
     kernel = (time.shape[2], space.shape[3], space.shape[4])
-    t0, t1, *rest = pairs(name, padding, kernel, (1, 1, 1), steps)
-    h0, h1, w0, w1 = rest
-    of_space = options(
-        name,
-        space,
-        stride=(1, *steps[1:]),
-        padding=(0, (h0, h1), (w0, w1)),
-        layout=layout,
-        activation=activation,
+    around = pairs(name, padding, kernel, (1, 1, 1), steps)
+    biases = (spatial_bias, temporal_bias)
+    return separated(name, x, (space, time), biases, steps, around, layout, activation, out)
+
+
+def separated(
+    name: str,
+    x: Any,
+    weights: tuple[Array, Array],
+    biases: tuple[Any, Any],
+    steps: Triple,
+    around: Six,
+    layout: Any,
+    activation: Any,
+    out: Any,
+) -> Any:
+    """Convolve with parsed options, which compiled code checks."""
+    (space, time), (spatial_bias, temporal_bias) = weights, biases
+    t0, t1, h0, h1, w0, w1 = around
+    once = (1, 1, 1)
+    of_space = of_numbers(
+        name, (1, *steps[1:]), (0, 0, h0, h1, w0, w1), once, 1, layout, activation
     )
-    of_time = options(name, time, stride=(steps[0], 1, 1), padding=((t0, t1), 0, 0), layout=layout)
+    of_time = of_numbers(name, (steps[0], 1, 1), (t0, t1, 0, 0, 0, 0), once, 1, layout)
     spatial = _cpu.Conv3d(
-        name, space, _optional(name, "spatial_bias", spatial_bias, space), *of_space.arguments()
+        name, space, _optional(name, "spatial_bias", spatial_bias, space), *of_space
     )
     temporal = _cpu.Conv3d(
-        name, time, _optional(name, "temporal_bias", temporal_bias, time), *of_time.arguments()
+        name, time, _optional(name, "temporal_bias", temporal_bias, time), *of_time
     )
     source = to_numpy(name, "x", x)
     result = spatial.separable(temporal, source, _optional(name, "out", out, source))

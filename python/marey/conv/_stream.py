@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from marey._arrays import from_numpy_like, plain, to_array_like, zeros_like
@@ -60,7 +59,7 @@ class CausalConv3d(_Packed):
             )
         self._kept = (_filters.shape[2] - 1) * checked.dilation[0]
         self._time = 1 if checked.channels_last else 2
-        return replace(checked, padding=(0, 0, *checked.padding[2:]))
+        return checked._replace(padding=(0, 0, *checked.padding[2:]))
 
     def __call__(self, x: Any, state: Any = None, *, out: Any = None) -> tuple[Any, Any]:
         """Convolve the next frames of a stream.

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import dask
 import dask.array as da
 import numpy as np
-import scipy.signal
 
-from marey import _arguments, temporal
+from marey import _arguments, _cpu, temporal
 from marey.dask._arguments import Array, Task, axis_of, checked, float_type
 from marey.dask._chains import scan
 from marey.temporal._fir import gaussian_taps
@@ -139,7 +138,7 @@ def sosfiltfilt(
             if padtype == "odd":
                 before, after = 2 * head - before, 2 * tail - after
         extended = da.concatenate([before, x, after], axis)
-    zi = scipy.signal.sosfilt_zi(sos)
+    zi = _cpu.sosfilt_zi(function, sos)
 
     def steady_pass(signal: Any) -> Any:
         start: list[Any] = [slice(None)] * signal.ndim

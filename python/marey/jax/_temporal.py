@@ -8,7 +8,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.signal
 
 from marey import _adjoints, _arguments, _cpu
 from marey.jax._call import Shape, call, like, linear_in_signal
@@ -149,7 +148,7 @@ def _steady_adjoint(grad: Any, sos: Numbers, axis: int, reverse: int) -> Any:
     """Return the gradient of a signal that a filter started from in its steady state."""
     sections = np.reshape(sos, (-1, 6))
     steps = grad.shape[axis]
-    zi = scipy.signal.sosfilt_zi(sections)[:, :, np.newaxis]
+    zi = _cpu.sosfilt_zi("marey.jax.sosfiltfilt", sections)[:, :, np.newaxis]
     response = _cpu.sosfilt(sections, np.zeros((steps, 1)), 0, zi, None, None)[0][:, 0]
     weights = jnp.asarray(response[::-1] if reverse else response, grad.dtype)
     first = jnp.tensordot(weights, grad, ([0], [axis % grad.ndim]))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from marey._arrays import empty_like, from_numpy_like
 from marey.recurrent import _call
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def _run(
+
+def run_sequence(
     function: str,
     cell: int,
-    weights: tuple[Any, ...],
+    weights: Sequence[Any],
     x: Any,
     h0: Any,
     c0: Any,
@@ -160,7 +163,7 @@ def lstm(
     ((100, 8, 64), (8, 64))
     """
     weights = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, weight_hr, layer_norm)
-    y, h_n, c_n, kept = _run(
+    y, h_n, c_n, kept = run_sequence(
         "marey.lstm", _call.LSTM, weights, x, h0, c0, lengths, reverse, batch_first, keep, out
     )
     return (y, (h_n, c_n), kept) if keep else (y, (h_n, c_n))
@@ -238,7 +241,7 @@ def gru(
     name = "marey.gru"
     cell = _call.gru_cell(name, reset)
     weights = (weight_ih, weight_hh, bias_ih, bias_hh)
-    y, h_n, _, kept = _run(
+    y, h_n, _, kept = run_sequence(
         name, cell, weights, x, h0, None, lengths, reverse, batch_first, keep, out
     )
     return (y, h_n, kept) if keep else (y, h_n)
@@ -303,5 +306,7 @@ def rnn(
     name = "marey.rnn"
     cell = _call.rnn_cell(name, nonlinearity)
     weights = (weight_ih, weight_hh, bias_ih, bias_hh)
-    y, h_n, _, _ = _run(name, cell, weights, x, h0, None, lengths, reverse, batch_first, False, out)
+    y, h_n, _, _ = run_sequence(
+        name, cell, weights, x, h0, None, lengths, reverse, batch_first, False, out
+    )
     return y, h_n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,13 +115,21 @@ def convolve(
 
 def gaussian_taps(function: str, sigma: float, truncate: float) -> Taps:
     """Return the weights of a Gaussian of so many frames; they sum to 1."""
-    sigma = _arguments.number(function, "sigma", sigma, 0, expected="0 or more frames")
-    truncate = _arguments.positive(function, "truncate", truncate)
+    return _gaussian_taps(
+        _arguments.number(function, "sigma", sigma, 0, expected="0 or more frames"),
+        _arguments.positive(function, "truncate", truncate),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _gaussian_taps(sigma: float, truncate: float) -> Taps:
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
-        return np.ones(1)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    weights /= weights.sum()
+        weights = np.ones(1)
+    else:
+        weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        weights /= weights.sum()
+    weights.flags.writeable = False
     return weights
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import scipy.signal
 
-from marey import _arguments
+from marey import _arguments, _cpu
 from marey._arrays import from_numpy_like, kernels, plain, to_array, to_array_like, zeros_like
 from marey.temporal._stream import check_chunk, check_dtype
 
@@ -225,8 +225,7 @@ def sosfiltfilt(
     source = to_array(function, "x", x)
     axis = _arguments.axis(function, "axis", axis, source.shape)
     _arguments.one_of(function, "padtype", padtype, ("odd", "even", "constant", None))
-    if not np.isfinite(coefficients).all() or (coefficients[:, 3] != 1).any():
-        raise ValueError(f"[{function}] sos: expected finite numbers and a0 = 1; found {sos}")
+    zi = _cpu.sosfilt_zi(function, coefficients)
     if padtype is None:
         padlen = 0
     elif padlen is None:
@@ -238,7 +237,7 @@ def sosfiltfilt(
         axis,
         padtype or "constant",
         _arguments.integer(function, "padlen", padlen, 0),
-        scipy.signal.sosfilt_zi(coefficients),
+        zi,
         None if out is None else to_array_like(function, "out", out, source),
     )
     return from_numpy_like(x)(y) if out is None else out

@@ -14,8 +14,6 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch.library import CustomOpDef
-
     Array = np.ndarray[Any, Any]
 
 try:
@@ -32,29 +30,27 @@ def to_array(tensor: torch.Tensor) -> Any:
     TypeError
         If it is on another device, or bfloat16 without `ml_dtypes`.
     """
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    if tensor.is_conj() or tensor.is_neg():  # not in memory yet
-        tensor = tensor.resolve_conj().resolve_neg()
-    if tensor.device.type == "cuda":
-        return tensor  # marey's functions take it, if there is a CUDA module
-    if tensor.dtype is torch.bfloat16:
-        if bfloat16 is None:
-            raise TypeError("[marey.torch] bfloat16: expected the package ml_dtypes; found none")
-        return tensor.view(torch.int16).numpy().view(bfloat16)
-    if tensor.device.type != "cpu":
+    if tensor.is_cpu and tensor.dtype is not torch.bfloat16:
+        # In one call: without its history, and with what conj() and neg() put off.
+        return tensor.numpy(force=True)
+    if tensor.is_cuda:
+        # marey's functions take it, if there is a CUDA module.
+        return tensor.detach().resolve_conj().resolve_neg()
+    if not tensor.is_cpu:
         raise TypeError(
             f"[marey.torch] tensor: expected one on the CPU; found one on {tensor.device} "
             "(this build of marey has no kernels for it)"
         )
-    return tensor.numpy()
+    if bfloat16 is None:
+        raise TypeError("[marey.torch] bfloat16: expected the package ml_dtypes; found none")
+    return tensor.detach().view(torch.int16).numpy().view(bfloat16)
 
 
-def to_tensor(array: Any) -> torch.Tensor:
-    """Return a tensor that shares an array's memory."""
-    if isinstance(array, torch.Tensor):
+def to_tensor(array: Any) -> Any:
+    """Return a tensor that shares an array's memory; a tensor as it is."""
+    if type(array) is not np.ndarray:
         return array
-    if array.dtype.kind == "V" or array.dtype == bfloat16:
+    if array.dtype.kind == "V":  # bfloat16, which NumPy knows by ml_dtypes alone
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
@@ -68,23 +64,90 @@ def new(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> torch.Tenso
 
 def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     """Return whether a result of these tensors is to be differentiated."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return torch.is_grad_enabled() and True in [t.requires_grad for t in tensors if t is not None]
 
 
-def _to_arrays(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return to_array(value)
-    if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
-        return [to_array(item) for item in value]
-    return value
+def _returning(kinds: list[str]) -> Callable[[Any], Any]:
+    """Return what makes the results of these types of what a function over arrays gives."""
+    if len(kinds) > 1:
+        return lambda results: tuple([to_tensor(result) for result in results])
+    if "List" in kinds[0]:
+        return lambda results: [to_tensor(result) for result in results]
+    return to_tensor
 
 
-def _to_tensors(result: Any) -> Any:
-    if isinstance(result, (np.ndarray, torch.Tensor)):
-        return to_tensor(result)
-    if isinstance(result, tuple):
-        return tuple([to_tensor(item) for item in result])
-    return [to_tensor(item) for item in result]
+def unwatched() -> bool:
+    """Return whether nothing of torch's has a part in a call now: no compiler, mode or profiler."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch.autograd._profiler_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+class Operation:
+    """An operation of torch's, ``torch.ops.marey.<name>``.
+
+    A call of it goes through torch's dispatcher, three times, only where someone listens there. One
+    with plain tensors on the CPU takes the short way to the kernel, by `function` if a gradient is
+    wanted.
+
+    Attributes
+    ----------
+    definition : torch.library.CustomOpDef
+        What torch knows.
+    function : type of torch.autograd.Function or None
+        The same with its derivative; None where arguments are lists of tensors.
+    """
+
+    function: Any = None
+
+    def __init__(self, schema: str, function: Callable[..., Any]) -> None:
+        name, _, rest = schema.partition("(")
+        self._function = function
+        self.definition = torch.library.custom_op(
+            f"marey::{name}", self.run, mutates_args=(), schema=f"({rest}"
+        )
+        declared = self.definition._opoverload._schema
+        self.names = [argument.name for argument in declared.arguments]
+        kinds = [str(argument.type) for argument in declared.arguments]
+        self._tensors = [k for k, kind in enumerate(kinds) if kind in _TENSORS]
+        self.lists = [k for k, kind in enumerate(kinds) if kind == "List[Tensor]"]
+        results = [str(result.type) for result in declared.returns]
+        self.results = len(results)
+        self.listed = results == ["List[Tensor]"]
+        self._to_tensors = _returning(results)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if unwatched():
+            given = [arguments[k] for k in self._tensors if arguments[k] is not None]
+            for k in self.lists:
+                given += arguments[k]
+            if all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in given):
+                if not wants_gradient(*given):
+                    return self.run(*arguments)
+                if self.function is not None:
+                    found = self.function.apply(*arguments)
+                    return list(found) if self.listed else found
+        return self.definition(*arguments)
+
+    def run(self, *arguments: Any) -> Any:
+        """Compute, without a derivative."""
+        values = list(arguments)
+        for k in self._tensors:
+            if values[k] is not None:
+                values[k] = to_array(values[k])
+        for k in self.lists:
+            values[k] = [to_array(item) for item in values[k]]
+        return self._to_tensors(self._function(*values))
+
+
+_TENSORS = ("Tensor", "Optional[Tensor]")
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def operation(
@@ -93,7 +156,7 @@ def operation(
     fake: Callable[[Call], Any],
     *,
     autocast: torch.dtype = torch.float32,
-) -> CustomOpDef:
+) -> Operation:
     """Define ``torch.ops.marey.<name>``.
 
     Parameters
@@ -107,15 +170,11 @@ def operation(
     autocast
         What float32 and shorter tensors are cast to under ``torch.autocast("cpu")``.
     """
-    name, _, rest = schema.partition("(")
-
-    def run(*arguments: Any) -> Any:
-        return _to_tensors(function(*[_to_arrays(argument) for argument in arguments]))
-
-    op = torch.library.custom_op(f"marey::{name}", run, mutates_args=(), schema=f"({rest}")
-    names = [argument.name for argument in op._opoverload._schema.arguments]
-    op.register_fake(lambda *arguments: fake(Call(dict(zip(names, arguments, strict=True)))))
-    op.register_autocast("cpu", autocast)
+    op = Operation(schema, function)
+    op.definition.register_fake(
+        lambda *arguments: fake(Call(dict(zip(op.names, arguments, strict=True))))
+    )
+    op.definition.register_autocast("cpu", autocast)
     return op
 
 
@@ -139,7 +198,7 @@ class Call:
 
 
 def gradient(
-    op: CustomOpDef,
+    op: Operation,
     derivative: Callable[..., dict[str, Any]],
     *,
     save: Sequence[str] = (),
@@ -158,14 +217,13 @@ def gradient(
     constant : sequence of str
         The results that have no derivative.
     """
-    schema = op._opoverload._schema
-    names = [argument.name for argument in schema.arguments]
-    everything = [*names, *(f"result{k}" for k in range(len(schema.returns)))]
+    names = op.names
+    everything = [*names, *(f"result{k}" for k in range(op.results))]
     # By place, because this runs at every call.
     saved = [everything.index(name) for name in save]
     fixed = [everything.index(name) for name in constant]
     plain = [k for k in range(len(everything)) if k not in saved]
-    several = len(schema.returns) > 1
+    several = op.results > 1
 
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         values = (*inputs, *output) if several else (*inputs, output)
@@ -183,7 +241,22 @@ def gradient(
         found = tuple([wanted.get(name) for name in names])
         return found if len(found) > 1 else found[0]
 
-    op.register_autograd(backward, setup_context=setup_context)
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        result = op.run(*arguments)
+        setup_context(ctx, arguments, result)
+        return tuple(result) if op.listed else result
+
+    def backward_of_list(ctx: Any, *grads: Any) -> Any:
+        return backward(ctx, list(grads))
+
+    op.definition.register_autograd(backward, setup_context=setup_context)
+    if not op.lists:
+        methods = {"forward": forward, "backward": backward_of_list if op.listed else backward}
+        op.function = type(
+            op.definition._qualname.replace("::", "_"),
+            (torch.autograd.Function,),
+            {name: staticmethod(method) for name, method in methods.items()},
+        )
 
 
 def _shape(value: Any) -> Any:
@@ -195,10 +268,10 @@ def _shape(value: Any) -> Any:
     return value
 
 
-def not_differentiable(op: CustomOpDef, why: str) -> None:
+def not_differentiable(op: Operation, why: str) -> None:
     """Let an operation say so when its gradient is asked for."""
 
     def refuse(call: Call, *grads: Any) -> dict[str, Any]:
-        raise NotImplementedError(f"[{op._qualname}] gradient: {why}")
+        raise NotImplementedError(f"[{op.definition._qualname}] gradient: {why}")
 
     gradient(op, refuse)

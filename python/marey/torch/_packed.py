@@ -10,7 +10,7 @@ import torch
 
 from marey import _cpu
 from marey.attention import Linear
-from marey.torch._operation import to_array, to_tensor
+from marey.torch._operation import to_array, to_tensor, unwatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ def _state(tensor: Tensor | None) -> Any:
 
 def without_gradient(*tensors: Tensor | None) -> bool:
     """Return whether kernels can be called at once: eagerly, on the CPU, no gradient wanted."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    if not unwatched():
         return False
     given = [tensor for tensor in tensors if tensor is not None]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):

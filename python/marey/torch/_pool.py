@@ -6,40 +6,42 @@ from typing import TYPE_CHECKING, Any
 
 from marey import conv as plain
 from marey.conv._options import LAYOUTS, Layout, Numbers, Padding, pairs, triple
+from marey.conv._pool import of_numbers, pooled, pooled_backward
 from marey.torch._operation import gradient, new, operation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from torch import Tensor
 
     from marey.torch._operation import Call
 
-_OPTIONS = (
-    "int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil_mode, "
-    "bool count_include_pad, str layout"
-)
-_NAMES = ("kernel", "stride", "padding", "dilation", "ceil_mode", "count_include_pad", "layout")
+# As those of convolution: three numbers of the kernel, three of the stride, six of the padding,
+# three of the dilation.
+_OPTIONS = "int[] numbers, bool ceil_mode, bool count_include_pad, str layout"
+_NAMES = ("numbers", "ceil_mode", "count_include_pad", "layout")
 
 
-def _keywords(values: Sequence[Any], average: bool) -> dict[str, Any]:
-    options = dict(zip(_NAMES, values, strict=True))
-    padding = options.pop("padding")
-    if not average:
-        del options["count_include_pad"]
-    return {
-        **{key: tuple(o) if isinstance(o, list) else o for key, o in options.items()},
-        "padding": (tuple(padding[:2]), tuple(padding[2:4]), tuple(padding[4:])),
-    }
+_MAX_BACKWARD, _AVG_BACKWARD = "marey.max_pool3d_backward", "marey.avg_pool3d_backward"
+
+
+def _parsed(function: str, numbers: Any, *options: Any) -> Any:
+    window, steps, around, apart = numbers[:3], numbers[3:6], numbers[6:12], numbers[12:]
+    return of_numbers(function, window, steps, around, apart, *options)
+
+
+def _pooled(function: str, average: bool) -> Callable[..., Any]:
+    return lambda x, *options: pooled(function, x, average, _parsed(function, *options), None)
 
 
 def _shape(call: Call) -> Tensor:
     first = 2 if call.layout == "NCTHW" else 1
     shape = list(call.x.shape)
     for axis in range(3):
-        before, after = call.padding[2 * axis : 2 * axis + 2]
-        step, n = call.stride[axis], shape[first + axis]
-        room = n + before + after - call.dilation[axis] * (call.kernel[axis] - 1) - 1
+        kernel, step, apart = (call.numbers[k + axis] for k in (0, 3, 12))
+        before, after = call.numbers[6 + 2 * axis : 8 + 2 * axis]
+        n = shape[first + axis]
+        room = n + before + after - apart * (kernel - 1) - 1
         count = room // step + 1
         # A last window beyond the padding still has to begin before the end of x.
         if call.ceil_mode and room % step and count * step < n + before:
@@ -54,23 +56,25 @@ def _values(call: Call) -> list[Any]:
 
 _max = operation(
     f"max_pool3d(Tensor x, {_OPTIONS}) -> Tensor",
-    lambda x, *options: plain.max_pool3d(x, **_keywords(options, False)),
+    _pooled("marey.max_pool3d", False),
     _shape,
 )
 _max_backward = operation(
     f"max_pool3d_backward(Tensor grad, Tensor x, {_OPTIONS}) -> Tensor",
-    lambda grad, x, *options: plain.max_pool3d_backward(grad, x, **_keywords(options, False)),
+    lambda grad, x, *options: pooled_backward(
+        _MAX_BACKWARD, grad, x, None, _parsed(_MAX_BACKWARD, *options)
+    ),
     lambda call: new(call.x),
 )
 _avg = operation(
     f"avg_pool3d(Tensor x, {_OPTIONS}) -> Tensor",
-    lambda x, *options: plain.avg_pool3d(x, **_keywords(options, True)),
+    _pooled("marey.avg_pool3d", True),
     _shape,
 )
 _avg_backward = operation(
     f"avg_pool3d_backward(Tensor grad, SymInt[] shape, {_OPTIONS}) -> Tensor",
-    lambda grad, shape, *options: plain.avg_pool3d_backward(
-        grad, tuple(shape), **_keywords(options, True)
+    lambda grad, shape, *options: pooled_backward(
+        _AVG_BACKWARD, grad, None, shape, _parsed(_AVG_BACKWARD, *options)
     ),
     lambda call: new(call.grad, call.shape),
 )
@@ -128,7 +132,7 @@ def max_pool3d(
     """
     name = "marey.torch.max_pool3d"
     window, steps, around, apart = _arguments(name, x, kernel, stride, padding, dilation, layout)
-    return _max(x, window, steps, around, apart, bool(ceil_mode), True, layout)
+    return _max(x, (*window, *steps, *around, *apart), bool(ceil_mode), True, layout)
 
 
 def avg_pool3d(
@@ -157,7 +161,8 @@ def avg_pool3d(
     """
     name = "marey.torch.avg_pool3d"
     window, steps, around, apart = _arguments(name, x, kernel, stride, padding, dilation, layout)
-    return _avg(x, window, steps, around, apart, bool(ceil_mode), bool(count_include_pad), layout)
+    numbers = (*window, *steps, *around, *apart)
+    return _avg(x, numbers, bool(ceil_mode), bool(count_include_pad), layout)
 
 
 _global = operation(

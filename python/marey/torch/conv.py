@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from marey import conv as plain
-from marey.conv._options import LAYOUTS, Activation, Layout, Numbers, Padding, pairs, triple
+from marey._arrays import to_array
+from marey.conv._backward import convolved_backward
+from marey.conv._conv3d import convolved
+from marey.conv._options import (
+    LAYOUTS,
+    Activation,
+    Layout,
+    Numbers,
+    Padding,
+    of_numbers,
+    pairs,
+    triple,
+)
+from marey.conv._separable import separated
 from marey.torch._operation import (
     gradient,
     new,
@@ -34,30 +46,44 @@ __all__ = [
     "separable_conv3d",
 ]
 
-_OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups, str layout"
+# Each argument costs a call some tenths of a microsecond, and one that is differentiated more, so
+# all numbers come in one: three of the stride, six of the padding, three of the dilation, groups.
+_OPTIONS = "int[] numbers, str layout"
 
 
-def _keywords(stride: Any, padding: Any, dilation: Any, groups: int, layout: str) -> dict[str, Any]:
-    return {
-        "stride": tuple(stride),
-        "padding": ((padding[0], padding[1]), (padding[2], padding[3]), (padding[4], padding[5])),
-        "dilation": tuple(dilation),
-        "groups": groups,
-        "layout": layout,
-    }
+def _parts(numbers: Sequence[int]) -> tuple[Any, Any, Any, int]:
+    return numbers[:3], numbers[3:9], numbers[9:12], numbers[12]
+
+
+def _forward(x: Any, weight: Any, bias: Any, numbers: Any, layout: str, activation: Any) -> Any:
+    name = "marey.conv3d"
+    filters = to_array(name, "weight", weight)
+    checked = of_numbers(name, *_parts(numbers), layout, activation)
+    return convolved(name, x, filters, bias, checked, None)
+
+
+def _backward(
+    grad: Any, x: Any, weight: Any, numbers: Any, layout: str, wanted: Sequence[bool]
+) -> list[Any]:
+    name = "marey.conv3d_backward"
+    filters = to_array(name, "weight", weight)
+    checked = of_numbers(name, *_parts(numbers), layout)
+    gradients = convolved_backward(name, grad, x, filters, checked, wanted)
+    return [found for found in gradients if found is not None]
 
 
 def _shape(call: Call) -> Tensor:
     spatial = call.x.shape[2:] if call.layout == "NCTHW" else call.x.shape[1:4]
+    stride, padding, dilation, _ = _parts(call.numbers)
     sizes = [
         (n + before + after - d * (kernel - 1) - 1) // s + 1
         for n, before, after, d, kernel, s in zip(
             spatial,
-            call.padding[::2],
-            call.padding[1::2],
-            call.dilation,
+            padding[::2],
+            padding[1::2],
+            dilation,
             call.weight.shape[2:],
-            call.stride,
+            stride,
             strict=True,
         )
     ]
@@ -69,22 +95,14 @@ def _shape(call: Call) -> Tensor:
 
 _conv3d = operation(
     f"conv3d(Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}, str? activation) -> Tensor",
-    lambda x, weight, bias, *options: plain.conv3d(
-        x, weight, bias, **_keywords(*options[:-1]), activation=options[-1]
-    ),
+    _forward,
     _shape,
     autocast=torch.bfloat16,
 )
 # The gradients that are wanted, in order.
 _conv3d_backward = operation(
     f"conv3d_backward(Tensor grad, Tensor x, Tensor weight, {_OPTIONS}, bool[] wanted) -> Tensor[]",
-    lambda grad, x, weight, *options: [
-        wanted
-        for wanted in plain.conv3d_backward(
-            grad, x, weight, **_keywords(*options[:-1]), needs=tuple(options[-1])
-        )
-        if wanted is not None
-    ],
+    _backward,
     lambda call: [
         tensor
         for tensor, needed in zip(
@@ -108,19 +126,7 @@ def _gradient(call: Call, grad: Tensor) -> dict[str, Any]:
         raise NotImplementedError(
             "[marey.torch.conv3d] gradient: expected activation=None in the operation itself"
         )
-    grads = iter(
-        _conv3d_backward(
-            grad,
-            call.x,
-            call.weight,
-            call.stride,
-            call.padding,
-            call.dilation,
-            call.groups,
-            call.layout,
-            needs,
-        )
-    )
+    grads = iter(_conv3d_backward(grad, call.x, call.weight, call.numbers, call.layout, needs))
     return {name: next(grads) for name, needed in zip(names, needs, strict=True) if needed}
 
 
@@ -128,7 +134,7 @@ def _second(call: Call, grads: Sequence[Tensor]) -> dict[str, Any]:
     """Differentiate the gradients, each of which is linear in `grad` and in one other tensor."""
     arriving = iter(grads)
     of_x, of_weight, of_bias = (next(arriving) if need else None for need in call.wanted)
-    options = (call.stride, call.padding, call.dilation, call.groups, call.layout)
+    options = (call.numbers, call.layout)
     of_grad = torch.zeros_like(call.grad)
     found: dict[str, Any] = {}
     if of_x is not None:
@@ -199,11 +205,11 @@ def conv3d(
             f"or 'silu'; found {layout!r} and {activation!r}"
         )
     steps, apart = triple(name, "stride", stride, 1), triple(name, "dilation", dilation, 1)
-    kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
-    around = pairs(name, padding, kernel, apart, steps)
+    around = pairs(name, padding, weight.shape[2:], apart, steps)
     wanted = wants_gradient(x, weight, bias)
     fused = None if wanted else activation
-    y = _conv3d(x, weight, bias, steps, around, apart, groups, layout, fused)
+    numbers = (*steps, *around, *apart, groups)
+    y = _conv3d(x, weight, bias, numbers, layout, fused)
     return _ACTIVATIONS[activation](y) if wanted and activation is not None else y
 
 
@@ -212,26 +218,26 @@ def _separable_shape(call: Call) -> Tensor:
     kernel = (call.temporal_weight.shape[2], *call.spatial_weight.shape[3:])
     shape = list(call.x.shape)
     for a in range(3):
-        around = call.padding[2 * a] + call.padding[2 * a + 1]
-        shape[first + a] = (shape[first + a] + around - kernel[a]) // call.stride[a] + 1
+        around = call.numbers[3 + 2 * a] + call.numbers[4 + 2 * a]
+        shape[first + a] = (shape[first + a] + around - kernel[a]) // call.numbers[a] + 1
     shape[1 if call.layout == "NCTHW" else 4] = call.temporal_weight.shape[0]
     return new(call.x, shape)
 
 
 _separable = operation(
     "separable_conv3d(Tensor x, Tensor spatial_weight, Tensor temporal_weight, "
-    "Tensor? spatial_bias, Tensor? temporal_bias, int[] stride, int[] padding, str layout, "
-    "str? activation) -> Tensor",
-    lambda x, w, u, b, d, stride, around, layout, activation: plain.separable_conv3d(
+    "Tensor? spatial_bias, Tensor? temporal_bias, int[] numbers, str layout, str? activation) "
+    "-> Tensor",
+    lambda x, w, u, b, d, numbers, layout, activation: separated(
+        "marey.separable_conv3d",
         x,
-        w,
-        u,
-        b,
-        d,
-        stride=tuple(stride),
-        padding=(tuple(around[:2]), tuple(around[2:4]), tuple(around[4:])),
-        layout=layout,
-        activation=activation,
+        (w, u),
+        (b, d),
+        numbers[:3],
+        numbers[3:],
+        layout,
+        activation,
+        None,
     ),
     _separable_shape,
     autocast=torch.bfloat16,
@@ -283,7 +289,7 @@ def separable_conv3d(
     around = pairs(name, padding, kernel, (1, 1, 1), steps)
     tensors = (x, spatial_weight, temporal_weight, spatial_bias, temporal_bias)
     if not wants_gradient(*tensors):
-        return _separable(*tensors, steps, around, layout, activation)
+        return _separable(*tensors, (*steps, *around), layout, activation)
     t0, t1, h0, h1, w0, w1 = around
     between = conv3d(
         x,

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from marey import recurrent as plain
+from marey.recurrent import _call
+from marey.recurrent._sequences import run_sequence
 from marey.torch._operation import gradient, new, not_differentiable, operation, wants_gradient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from marey.torch._operation import Call
@@ -30,6 +34,11 @@ _INPUTS = {
     "rnn": ("bias_ih", "bias_hh", "h0"),
 }
 _OPTION = {"lstm": None, "gru": "reset", "rnn": "nonlinearity"}
+_NUMBER: dict[str, Callable[..., int]] = {
+    "lstm": lambda: _call.LSTM,
+    "gru": lambda reset: _call.gru_cell("marey.gru", reset),
+    "rnn": lambda nonlinearity: _call.rnn_cell("marey.rnn", nonlinearity),
+}
 _NORMS = ("norm_ih", "norm_hh", "norm_c")
 _KEPT = {("lstm", None): 5, ("gru", "after"): 4, ("gru", "before"): 3}
 _STATES = {"lstm": ("grad_h", "grad_c"), "gru": ("grad_h",), "rnn": ("grad_h",)}
@@ -74,18 +83,25 @@ def _float32(array: Any) -> Any:
 
 def _define(cell: str) -> tuple[Any, Any]:
     """Define the operation of a cell over sequences, and that of its gradients."""
-    forward, backward = getattr(plain, cell), getattr(plain, f"{cell}_backward")
+    name, number = f"marey.{cell}", _NUMBER[cell]
+    backward = getattr(plain, f"{cell}_backward")
     states = _STATES[cell]
     count = len(_inputs(cell))
 
-    def run(*values: Any) -> tuple[Any, ...]:
-        tensors = _by_name(cell, values[:count])
-        *options, keep = values[count:]
-        more = {} if cell == "rnn" else {"keep": keep}
-        y, last, *kept = forward(**tensors, **_keywords(cell, options), **more)
-        ends = last if isinstance(last, tuple) else (last,)
-        found = kept[0] if kept else y[:0].reshape(-1)
-        return (y, *ends, found)
+    def run(x: Any, *values: Any) -> tuple[Any, ...]:
+        lengths, reverse, batch_first, *option, keep = values[count - 1 :]
+        if cell == "lstm":
+            *weights, norm_ih, norm_hh, norm_c, h0, c0 = values[: count - 1]
+            weights.append(None if norm_ih is None else (norm_ih, norm_hh, norm_c))
+            c0 = _float32(c0)
+        else:
+            *weights, h0 = values[: count - 1]
+            c0 = None
+        y, h, c, kept = run_sequence(
+            name, number(*option), weights, x, h0, c0, lengths, reverse, batch_first, keep, None
+        )
+        ends = (h,) if c is None else (h, c)
+        return (y, *ends, y[:0].reshape(-1) if kept is None else kept)
 
     def shapes(call: Call) -> tuple[Tensor, ...]:
         N, T = call.x.shape[:2] if call.batch_first else (call.x.shape[1], call.x.shape[0])

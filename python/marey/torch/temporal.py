@@ -221,6 +221,8 @@ def _axis(x: Tensor, axis: int) -> int:
 
 
 def _sections(sos: Any) -> Tensor:
+    if isinstance(sos, torch.Tensor) and sos.dtype is torch.float64 and sos.is_cpu:
+        return sos
     return torch.as_tensor(sos, dtype=torch.float64, device="cpu")
 
 

@@ -216,6 +216,9 @@ def rotary(
         raise ValueError(
             f"[marey.torch.rotary] x: expected shape (..., L, D); found {tuple(x.shape)}"
         )
-    place = torch.arange(x.shape[-2]) if positions is None else torch.as_tensor(positions)
+    if positions is None:
+        place = torch.arange(x.shape[-2], dtype=torch.float64)
+    else:
+        place = torch.as_tensor(positions).to(torch.float64)
     parts = None if sections is None else list(sections)
-    return _rotary(x, place.to(torch.float64), parts, float(theta), bool(interleaved))
+    return _rotary(x, place, parts, float(theta), bool(interleaved))

@@ -48,23 +48,30 @@ def keywords(causal: str, left: Any, right: Any, scale: Any, softcap: Any) -> di
     return {"causal": _BACK[causal], "window": window, "scale": scale, "softcap": softcap}
 
 
-def _keywords(mask: Any, bias: Any, *options: Any) -> dict[str, Any]:
-    if bias is not None and bias.dtype.itemsize == 2:
-        bias = bias.astype(np.float32)  # autocast cast it; scores are float32
-    return {"mask": mask, "bias": bias, **keywords(*options)}
+def _float32(bias: Any) -> Any:
+    """Return what is added to scores, which are float32, where autocast has cast it."""
+    return bias if bias is None or bias.dtype.itemsize > 2 else bias.astype(np.float32)
 
 
 _OPTIONS = f"Tensor? mask, Tensor? bias, {LIMITS}"
 
 
-def _forward(q: Any, k: Any, v: Any, *options: Any) -> Any:
-    return plain.attention(q, k, v, **_keywords(*options), return_lse=True)
+def _forward(q: Any, k: Any, v: Any, mask: Any, bias: Any, *options: Any) -> Any:
+    return plain.attention(
+        q, k, v, mask=mask, bias=_float32(bias), **keywords(*options), return_lse=True
+    )
 
 
-def _backward(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, *options: Any) -> list[Any]:
-    *options_, bias_grad = options
-    keywords = _keywords(*options_)
-    grads = plain.attention_backward(grad, q, k, v, out, lse, **keywords, bias_grad=bias_grad)
+def _backward(*arguments: Any) -> list[Any]:
+    arrays, (mask, bias), options, bias_grad = (
+        arguments[:6],
+        arguments[6:8],
+        arguments[8:-1],
+        arguments[-1],
+    )
+    grads = plain.attention_backward(
+        *arrays, mask=mask, bias=_float32(bias), **keywords(*options), bias_grad=bias_grad
+    )
     return list(grads)
 
 

@@ -113,6 +113,9 @@ def attention_varlen(
         Only with `return_lse`.
     """
     options = limits("marey.torch.attention_varlen", causal, window, scale, softcap)
-    begins = [torch.as_tensor(cu) for cu in (cu_seqlens_q, cu_seqlens_k)]
+    begins = [
+        cu if isinstance(cu, torch.Tensor) else torch.as_tensor(cu)
+        for cu in (cu_seqlens_q, cu_seqlens_k)
+    ]
     out, lse = _attention_varlen(q, k, v, *begins, *options)
     return (out, lse) if return_lse else out
