@@ -42,7 +42,7 @@ def main() -> int:
     options = [COLUMNS, *for_pytest]
     if arguments.threads:
         options.append(f"--threads={arguments.threads}")
-    environment = dict(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name != COMPARED_ONLY}
     if arguments.compare:
         options.append("--benchmark-disable")
         environment[COMPARED_ONLY] = "1"

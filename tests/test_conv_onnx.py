@@ -150,12 +150,14 @@ def check(case: Case, layout: str) -> None:
 @pytest.mark.parametrize("layout", ["NCTHW", "NTHWC"])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_onnx(operator: str, layout: str) -> None:
+    failed = {}
     for case in cases():
         if case.node.op_type == operator:
             try:
                 check(case, layout)
-            except Exception as error:
-                raise AssertionError(case.name) from error
+            except (Exception, pytest.fail.Exception) as error:
+                failed[case.name] = error
+    assert not failed
 
 
 def test_none_is_missing() -> None:

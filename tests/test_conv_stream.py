@@ -10,7 +10,7 @@ from conv_cases import BFLOAT16, DTYPES, LAYOUTS, Case, assert_agrees, in_ncthw,
 from hypothesis import given
 from hypothesis import strategies as st
 from marey import config
-from marey.conv import causal_conv3d, conv3d, separable_conv3d
+from marey.conv import CausalConv3d, causal_conv3d, conv3d, separable_conv3d
 from marey.reference import conv as reference
 
 CAUSAL = {
@@ -102,6 +102,45 @@ class TestCausal:
                 y, _ = causal_conv3d(x[:, :, 4:], weight, bias, state=given_state, **options)
                 np.testing.assert_array_equal(y, whole[:, :, 4:])
         np.testing.assert_array_equal(state, saved)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("name", ["dense", "many", "dilation", "longer than the clip"])
+    def test_no_state_changes_while_a_stream_goes_on(self, name: str, layout: str) -> None:
+        """Though they share frames: any may be kept, and be gone on from more than once."""
+        case = CAUSAL[name]
+        x, weight, bias, options = clip(case, DTYPES[0], layout)
+        conv = CausalConv3d(weight, bias, **options)
+        whole, last = conv(x)
+        T = case.size[0]
+        states = [conv(frames(x, layout, 0, 0))[1]]
+        for t in range(T):
+            _, state = conv(frames(x, layout, t, t + 1), states[-1])
+            states.append(state)
+        saved = [state.copy() for state in states]
+        for t in (0, T // 2, 1):  # again from there, keeping the branch
+            state = states[t]
+            for frame in range(t, T):
+                y, state = conv(frames(x, layout, frame, frame + 1), state)
+                expected = frames(whole, layout, frame, frame + 1)
+                np.testing.assert_array_equal(y, expected)
+                states.append(state)
+                saved.append(state.copy())
+            np.testing.assert_array_equal(state, last)
+        for state, expected in zip(states, saved, strict=True):
+            np.testing.assert_array_equal(state, expected)
+
+    def test_a_long_stream_copies_one_frame_a_call(self) -> None:
+        """Most states begin one frame behind the one before, in the same memory."""
+        conv = CausalConv3d(np.ones((1, 1, 3, 1, 1), np.float32))
+        x = np.ones((1, 1, 1, 4, 4), np.float32)
+        _, state = conv(x)
+        steps = []
+        for _ in range(30):
+            before = state.__array_interface__["data"][0]
+            _, state = conv(x, state)
+            steps.append(state.__array_interface__["data"][0] - before)
+        assert steps.count(x.nbytes) == 20
+        np.testing.assert_array_equal(state, 1)
 
     def test_the_state_is_no_view_of_the_video(self) -> None:
         """So that a decoder may write the next frame into the same memory."""

@@ -5,8 +5,9 @@ import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from marey import _cpu, config
+from marey import _cpu, attention, config, conv, recurrent, reference
 
 REPORT = """
 from marey import _cpu, config
@@ -106,3 +107,30 @@ class TestSwitching:
         with pytest.raises(ValueError, match=r"sse9"):
             _cpu.set_isa("sse9")
         assert _cpu.active_isa() == before
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+def test_the_kernels_that_choose_by_type_have_all(real: type, rng: np.random.Generator) -> None:
+    """Named otherwise than `dtype`: where a set adds bfloat16 alone, this runs too."""
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(real)
+
+    q, clip, rows = normal(1, 2, 70, 24), normal(1, 5, 3, 9, 11), normal(33, 17)
+    filters, weight, gates, states = (
+        normal(7, 5, 3, 3, 3),
+        normal(9, 17),
+        normal(44, 17),
+        normal(44, 11),
+    )
+    for ours, theirs, arguments in [
+        (attention.attention, reference.attention.attention, (q, q, q)),
+        (attention.linear, reference.attention.linear, (rows, weight)),
+        (conv.conv3d, reference.conv.conv3d, (clip, filters)),
+        (recurrent.lstm, reference.recurrent.lstm, (rows[None], gates, states)),
+    ]:
+        found, expected = ours(*arguments), theirs(*arguments)
+        found, expected = (y[0] if isinstance(y, tuple) else y for y in (found, expected))
+        assert found.dtype == real
+        np.testing.assert_allclose(found, expected, atol=100 * np.finfo(real).eps)

@@ -292,7 +292,7 @@ def _flushed(library: Library, call: Callable[[], Any], flush: Callable[[], None
 def _peer(
     library: Library, work: Work, arrays: list[Any], flush: Callable[[], None]
 ) -> Callable[[], Any] | None:
-    """Return what a workload is compared with, on the same arrays."""
+    """Return what a workload is compared with, on arrays of the same values."""
     torch = library.torch
     if torch is None:
         return None
@@ -308,6 +308,7 @@ def _peer(
         # As it is called here, and in the other layout, which cuDNN may be faster in.
         forms = (torch.contiguous_format, torch.channels_last_3d)
         if work.options.get("layout") == "NTHWC":
+            assert work.peer == "conv3d"  # a gradient and its input would both have the layout
             arrays = [arrays[0].permute(0, 4, 1, 2, 3), *arrays[1:]]
         held = [[x.contiguous(memory_format=form) for x in arrays] for form in forms]
         padding = work.options["padding"]
@@ -366,7 +367,7 @@ def _fastest(
 
 
 def benchmark_one(library: Library, work: Work, repeats: int) -> dict[str, Any]:
-    """Time a workload and its peer by turns, on the same arrays, which no cache holds."""
+    """Time a workload and its peer by turns, on the same values, which no cache holds."""
     flush = library.flusher(3 * _l2_bytes())
     arrays = [library.random(shape, dtype) for shape, dtype in work.inputs]
     out, _ = library.guarded(*work.out)

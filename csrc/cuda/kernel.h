@@ -53,6 +53,14 @@ struct Grid {
 // What drivers before 530 take of a kernel's arguments.
 inline constexpr std::size_t kMostArgumentBytes = 4096;
 
+// Of a kernel's parameters, which lie one after the other, each aligned.
+template <class... P>
+constexpr std::size_t argument_bytes() {
+  std::size_t end = 0;
+  ((end = (end + alignof(P) - 1) / alignof(P) * alignof(P) + sizeof(P)), ...);
+  return end;
+}
+
 inline int64_t blocks_for(int64_t items, int64_t per_block) {
   return (items + per_block - 1) / per_block;
 }
@@ -169,7 +177,7 @@ __device__ __forceinline__ void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
 template <class... P, class... A>
 cudaError_t submit(const Queue& queue, const Grid& grid, bool together, void (*kernel)(P...),
                    const A&... arguments) {
-  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
+  static_assert(argument_bytes<P...>() <= kMostArgumentBytes);
   if (grid.blocks == 0) return cudaSuccess;
   if (grid.shared_bytes > 48 * 1024) {
     // Always the most that there is: the limit is the kernel's, and another thread's smaller launch
@@ -233,13 +241,13 @@ inline void store_once(Pack<T, N>* p, const Pack<T, N>& x) {
 
 template <class... P, class... A>
 void launch(const Queue&, const Grid& grid, void (*kernel)(P...), const A&... arguments) {
-  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
+  static_assert(argument_bytes<P...>() <= kMostArgumentBytes);
   on_cpu::run_grid(grid.blocks, grid.threads, grid.shared_bytes, [&] { kernel(P(arguments)...); });
 }
 template <class... P, class... A>
 [[nodiscard]] bool launch_together(const Queue&, const Grid& grid, void (*kernel)(P...),
                                    const A&... arguments) {
-  static_assert((sizeof(P) + ...) <= kMostArgumentBytes);
+  static_assert(argument_bytes<P...>() <= kMostArgumentBytes);
   return on_cpu::run_grid_together(grid.blocks, grid.threads, grid.shared_bytes,
                                    [&] { kernel(P(arguments)...); });
 }

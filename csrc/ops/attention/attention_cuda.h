@@ -46,7 +46,7 @@ struct AttentionBackward {
   const View& grad_q;
   const View& grad_k;
   const View& grad_v;
-  const View* grad_bias = nullptr;
+  const View* grad_bias = nullptr;  // zeros, if the batch may be empty
   void* workspace = nullptr;
 };
 int64_t attention_backward_workspace(const View& q);  // bytes: a number for each query

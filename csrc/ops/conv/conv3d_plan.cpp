@@ -412,7 +412,7 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
     const int64_t behind = (rank + 1) * pieces / count;
     if (first < behind) arrays.last->copy(first, behind, pieces);
   };
-  const auto body = [&](int64_t begin, int64_t end, std::byte* scratch) {
+  const auto run_blocks = [&](int64_t begin, int64_t end, std::byte* scratch) {
     for (int64_t i = begin; i < end; ++i) {
       ConvBlock block = block_at(i);
       block.scratch = scratch;
@@ -422,11 +422,11 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
       kernel_.run(block);
     }
   };
-  const auto scratch_bytes = static_cast<std::size_t>(cut.scratch);
+  const auto scratch = static_cast<std::size_t>(cut.scratch);
   if (cut.cost < kLeastOfTeam) {
-    parallel_for(count, std::max<int64_t>(count, 1), scratch_bytes, body);
+    parallel_for(count, std::max<int64_t>(count, 1), scratch, run_blocks);
   } else {
-    parallel_for_in_spans(count, scratch_bytes, body);
+    parallel_for_in_spans(count, scratch, run_blocks);
   }
 }
 

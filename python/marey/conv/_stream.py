@@ -138,7 +138,9 @@ def causal_conv3d(
     y : array
         With as many frames as `x`.
     state : array
-        For the next call: a copy of the last frames seen.
+        For the next call: the last frames seen, copied from `x`. States may share frames, so that
+        one frame more copies one frame: none is written to while a state has it. Any may be kept
+        and be gone on from again; copy a state before writing to it.
 
     Raises
     ------
