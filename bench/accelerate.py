@@ -136,12 +136,19 @@ def step(model: torch.nn.Module, x: torch.Tensor) -> Callable[[], float]:
     return run
 
 
+def _count(text: str) -> int:
+    """Parse a count of one or more."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more; found {text}")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="?", default="", help="part of a model's name")
     parser.add_argument("--train", action="store_true", help="training steps instead of inference")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of training, before it is timed")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--steps", type=_count, default=STEPS, help="of training, not timed")
+    parser.add_argument("--rounds", type=_count, default=ROUNDS)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     for name, (make, shape, trained) in models().items():

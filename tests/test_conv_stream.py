@@ -113,10 +113,13 @@ class TestCausal:
         whole, last = conv(x)
         T = case.size[0]
         states = [conv(frames(x, layout, 0, 0))[1]]
+        saved = [states[0].copy()]
         for t in range(T):
             _, state = conv(frames(x, layout, t, t + 1), states[-1])
             states.append(state)
-        saved = [state.copy() for state in states]
+            saved.append(state.copy())
+        with pytest.raises(ValueError, match="read-only"):
+            state[:] = 0
         for t in (0, T // 2, 1):  # again from there, keeping the branch
             state = states[t]
             for frame in range(t, T):
@@ -160,6 +163,26 @@ class TestCausal:
         whole, _ = causal_conv3d(x, weight, bias, **options)
         with config.threads(1):
             np.testing.assert_array_equal(causal_conv3d(x, weight, bias, **options)[0], whole)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("rows", [1, 5, 9, 17, 161])
+    def test_any_number_of_threads_shares_the_rows(self, rows: int, layout: str) -> None:
+        """Shares that are not all as long, more threads than rows, spans in several caches."""
+        rng = np.random.default_rng(rows)
+        weight = rng.standard_normal((16, 16, 3, 3, 3)).astype(np.float32)
+        x = rng.standard_normal((1, 16, 3, rows, 12)).astype(np.float32)
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "NTHWC" else x
+        for algorithm in ("direct", "winograd"):
+            conv = CausalConv3d(weight, padding=(0, 1, 1), layout=layout, algorithm=algorithm)
+            results = []
+            for threads in (1, 2, 3, 9, 17):
+                with config.threads(threads):
+                    first, state = conv(frames(x, layout, 0, 1))
+                    rest, state = conv(frames(x, layout, 1, 3), state)
+                    results.append((first, rest, state))
+            for result in results[1:]:
+                for found, expected in zip(result, results[0], strict=True):
+                    np.testing.assert_array_equal(found, expected)
 
     def test_errors_name_the_argument(self) -> None:
         x = np.ones((2, 6, 4, 5, 6), np.float32)

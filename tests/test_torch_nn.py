@@ -85,6 +85,18 @@ def test_recurrent_layers(name: str, options: dict[str, Any]) -> None:
     assert "marey" in ours(x)[0].grad_fn.name() or options.get("bidirectional")
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_are_traced(name: str) -> None:
+    """What arrays do, a trace would not see: it would keep the result of one input for all."""
+    _, layer = pair(name, 4, 3)
+    x, other = torch.randn(2, 5, 2, 4, dtype=torch.float64)
+    with torch.no_grad():
+        graph = torch.fx.experimental.proxy_tensor.make_fx(lambda x: layer(x)[0])(x)
+        same(graph(other), layer(other)[0])
+        fake = torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
+        assert type(layer(fake.from_tensor(x))[0]) is torch._subclasses.FakeTensor
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_recurrent_projections(bidirectional: bool) -> None:
     theirs, ours = pair("LSTM", 5, 7, proj_size=3, num_layers=2, bidirectional=bidirectional)

@@ -1,7 +1,7 @@
 #pragma once
 // What a grid whose blocks run at once may take. The part of the device that a process has may be
-// smaller (MPS, green contexts): only the launch itself knows. That it also says so while a stream is
-// captured, and leaves the capture valid, no device has shown.
+// smaller (MPS, green contexts): only the launch itself knows. That it also says so while a stream
+// is captured, and leaves the capture valid, no device has shown.
 #include <cstddef>
 
 #include "cuda/kernel.h"

@@ -37,7 +37,7 @@ constexpr int64_t kMostWinogradBytes = int64_t{32} << 20;
 constexpr double kWeightCost = 4.0;
 // Of starting a block.
 constexpr double kBlockCost = 16.0 * 2000;
-// Calls that cost less are over before a second thread would have begun.
+// Calls that cost less, all threads together, are over before a second thread would have begun.
 constexpr double kLeastOfTeam = 4 * kBlockCost;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -120,8 +120,10 @@ struct Cut {
     const int64_t whole = axis == 1 ? share : extent;
     const int64_t in_share = divide_up(whole, size[axis]);
     const int64_t first = index / in_share * whole;
-    const int64_t from = first + index % in_share * size[axis];
-    return {from, std::min({from + size[axis], first + whole, extent})};
+    // A short last share has fewer blocks than the others: the rest of them are empty.
+    const int64_t end = std::min(first + whole, extent);
+    const int64_t from = std::min(first + index % in_share * size[axis], end);
+    return {from, std::min(from + size[axis], end)};
   }
 };
 
@@ -419,11 +421,12 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
       const ConvBlock next = block_at(std::min(i + 1, count - 1));
       if (i + 1 < count) block.next = &next;
       if (pieces != 0) copy_last(i);
-      kernel_.run(block);
+      if (block.begin[1] < block.end[1]) kernel_.run(block);
     }
   };
   const auto scratch = static_cast<std::size_t>(cut.scratch);
-  if (cut.cost < kLeastOfTeam) {
+  const int64_t threads = std::min<int64_t>(num_threads(), count);
+  if (cut.cost * static_cast<double>(threads) < kLeastOfTeam) {
     parallel_for(count, std::max<int64_t>(count, 1), scratch, run_blocks);
   } else {
     parallel_for_in_spans(count, scratch, run_blocks);

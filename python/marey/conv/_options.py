@@ -25,17 +25,17 @@ ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
 ALGORITHMS = {"auto": 0, "direct": 1, "winograd": 2}
 LAYOUTS = {"NCTHW": False, "NTHWC": True}  # whether channels are last
 
-_MOST = 2**31 - 1
+MOST = 2**31 - 1
 
 
 def _plain(values: Any, minimum: int) -> bool:
     """Return whether these are integers in range: the usual case, told without any words."""
-    return all(type(value) is int and minimum <= value <= _MOST for value in values)
+    return all(type(value) is int and minimum <= value <= MOST for value in values)
 
 
 def triple(function: str, argument: str, value: Any, minimum: int) -> Triple:
     """Return one integer for T, H and W, or three, as three."""
-    if type(value) is int and minimum <= value <= _MOST:
+    if type(value) is int and minimum <= value <= MOST:
         return value, value, value
     if type(value) is tuple and len(value) == 3 and _plain(value, minimum):
         return value
@@ -46,7 +46,7 @@ def triple(function: str, argument: str, value: Any, minimum: int) -> Triple:
         numbers = (value,) * 3
     if len(numbers) != 3:
         raise ValueError(f"[{function}] {argument}: expected {expected}; found {value!r}")
-    t, h, w = (_arguments.integer(function, argument, n, minimum, _MOST) for n in numbers)
+    t, h, w = (_arguments.integer(function, argument, n, minimum, MOST) for n in numbers)
     return t, h, w
 
 
@@ -54,7 +54,7 @@ def pairs(
     function: str, padding: Any, kernel: Sequence[int], dilation: Triple, stride: Triple
 ) -> Six:
     """Return the padding before and after each axis."""
-    if type(padding) is int and 0 <= padding <= _MOST:
+    if type(padding) is int and 0 <= padding <= MOST:
         return (padding,) * 6
     if isinstance(padding, str):
         _arguments.one_of(function, "padding", padding, ("same", "valid"))
@@ -84,7 +84,7 @@ def pairs(
                     raise ValueError(
                         f"[{function}] padding: expected pairs of integers; found {padding!r}"
                     )
-            first, last = (_arguments.integer(function, "padding", n, 0, _MOST) for n in two)
+            first, last = (_arguments.integer(function, "padding", n, 0, MOST) for n in two)
             before.append(first)
             after.append(last)
     return (before[0], after[0], before[1], after[1], before[2], after[2])
@@ -112,7 +112,7 @@ def of_numbers(
     activation: Any = None,
     algorithm: Any = "auto",
 ) -> Options:
-    """Look up the names; compiled code checks the numbers: three, six, three and one."""
+    """Look up the names; compiled code checks the numbers, which are three, six, three and one."""
     return Options(
         stride,
         padding,
@@ -145,5 +145,5 @@ def options(
     apart = triple(function, "dilation", dilation, 1)
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])
     around = pairs(function, padding, kernel, apart, steps)
-    count = _arguments.integer(function, "groups", groups, 1, _MOST)
+    count = _arguments.integer(function, "groups", groups, 1, MOST)
     return of_numbers(function, steps, around, apart, count, layout, activation, algorithm)

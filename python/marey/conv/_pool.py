@@ -334,7 +334,7 @@ def pooled_backward(function: str, grad: Any, x: Any, shape: Any, options: _Opti
     extents = () if shape is None else _shape(function, shape)
     gradient = to_numpy(function, "grad", grad)
     result = _cpu.pool3d_backward(function, gradient, source, extents, *options)
-    return from_numpy_like(grad)(result)
+    return from_numpy_like(grad if x is None else x)(result)
 
 
 def global_avg_pool3d_backward(

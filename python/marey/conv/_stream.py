@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from marey._arrays import from_numpy_like, plain, to_array_like, zeros_like
 from marey.conv._conv3d import _optional, _Packed
 
@@ -93,7 +95,10 @@ class CausalConv3d(_Packed):
             past = zeros_like(source, tuple(shape), source.dtype)
         y, kept = self._packed.stream(source, past, _optional(self._name, "out", out, source))
         convert = from_numpy_like(x)
-        return (convert(y) if out is None else out), convert(plain(kept))
+        following = convert(plain(kept))
+        if isinstance(following, np.ndarray):
+            following.flags.writeable = False  # other states have its frames too
+        return (convert(y) if out is None else out), following
 
 
 class _CausalCall(CausalConv3d):
@@ -140,7 +145,7 @@ def causal_conv3d(
     state : array
         For the next call: the last frames seen, copied from `x`. States may share frames, so that
         one frame more copies one frame: none is written to while a state has it. Any may be kept
-        and be gone on from again; copy a state before writing to it.
+        and be gone on from again. NumPy's are read-only; copy another library's before writing.
 
     Raises
     ------

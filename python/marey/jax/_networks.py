@@ -211,7 +211,7 @@ def conv3d(
         raise ValueError(
             f"[{name}] x, weight: expected 5 axes each; found {x.shape} and {weight.shape}"
         )
-    if layout not in LAYOUTS:
+    if layout not in (*LAYOUTS,):
         raise ValueError(f"[{name}] layout: expected 'NCTHW' or 'NTHWC'; found {layout!r}")
     steps, apart = triple(name, "stride", stride, 1), triple(name, "dilation", dilation, 1)
     kernel = (weight.shape[2], weight.shape[3], weight.shape[4])

@@ -115,10 +115,11 @@ def convolve(
 
 def gaussian_taps(function: str, sigma: float, truncate: float) -> Taps:
     """Return the weights of a Gaussian of so many frames; they sum to 1."""
-    return _gaussian_taps(
-        _arguments.number(function, "sigma", sigma, 0, expected="0 or more frames"),
-        _arguments.positive(function, "truncate", truncate),
-    )
+    number = _arguments.number(function, "sigma", sigma, 0, expected="0 or more frames")
+    times = _arguments.positive(function, "truncate", truncate)
+    # What is kept is small.
+    make = _gaussian_taps if number * times < 1000 else _gaussian_taps.__wrapped__
+    return make(number, times)
 
 
 @functools.lru_cache(maxsize=8)

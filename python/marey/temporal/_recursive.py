@@ -199,8 +199,8 @@ def sosfiltfilt(
     TypeError
         If an argument is of another type than above; if `out` is of another type than the result.
     ValueError
-        If `sos` is not as `sosfilt` needs it, `x` is not longer than `padlen`, or a shape does not
-        fit.
+        If `sos` is not as `sosfilt` needs it or has a pole at frequency 0, `x` is not longer than
+        `padlen`, or a shape does not fit.
 
     Notes
     -----

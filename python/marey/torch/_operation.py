@@ -43,7 +43,7 @@ def to_array(tensor: torch.Tensor) -> Any:
         )
     if bfloat16 is None:
         raise TypeError("[marey.torch] bfloat16: expected the package ml_dtypes; found none")
-    return tensor.detach().view(torch.int16).numpy().view(bfloat16)
+    return tensor.detach().resolve_neg().view(torch.int16).numpy().view(bfloat16)
 
 
 def to_tensor(array: Any) -> Any:

@@ -96,7 +96,7 @@ def _arguments(
     dilation: Numbers,
     layout: Layout,
 ) -> tuple[Any, Any, Any, Any]:
-    if x.ndim != 5 or layout not in LAYOUTS:
+    if x.ndim != 5 or layout not in (*LAYOUTS,):
         raise ValueError(
             f"[{name}] x, layout: expected 5 axes, and 'NCTHW' or 'NTHWC'; found "
             f"{tuple(x.shape)} and {layout!r}"
@@ -192,7 +192,7 @@ def global_avg_pool3d(x: Tensor, *, layout: Layout = "NCTHW") -> Tensor:
     -------
     Tensor, (N, C)
     """
-    if x.ndim != 5 or layout not in LAYOUTS:
+    if x.ndim != 5 or layout not in (*LAYOUTS,):
         raise ValueError(
             f"[marey.torch.global_avg_pool3d] x, layout: expected 5 axes, and 'NCTHW' or 'NTHWC'; "
             f"found {tuple(x.shape)} and {layout!r}"

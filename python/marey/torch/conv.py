@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from marey._arguments import integer
 from marey._arrays import to_array
 from marey.conv._backward import convolved_backward
 from marey.conv._conv3d import convolved
 from marey.conv._options import (
     LAYOUTS,
+    MOST,
     Activation,
     Layout,
     Numbers,
@@ -199,7 +201,7 @@ def conv3d(
             f"[{name}] x, weight: expected 5 axes each; found {tuple(x.shape)} and "
             f"{tuple(weight.shape)}"
         )
-    if layout not in LAYOUTS or (activation is not None and activation not in _ACTIVATIONS):
+    if layout not in (*LAYOUTS,) or (activation is not None and activation not in (*_ACTIVATIONS,)):
         raise ValueError(
             f"[{name}] layout, activation: expected 'NCTHW' or 'NTHWC', and None, 'relu', 'gelu' "
             f"or 'silu'; found {layout!r} and {activation!r}"
@@ -208,7 +210,8 @@ def conv3d(
     around = pairs(name, padding, weight.shape[2:], apart, steps)
     wanted = wants_gradient(x, weight, bias)
     fused = None if wanted else activation
-    numbers = (*steps, *around, *apart, groups)
+    count = integer(name, "groups", groups, 1, MOST)
+    numbers = (*steps, *around, *apart, count)
     y = _conv3d(x, weight, bias, numbers, layout, fused)
     return _ACTIVATIONS[activation](y) if wanted and activation is not None else y
 

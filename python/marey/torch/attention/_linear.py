@@ -110,7 +110,7 @@ def linear(
     -------
     Tensor, (..., K)
     """
-    if activation is not None and activation not in _ACTIVATIONS:
+    if activation is not None and activation not in (*_ACTIVATIONS,):
         raise ValueError(
             f"[marey.torch.linear] activation: expected None, 'relu' or 'gelu'; "
             f"found {activation!r}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from marey import recurrent as plain
 from marey.torch import recurrent as ops
-from marey.torch._operation import to_array, to_tensor, wants_gradient
+from marey.torch._operation import to_array, to_tensor, unwatched, wants_gradient
 from marey.torch._packed import Packed, on_cpu, without_gradient
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def _state(state: Tensor | None, batched: bool, dtype: Any = None) -> Any:
 
 
 def _eager(*tensors: Tensor | None) -> bool:
-    """Return whether this call is neither compiled nor cast, and all of one type, on the CPU."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False  # torch's recurrent layers know neither
+    """Return whether nothing of torch's listens to the call; all of one type, on the CPU."""
+    if not unwatched():
+        return False  # it would see nothing of what arrays do
     given = [tensor for tensor in tensors if tensor is not None]
     return all(on_cpu(tensor) and tensor.dtype is given[0].dtype for tensor in given)
 
