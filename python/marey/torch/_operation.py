@@ -127,7 +127,7 @@ class Operation:
             given = [arguments[k] for k in self._tensors if arguments[k] is not None]
             for k in self.lists:
                 given += arguments[k]
-            if all(type(tensor) in _PLAIN and tensor.is_cpu for tensor in given):
+            if all(type(tensor) in PLAIN and tensor.is_cpu for tensor in given):
                 if not wants_gradient(*given):
                     return self.run(*arguments)
                 if self.function is not None:
@@ -147,7 +147,7 @@ class Operation:
 
 
 _TENSORS = ("Tensor", "Optional[Tensor]")
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def operation(

@@ -10,7 +10,7 @@ import torch
 
 from marey import _cpu
 from marey.attention import Linear
-from marey.torch._operation import to_array, to_tensor, unwatched
+from marey.torch._operation import PLAIN, to_array, to_tensor, unwatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,7 +57,9 @@ def without_gradient(*tensors: Tensor | None) -> bool:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         return False
     dtype = given[0].dtype
-    return all(tensor.device.type == "cpu" and tensor.dtype is dtype for tensor in given)
+    return all(
+        type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype is dtype for tensor in given
+    )
 
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from marey import recurrent as plain
 from marey.torch import recurrent as ops
-from marey.torch._operation import to_array, to_tensor, unwatched, wants_gradient
+from marey.torch._operation import PLAIN, to_array, to_tensor, unwatched, wants_gradient
 from marey.torch._packed import Packed, on_cpu, without_gradient
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ def _eager(*tensors: Tensor | None) -> bool:
     if not unwatched():
         return False  # it would see nothing of what arrays do
     given = [tensor for tensor in tensors if tensor is not None]
-    return all(on_cpu(tensor) and tensor.dtype is given[0].dtype for tensor in given)
+    return all(
+        type(tensor) in PLAIN and on_cpu(tensor) and tensor.dtype is given[0].dtype
+        for tensor in given
+    )
 
 
 def _ours(module: Any, input: Any, hx: Any) -> bool:  # noqa: A002
