@@ -74,7 +74,8 @@ class TestTorch:
 
         Medians of series that take turns. Between two calls the caches are filled with something
         else, so that what the other left there, which is no matter of threads, counts for nothing.
-        A third kind of series, alone again, says whether the machine is quiet enough to tell.
+        A third kind of series, alone again, says whether the machine is quiet enough to tell. It
+        may not be for some of the time: threads that are in each other's way are so every time.
         """
         torch = self.torch
         x, y = np.random.default_rng(0).random((2, 64, 128, 128), np.float32)
@@ -94,6 +95,7 @@ class TestTorch:
             function()
             return time.perf_counter() - start
 
+        slowed = []
         for _attempt in range(5):
             alone: dict[Any, list[float]] = {ours: [], theirs: []}
             again: dict[Any, list[float]] = {ours: [], theirs: []}
@@ -113,8 +115,10 @@ class TestTorch:
             found = max(ratio(mixed, alone), ratio(mixed, again))
             print(f"in turn / alone: {found:.3f}; alone / alone: {control:.3f}")
             if control < 1.05:
-                assert found < 1.1
-                return
+                if found < 1.1:
+                    return
+                slowed.append(found)
+        assert not slowed
         pytest.skip(f"the machine is too busy: a time measured twice differs by {control:.2f}")
 
 
