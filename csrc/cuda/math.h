@@ -22,4 +22,12 @@ MAREY_DEVICE T sigmoid_of(T x) {
   return T{1} / (T{1} + exp_of(-x));
 }
 
+// Over all lanes of a warp, which all have it.
+template <class T>
+MAREY_DEVICE T warp_sum(T x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += shuffle_xor(x, lanes);
+  return x;
+}
+
 }  // namespace marey::cuda

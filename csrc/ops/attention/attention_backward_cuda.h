@@ -14,13 +14,6 @@ inline constexpr int kThreads = 32 * kWarps;
 inline constexpr int kLanes = 32;
 inline constexpr double kLog2E = 1.4426950408889634074;
 
-template <class T>
-MAREY_DEVICE T warp_sum(T x) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += shuffle_xor(x, lanes);
-  return x;
-}
-
 MAREY_HOST_DEVICE int odd(int items) { return items + 1 - items % 2; }
 
 // One problem's arrays: a batch entry and a query head, or a key head.

@@ -44,13 +44,6 @@ MAREY_DEVICE T warp_max(T x) {
   return x;
 }
 
-template <class T>
-MAREY_DEVICE T warp_sum(T x) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += shuffle_xor(x, lanes);
-  return x;
-}
-
 // Items of shared memory: rows of q, of k, of v, and the probabilities of every warp.
 MAREY_HOST_DEVICE int key_pitch(int depth) { return depth + 1 - depth % 2; }
 inline std::size_t shared_items(int depth, int value_depth) {

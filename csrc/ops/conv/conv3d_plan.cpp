@@ -427,7 +427,7 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
   const auto scratch = static_cast<std::size_t>(cut.scratch);
   const int64_t threads = std::min<int64_t>(num_threads(), count);
   if (cut.cost * static_cast<double>(threads) < kLeastOfTeam) {
-    parallel_for(count, std::max<int64_t>(count, 1), scratch, run_blocks);
+    parallel_for(count, count, scratch, run_blocks);
   } else {
     parallel_for_in_spans(count, scratch, run_blocks);
   }
