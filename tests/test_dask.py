@@ -181,6 +181,8 @@ def test_wrong_arguments_are_named() -> None:
     lazy = da.zeros((20, 8, 9), chunks=5)
     with pytest.raises(TypeError, match=r"\[marey.dask.sosfilt\] x: expected a dask array"):
         mdask.sosfilt(SOS, np.zeros(5))
+    with pytest.raises(ValueError, match=r"\[marey.dask.sosfiltfilt\] sos: expected .*sections, 6"):
+        mdask.sosfiltfilt(SOS[:, :5], lazy)
     with pytest.raises(ValueError, match=r"axis: expected an axis of shape \(20, 8, 9\)"):
         mdask.sosfilt(SOS, lazy, 3)
     with pytest.raises(ValueError, match="alpha: expected 0 or more"):

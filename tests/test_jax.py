@@ -266,6 +266,8 @@ def test_errors_say_what_was_expected() -> None:
         jax.block_until_ready(mjax.sosfiltfilt(SOS, x, padlen=9))
     with pytest.raises(ValueError, match=r"\[marey.jax.linear\] x, weight: expected shapes"):
         mjax.linear(x, jnp.ones((3, 5)))
+    with pytest.raises(ValueError, match=r"\[marey.jax.sosfilt\] sos: expected .*sections, 6"):
+        mjax.sosfilt(SOS[:, :5], x)
     with pytest.raises(ValueError, match=r"\[marey.jax.conv3d\] x, weight: expected 5 axes"):
         mjax.conv3d(x, x)
     with pytest.raises(Exception, match=r"\[marey.recurrent\] weight_hh"):
