@@ -139,7 +139,7 @@ class TestBackward:
 
 
 class TestBackwardOnTensorCores:
-    """bfloat16 and head sizes 64 and 128: the kernel for Hopper."""
+    """bfloat16 and head sizes 64, 128 and 256: the kernel for Hopper."""
 
     @pytest.fixture(autouse=True)
     def ran(self, cuda: Device, monkeypatch: Any) -> Iterator[None]:
@@ -149,7 +149,7 @@ class TestBackwardOnTensorCores:
         if cuda.has_hopper:
             assert recorder.kernels == ["sm90"]
 
-    @pytest.mark.parametrize("depth", [64, 128])
+    @pytest.mark.parametrize("depth", [64, 128, 256])
     @pytest.mark.parametrize(
         ("queries", "keys", "options"),
         [
@@ -166,12 +166,14 @@ class TestBackwardOnTensorCores:
         parts = arrays(rng, (1, queries, depth), (1, keys, depth), ml_dtypes.bfloat16)
         check(cuda, rng, parts, **options)
 
-    def test_grouped_heads_and_two_batch_axes(self, cuda: Device, rng: Any) -> None:
-        parts = arrays(rng, (2, 3, 6, 20, 64), (2, 3, 2, 30, 64), ml_dtypes.bfloat16)
+    @pytest.mark.parametrize("depth", [64, 256])
+    def test_grouped_heads_and_two_batch_axes(self, cuda: Device, rng: Any, depth: int) -> None:
+        parts = arrays(rng, (2, 3, 6, 20, depth), (2, 3, 2, 30, depth), ml_dtypes.bfloat16)
         check(cuda, rng, parts)
 
-    def test_axes_as_projections_leave_them(self, cuda: Device, rng: Any) -> None:
-        shapes = ((2, 40, 4, 64), (2, 33, 2, 64))
+    @pytest.mark.parametrize("depth", [64, 256])
+    def test_axes_as_projections_leave_them(self, cuda: Device, rng: Any, depth: int) -> None:
+        shapes = ((2, 40, 4, depth), (2, 33, 2, depth))
         q, k, v = arrays(rng, *shapes, ml_dtypes.bfloat16)
         grad = rng.standard_normal(shapes[0]).astype(ml_dtypes.bfloat16)
         held = [cuda.put(x).swapaxes(1, 2) for x in (q, k, v)]
@@ -182,7 +184,7 @@ class TestBackwardOnTensorCores:
         exact = ours.attention_backward(wide[3], *wide[:3], *exact_out)
         compare(cuda, grads, exact, q.dtype)
 
-    @pytest.mark.parametrize("depth", [64, 128])
+    @pytest.mark.parametrize("depth", [64, 128, 256])
     def test_infinite_items_that_none_may_see(self, cuda: Device, rng: Any, depth: int) -> None:
         q, k, v = arrays(rng, (1, 40, depth), (1, 50, depth), ml_dtypes.bfloat16)
         grad = rng.standard_normal((1, 40, depth)).astype(ml_dtypes.bfloat16)
@@ -197,9 +199,12 @@ class TestBackwardOnTensorCores:
         grads = ours.attention_backward(cuda.put(grad), *held, out, lse, causal="top_left")
         compare(cuda, grads, exact, q.dtype)
 
-    def test_an_infinite_query_and_those_who_see_it(self, cuda: Device, rng: Any) -> None:
-        parts = arrays(rng, (1, 70, 64), (1, 70, 64), ml_dtypes.bfloat16)
-        grad = rng.standard_normal((1, 70, 64)).astype(ml_dtypes.bfloat16)
+    @pytest.mark.parametrize("depth", [64, 256])
+    def test_an_infinite_query_and_those_who_see_it(
+        self, cuda: Device, rng: Any, depth: int
+    ) -> None:
+        parts = arrays(rng, (1, 70, depth), (1, 70, depth), ml_dtypes.bfloat16)
+        grad = rng.standard_normal((1, 70, depth)).astype(ml_dtypes.bfloat16)
         held = [cuda.put(x) for x in parts]
         out, lse = ours.attention(*held, causal=True, return_lse=True)
         grad[0, 9] = np.inf  # seen by keys 0 to 9
