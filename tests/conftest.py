@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from marey import _cpu, config
+from remembered import remember_references
 
 # Examples are the same in every run, so that a failure seen once is seen again. The fixtures used
 # beside @given (`isa`) hold for all examples of a test, so sharing them between examples is meant.
@@ -28,6 +29,9 @@ settings.register_profile(
 settings.load_profile("marey")
 # pytest --hypothesis-profile=lean: for runs that look for what breaks, not for what is inexact.
 settings.register_profile("lean", settings.get_profile("marey"), max_examples=5)
+
+# Before test modules take functions from there.
+remember_references()
 
 FORCED_ISA = os.environ.get("MAREY_ISA")
 AVX512 = [isa for isa in config.available_isas() if isa.startswith("avx512")]
@@ -59,10 +63,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
     Not on which tests ran before it, nor on the instruction set.
     """
-    name = request.node.nodeid
-    if "isa" in request.fixturenames:
-        name = name.replace(request.getfixturevalue("isa"), "")
-    return np.random.default_rng(zlib.crc32(name.encode()))
+    return np.random.default_rng(zlib.crc32(_without_isa(request.node).encode()))
 
 
 @pytest.fixture(
@@ -88,7 +89,10 @@ def data() -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that run under every instruction set by themselves; none runs twice."""
+    """Mark the tests that run under every instruction set by themselves; none runs twice.
+
+    They stand side by side for all sets, whose reference is the same (`remembered`).
+    """
     kept: list[pytest.Item] = []
     twice: list[pytest.Item] = []
     for item in items:
@@ -97,7 +101,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (twice if _is_that_of_a_lesser_set(item) else kept).append(item)
     if not FORCED_ISA:
         config.hook.pytest_deselected(items=twice)
-        items[:] = kept
+        places: dict[str, int] = {}
+        items[:] = sorted(kept, key=lambda item: places.setdefault(_without_isa(item), len(places)))
+
+
+def _without_isa(item: pytest.Item) -> str:
+    """The name of the test that it is under any instruction set."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return item.nodeid.replace(parameters.get("isa", "\0"), "")
 
 
 def _is_that_of_a_lesser_set(item: pytest.Item) -> bool:

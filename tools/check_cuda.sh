@@ -10,9 +10,12 @@ folder=build/cuda
 tools/build_cuda.sh "$python"
 MAREY_CUDA_ON_CPU=$(echo "$folder"/_cuda_on_cpu*.so)
 export MAREY_CUDA_ON_CPU
+# The gate's dry run is of one process: the tests go on beside it.
+"$python" -m bench.gpu_gate --dry-run --out "$folder/gpu_gate.json" > "$folder/gpu_gate.log" 2>&1 &
+gate=$!
+trap 'kill $gate 2> "$folder/kill.log" || true' EXIT
 "$python" -m pytest -q -rf tests/test_cuda_*.py
-"$python" -m bench.gpu_gate --dry-run --out "$folder/gpu_gate.json" > "$folder/gpu_gate.log" ||
-  { tail -50 "$folder/gpu_gate.log"; exit 1; }
+wait $gate || { tail -50 "$folder/gpu_gate.log"; exit 1; }
 
 if [ ! -e "$folder/nvcc.log" ]; then
   echo "no nvcc: nothing is compiled for devices"
