@@ -29,8 +29,10 @@ def compare(cuda: Device, ours_: Any, exact: Any, dtype: Any) -> None:
         assert error <= TOLERANCE[np.dtype(dtype).name] * largest
 
 
-def check(cuda: Device, rng: Any, parts: list[NDArray[Any]], **options: Any) -> None:
-    """Compare the gradients with the CPU's, in float64."""
+def check(
+    cuda: Device, rng: Any, parts: list[NDArray[Any]], *, gap: int = 0, **options: Any
+) -> None:
+    """Compare the gradients with the CPU's, in float64; `gap`: items between two rows."""
     q = parts[0]
     wide = [x.astype(np.float64) for x in parts]
     host = {
@@ -44,7 +46,9 @@ def check(cuda: Device, rng: Any, parts: list[NDArray[Any]], **options: Any) -> 
     if "bias_grad" in options:
         host["bias_grad"] = options["bias_grad"]
     exact = ours.attention_backward(grad.astype(np.float64), *wide, exact_out, exact_lse, **host)
-    held = [cuda.put(x) for x in parts]
+    held = [
+        cuda.put(np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, gap)]))[..., : x.shape[-1]] for x in parts
+    ]
     forward = {name: x for name, x in there.items() if name != "bias_grad"}
     out, lse = ours.attention(*held, return_lse=True, **forward)
     grads = ours.attention_backward(cuda.put(grad), *held, out, lse, **there)
@@ -211,6 +215,39 @@ class TestBackwardOnTensorCores:
         grads = ours.attention_backward(cuda.put(grad), *held, out, lse, causal=True)
         assert np.isfinite(cuda.get(grads[2])[0, 10:]).all()
         assert not np.isfinite(cuda.get(grads[2])[0, :10]).any()
+
+
+class TestWhichBackwardRuns:
+    """bfloat16 and a head size of 256, which the kernel for Hopper takes if all else is plain."""
+
+    @pytest.mark.parametrize(
+        ("value_depth", "masked", "gap", "expected"),
+        [
+            (256, False, 8, "sm90"),
+            (128, False, 0, "generic"),
+            (256, True, 0, "generic"),
+            (256, False, 4, "generic"),  # every other row is not at 16 bytes
+        ],
+    )
+    def test_by_values_mask_and_rows(
+        self,
+        cuda: Device,
+        rng: Any,
+        value_depth: int,
+        masked: bool,
+        gap: int,
+        expected: str,
+        monkeypatch: Any,
+    ) -> None:
+        if not cuda.has_hopper:
+            pytest.skip("not a Hopper device")
+        recorder = Recorder(_device.cuda_module(), "attention_backward")
+        monkeypatch.setattr(_device, "_module", recorder)
+        q, k, _ = arrays(rng, (2, 9, 256), (2, 20, 256), ml_dtypes.bfloat16)
+        v = rng.standard_normal((2, 20, value_depth)).astype(ml_dtypes.bfloat16)
+        options = {"mask": rng.random((9, 20)) < 0.7} if masked else {}
+        check(cuda, rng, [q, k, v], gap=gap, **options)
+        assert recorder.kernels == [expected]
 
 
 class TestPacked:

@@ -148,11 +148,18 @@ template <int kGroups>
 MAREY_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
-// Ties registers to the place in the program: no read of them moves before it.
+// Ties registers to the place in the program: no read of them moves before it, and no write behind
+// it. Sums and operands alike before the fence, so that they are there, and after the wait, so that
+// nothing else is in their place until then.
 template <int N>
 MAREY_DEVICE void wgmma_hold(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int N>
+MAREY_DEVICE void wgmma_hold(uint32_t (&a)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
 // The registers of an accumulator, of 64 rows and 64, 128 or 256 columns, as an instruction's
@@ -390,8 +397,8 @@ void wgmma_wait() {
     }
   });
 }
-template <int N>
-void wgmma_hold(float (&)[N]) {}
+template <class T, int N>
+void wgmma_hold(T (&)[N]) {}
 template <int N>
 void wgmma_ss(float (&d)[N], uint64_t a, uint64_t b, bool add) {
   issue_product({d, nullptr, 2 * N, a, b, add, 0});

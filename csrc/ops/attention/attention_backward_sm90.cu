@@ -17,8 +17,9 @@
 //
 // With a head size of 256 the sums of 64 rows of keys would take 256 registers of a thread. There
 // the two warpgroups have the same 64 rows, and each sums half of the columns. One computes S and
-// gives P to the other, which computes dP and gives dS back, while the first is at P gradient: by
-// way of shared memory, thread by thread, since both hold these numbers alike.
+// gives P to the other, which computes dP and gives dS back: by way of shared memory, thread by
+// thread, since both hold these numbers alike. Of keys the first is at P gradient meanwhile; of
+// queries there is no such product, and it waits.
 //
 // Barriers. full[stage]: one arrival and the bytes of its tiles, by the first lane of the copying
 // warp, once the warp's lanes have written what is beside them. free[stage]: an arrival by each
@@ -55,7 +56,7 @@ struct Consumer {
   using Memory = Shared<kDepth>;
   static constexpr uint32_t kOwnBytes = Memory::kOwnItems * 2;
   static constexpr uint32_t kOtherBytes = Memory::kOtherItems * 2;
-  static constexpr bool kShared = kSharing<kDepth> > 1;
+  static constexpr bool kDivided = kSharing<kDepth> > 1;
   static constexpr int kColumns = kDepth / kSharing<kDepth>;
 
   const BackwardArguments& a;
@@ -76,8 +77,8 @@ struct Consumer {
   MAREY_DEVICE int own_row(int half) const {
     return tile.first + first_row() + accumulator_row(thread, 2 * half);
   }
-  MAREY_DEVICE int first_row() const { return kShared ? 0 : 64 * warpgroup; }
-  MAREY_DEVICE int first_column() const { return kShared ? kColumns * warpgroup : 0; }
+  MAREY_DEVICE int first_row() const { return kDivided ? 0 : 64 * warpgroup; }
+  MAREY_DEVICE int first_column() const { return kDivided ? kColumns * warpgroup : 0; }
 
   // Own rows of one array times the others', not waited for.
   MAREY_DEVICE void multiply(float (&product)[kOther / 2], int array, int stage) {
@@ -97,11 +98,12 @@ struct Consumer {
   }
 
   // Weights times the others' rows of one array, not waited for.
-  MAREY_DEVICE void add(float (&sums)[kColumns / 2], const uint32_t* weights, int array,
+  MAREY_DEVICE void add(float (&sums)[kColumns / 2], uint32_t (&weights)[kOther / 4], int array,
                         int stage) {
     const uint32_t other = shared_address(shared.other[stage][array]) +
                            static_cast<uint32_t>(first_column()) / 64 * kOtherBytes;
     wgmma_hold(sums);
+    wgmma_hold(weights);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kOther / 16; ++k) {
@@ -181,8 +183,9 @@ struct Consumer {
     if constexpr (kOfKeys) add(value, packed[0], 1, stage);
   }
 
-  // The same, one half of it by each of two warpgroups. Phases change as stages do.
+  // The same, one half of it by each of two warpgroups. The parity of a round is its stage.
   MAREY_DEVICE void share_weights(int stage, int first, float scale) {
+    static_assert(kStages == 2);
     if (warpgroup == 0) {
       multiply(probability, 0, stage);
       wgmma_wait<0>();
@@ -243,15 +246,19 @@ struct Consumer {
     for (int head = 0; head < tile.heads; ++head) {
       for (int block = 0; block < tile.blocks; ++block) {
         barrier_wait(&shared.full[stage], parity);
-        if constexpr (kShared) {
+        if constexpr (kDivided) {
           share_weights(stage, block * kOther, scale);
         } else {
           find_weights(stage, block * kOther, scale);
         }
         add(out, packed[1], 0, stage);
         wgmma_wait<0>();
-        if constexpr (kOfKeys) wgmma_hold(value);
+        if constexpr (kOfKeys) {
+          wgmma_hold(value);
+          wgmma_hold(packed[0]);
+        }
         wgmma_hold(out);
+        wgmma_hold(packed[1]);
         // All lanes have read what is beside the queries.
         if constexpr (kOfKeys) sync_warp();
         if (thread % 32 == 0) barrier_arrive(&shared.free[stage]);
@@ -480,8 +487,8 @@ attention_backward_sm90_kernel(MAREY_GRID_CONSTANT BackwardArguments a,
 }
 
 template <int kDepth>
-void run(const Queue& queue, const AttentionBackward& call, const BackwardArguments& given) {
-  BackwardArguments a = given;
+void run(const Queue& queue, const AttentionBackward& call, const BackwardArguments& arguments) {
+  BackwardArguments a = arguments;
   AttentionArguments& f = a.forward;
   constexpr int kRows = kOwn<kDepth>;
   const int64_t query_blocks = blocks_for(f.queries, kRows);

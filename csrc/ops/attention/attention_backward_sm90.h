@@ -99,7 +99,8 @@ MAREY_HOST_DEVICE Tile tile_at(const BackwardArguments& a, const Reach& reach, i
 struct Query {
   float top, delta;
 };
-// A query with no key to attend to, or that is not there, has kNoKey.
+// A query with no key to attend to, or that is not there, has kNoKey. So has one whose logarithm is
+// +inf, which attention() never returns: a score of +inf makes its logarithm NaN.
 inline constexpr float kNoKey = INFINITY;
 MAREY_DEVICE Query query_of(const BackwardArguments& a, const int64_t (&offset)[kAttentionArrays],
                             int64_t batch, int64_t head, int64_t row) {

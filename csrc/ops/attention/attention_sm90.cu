@@ -142,6 +142,7 @@ struct Consumer {
   MAREY_DEVICE void multiply_values(int stage) {
     const uint32_t v = shared_address(shared.v[stage]);
     wgmma_hold(out);
+    wgmma_hold(probabilities);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
@@ -253,6 +254,7 @@ struct Consumer {
         softmax();
         wgmma_wait<0>();
         wgmma_hold(out);
+        wgmma_hold(probabilities);
         if (thread % 32 == 0) barrier_arrive(&shared.v_free[stage]);
         rescale();
         pack();
@@ -263,6 +265,7 @@ struct Consumer {
       multiply_values(stage);
       wgmma_wait<0>();
       wgmma_hold(out);
+      wgmma_hold(probabilities);
     }
     store();
   }
