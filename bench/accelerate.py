@@ -15,10 +15,10 @@ import torch
 from marey.torch import accelerate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROUNDS = 7
-STEPS = 20  # down the loss, compared before a training step is timed
+STEPS = 20  # down the loss
 
 
 class Block(torch.nn.Module):
@@ -103,23 +103,18 @@ def first(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def median_ratio(
+def in_turn(
     theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int
-) -> tuple[float, float, float]:
-    """Return the medians in seconds and that of the ratios, taken in turn."""
-    times: list[tuple[float, float]] = []
-    for call in (theirs, ours):
-        call()
+) -> Iterator[tuple[tuple[float, Any], tuple[float, Any]]]:
+    """Yield the seconds and the result of each."""
     for _ in range(rounds):
         pair = []
         for call in (theirs, ours):
             time.sleep(0.05)
             start = time.perf_counter()
-            call()
-            pair.append(time.perf_counter() - start)
-        times.append((pair[0], pair[1]))
-    ratio = statistics.median(a / b for a, b in times)
-    return statistics.median(a for a, _ in times), statistics.median(b for _, b in times), ratio
+            result = call()
+            pair.append((time.perf_counter() - start, result))
+        yield pair[0], pair[1]
 
 
 def step(model: torch.nn.Module, x: torch.Tensor) -> Callable[[], float]:
@@ -147,8 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="?", default="", help="part of a model's name")
     parser.add_argument("--train", action="store_true", help="training steps instead of inference")
-    parser.add_argument("--steps", type=_count, default=STEPS, help="of training, not timed")
-    parser.add_argument("--rounds", type=_count, default=ROUNDS)
+    parser.add_argument("--steps", type=_count, default=STEPS, help="of training")
+    parser.add_argument("--rounds", type=_count, default=ROUNDS, help="of inference")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     for name, (make, shape, trained) in models().items():
@@ -158,18 +153,25 @@ def main() -> None:
         ours = copy.deepcopy(theirs)
         accelerate(ours)
         x = torch.randn(shape)
+        rounds = []
         if arguments.train:
+            difference = 0.0
             calls = step(theirs.train(), x), step(ours.train(), x)
-            curve = [(calls[0](), calls[1]()) for _ in range(arguments.steps)]
-            difference = max(abs(b / a - 1) for a, b in curve)
-            a, b, ratio = median_ratio(*calls, arguments.rounds)
+            for k, pair in enumerate(in_turn(*calls, arguments.steps)):
+                (_, expected), (_, found) = pair
+                print(f"  step {k}: loss {expected:.6f}, accelerated {found:.6f}", flush=True)
+                difference = max(difference, abs(found / expected - 1))
+                rounds.append(pair)
+            rounds = rounds[1:] or rounds  # the first asks the system for memory
         else:
             with torch.inference_mode():
                 theirs.eval()
                 ours.eval()
                 expected, found = first(theirs(x)), first(ours(x))
                 difference = float((expected - found).abs().max() / expected.abs().max())
-                a, b, ratio = median_ratio(lambda: theirs(x), lambda: ours(x), arguments.rounds)  # noqa: B023
+                rounds += in_turn(lambda: theirs(x), lambda: ours(x), arguments.rounds)  # noqa: B023
+        a, b = (statistics.median(pair[k][0] for pair in rounds) for k in (0, 1))
+        ratio = statistics.median(one[0] / other[0] for one, other in rounds)
         print(
             f"{name}{' (training step)' if arguments.train else ''}: torch {1e3 * a:.1f} ms, "
             f"accelerated {1e3 * b:.1f} ms, ratio {ratio:.2f}; off by {difference:.1e}",

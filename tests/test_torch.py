@@ -307,6 +307,29 @@ def test_torchs_dispatcher_where_someone_listens(name: str) -> None:
     assert torch.equal(*gradients)
 
 
+def test_lists_of_tensors_go_straight_to_the_kernel_too() -> None:
+    bands = [torch.randn(8, 4, requires_grad=True), torch.randn(4, 2)]
+    image = P.collapse(bands, channel_axis=None)
+    assert type(image.grad_fn).__name__ == "marey_pyramid_collapseBackward"
+    image.square().sum().backward()
+    assert bands[0].grad is not None
+    assert bands[1].grad is None
+
+
+def test_a_tensor_that_outlived_a_transform_has_a_gradient() -> None:
+    outlived = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        outlived.append(x)
+        return x.sum()
+
+    x = torch.randn(8, 4, requires_grad=True)
+    torch.func.grad(keep)(x)
+    T.derivative(outlived[0]).square().sum().backward()
+    (expected,) = torch.autograd.grad(T.derivative(x).square().sum(), x)
+    torch.testing.assert_close(x.grad, expected)
+
+
 # There is no rule for batches: torch takes one after the other, and warns.
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_vmap() -> None:

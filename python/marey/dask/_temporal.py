@@ -13,6 +13,7 @@ from marey import _arguments, _cpu, temporal
 from marey.dask._arguments import Array, Task, axis_of, checked, float_type
 from marey.dask._chains import scan
 from marey.temporal._fir import gaussian_taps
+from marey.temporal._recursive import extension, sections_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None) -> Any:
     """
     checked("sosfilt", "x", x)
     axis = axis_of("sosfilt", axis, x)
-    sos = _arguments.reals("marey.dask.sosfilt", "sos", sos)
+    sos = sections_of("marey.dask.sosfilt", sos)
     dtype = float_type(x.dtype)
     sections = len(sos)
     if zi is not None:
@@ -95,12 +96,8 @@ def sosfiltfilt(
         As for `sosfilt`.
     x : dask array
         uint8, float32 or float64, longer than `padlen` along `axis`; any chunks.
-    axis : int
-        The axis to filter along.
-    padtype : {"odd", "even", "constant"} or None
-        How the signal is extended at both ends.
-    padlen : int, optional
-        By how many values; default as in SciPy.
+    axis, padtype, padlen
+        As for `marey.temporal.sosfiltfilt`.
 
     Returns
     -------
@@ -109,14 +106,9 @@ def sosfiltfilt(
     function = "marey.dask.sosfiltfilt"
     checked("sosfiltfilt", "x", x)
     axis = axis_of("sosfiltfilt", axis, x)
-    sos = _arguments.reals(function, "sos", sos)
+    sos = sections_of(function, sos)
     _arguments.one_of(function, "padtype", padtype, ("odd", "even", "constant", None))
-    if padtype is None:
-        padlen = 0
-    elif padlen is None:
-        first_order = (sos[:, [2, 5]] == 0).sum(axis=0).min()
-        padlen = 3 * (2 * len(sos) + 1 - int(first_order))
-    padlen = _arguments.integer(function, "padlen", padlen, 0)
+    padlen = _arguments.integer(function, "padlen", extension(sos, padtype, padlen), 0)
     steps = x.shape[axis]
     if steps <= padlen:
         raise ValueError(f"[{function}] x: expected more than {padlen} steps; found {steps}")
@@ -232,14 +224,8 @@ def convolve(
         uint8, float32 or float64; any chunks.
     taps : array, (size,)
         The impulse response.
-    axis : int
-        The axis to filter along.
-    mode : {"reflect", "nearest", "mirror", "wrap", "constant"}
-        How the signal goes on beyond its ends.
-    origin : int
-        The tap that meets step t itself is ``size // 2 + origin``.
-    cval : float
-        For ``mode="constant"``.
+    axis, mode, origin, cval
+        As for `marey.temporal.convolve`.
 
     Returns
     -------
@@ -275,14 +261,8 @@ def temporal_gaussian(
     ----------
     x : dask array
         uint8, float32 or float64; any chunks.
-    sigma : float
-        The standard deviation in frames.
-    axis : int
-        The axis to smooth along.
-    mode, cval
-        As for `convolve`.
-    truncate : float
-        The window ends at this many standard deviations.
+    sigma, axis, mode, cval, truncate
+        As for `marey.temporal.gaussian`.
 
     Returns
     -------
@@ -299,10 +279,8 @@ def derivative(x: Any, fs: float = 1.0, axis: int = 0) -> Any:
     ----------
     x : dask array
         uint8, float32 or float64, at least two steps long; any chunks.
-    fs : float
-        The sampling rate in Hz.
-    axis : int
-        The axis that is time.
+    fs, axis
+        As for `marey.temporal.derivative`.
 
     Returns
     -------
@@ -334,14 +312,8 @@ def median_filter(
     ----------
     x : dask array
         uint8, float32 or float64; any chunks.
-    size : int
-        The window's length.
-    axis : int
-        The axis to filter along.
-    mode, cval
-        As for `convolve`.
-    origin : int
-        The window of step t starts at ``t - size // 2 - origin``.
+    size, axis, mode, origin, cval
+        As for `marey.temporal.median_filter`.
 
     Returns
     -------
@@ -375,12 +347,8 @@ def ideal_bandpass(x: Any, low: float, high: float, fs: float, axis: int = 0) ->
     ----------
     x : dask array
         uint8, float32 or float64.
-    low, high : float
-        The band in Hz, both ends included.
-    fs : float
-        The sampling rate in Hz.
-    axis : int
-        The axis that is time.
+    low, high, fs, axis
+        As for `marey.temporal.ideal_bandpass`.
 
     Returns
     -------

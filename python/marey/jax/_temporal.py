@@ -13,6 +13,7 @@ from marey import _adjoints, _arguments, _cpu
 from marey.jax._call import Shape, call, like, linear_in_signal
 from marey.temporal import _ideal
 from marey.temporal._fir import gaussian_taps
+from marey.temporal._recursive import extension, sections_of
 
 _BOUNDARIES = {
     "reflect": 0,
@@ -34,17 +35,12 @@ def _time_axis(function: str, x: Any, axis: int) -> int:
     return _arguments.axis(f"marey.jax.{function}", "axis", axis, x.shape) % x.ndim - x.ndim
 
 
-def _coefficients(function: str, sos: Any) -> Numbers:
-    array = _arguments.reals(f"marey.jax.{function}", "sos", sos)
-    if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != 6:
-        raise ValueError(
-            f"[marey.jax.{function}] sos: expected shape (sections, 6); found {array.shape}"
-        )
+def _numbers(array: Any) -> Numbers:
     return tuple(array.ravel().tolist())
 
 
 def _turned(sos: Numbers) -> Numbers:
-    return tuple(np.reshape(sos, (-1, 6))[::-1].ravel().tolist())
+    return _numbers(np.reshape(sos, (-1, 6))[::-1])
 
 
 _sosfilt: Any = linear_in_signal(
@@ -131,7 +127,7 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None) -> Any:
         Only if `zi` is given: the state to continue with.
     """
     x = jnp.asarray(x)
-    coefficients = _coefficients("sosfilt", sos)
+    coefficients = _numbers(sections_of("marey.jax.sosfilt", sos))
     axis = _time_axis("sosfilt", x, axis)
     if zi is None:
         return _sosfilt(x, coefficients, axis, 0)
@@ -214,28 +210,21 @@ def sosfiltfilt(
         As for `sosfilt`.
     x : jax array
         uint8, float32 or float64, longer than `padlen` along `axis`.
-    axis : int
-        The axis to filter along.
-    padtype : {"odd", "even", "constant"} or None
-        How the signal is extended at both ends.
-    padlen : int, optional
-        By how many values; default as in SciPy.
+    axis, padtype, padlen
+        As for `marey.temporal.sosfiltfilt`.
 
     Returns
     -------
     jax array, of the shape of `x`
     """
     x = jnp.asarray(x)
-    coefficients = _coefficients("sosfiltfilt", sos)
+    sections = sections_of("marey.jax.sosfiltfilt", sos)
     _arguments.one_of(
         "marey.jax.sosfiltfilt", "padtype", padtype, ("odd", "even", "constant", None)
     )
-    if padtype is None:
-        padlen = 0
-    elif padlen is None:
-        rows = np.reshape(coefficients, (-1, 6))
-        padlen = 3 * (2 * len(rows) + 1 - int((rows[:, [2, 5]] == 0).sum(axis=0).min()))
-    return _sosfiltfilt(x, coefficients, _time_axis("sosfiltfilt", x, axis), padtype, padlen)
+    width = extension(sections, padtype, padlen)
+    axis = _time_axis("sosfiltfilt", x, axis)
+    return _sosfiltfilt(x, _numbers(sections), axis, padtype, width)
 
 
 _ideal_bandpass: Any = linear_in_signal(
@@ -254,12 +243,8 @@ def ideal_bandpass(x: Any, low: float, high: float, fs: float, axis: int = 0) ->
     ----------
     x : jax array
         uint8, float32 or float64.
-    low, high : float
-        The band in Hz, both ends included.
-    fs : float
-        The sampling rate in Hz.
-    axis : int
-        The axis that is time.
+    low, high, fs, axis
+        As for `marey.temporal.ideal_bandpass`.
 
     Returns
     -------
@@ -352,14 +337,8 @@ def convolve(
         uint8, float32 or float64.
     taps : array, (size,)
         The impulse response; not traced.
-    axis : int
-        The axis to filter along.
-    mode : {"reflect", "nearest", "mirror", "wrap", "constant"}
-        How the signal goes on beyond its ends.
-    origin : int
-        The tap that meets step t itself is ``size // 2 + origin``.
-    cval : float
-        For ``mode="constant"``.
+    axis, mode, origin, cval
+        As for `marey.temporal.convolve`.
 
     Returns
     -------
@@ -385,14 +364,8 @@ def temporal_gaussian(
     ----------
     x : jax array
         uint8, float32 or float64.
-    sigma : float
-        The standard deviation in frames.
-    axis : int
-        The axis to smooth along.
-    mode, cval
-        As for `convolve`.
-    truncate : float
-        The window ends at this many standard deviations.
+    sigma, axis, mode, cval, truncate
+        As for `marey.temporal.gaussian`.
 
     Returns
     -------
@@ -409,10 +382,8 @@ def derivative(x: Any, fs: float = 1.0, axis: int = 0) -> Any:
     ----------
     x : jax array
         uint8, float32 or float64, at least two steps long.
-    fs : float
-        The sampling rate in Hz.
-    axis : int
-        The axis that is time.
+    fs, axis
+        As for `marey.temporal.derivative`.
 
     Returns
     -------
@@ -444,14 +415,8 @@ def median_filter(
     ----------
     x : jax array
         uint8, float32 or float64.
-    size : int
-        The window's length.
-    axis : int
-        The axis to filter along.
-    mode, cval
-        As for `convolve`.
-    origin : int
-        The window of step t starts at ``t - size // 2 - origin``.
+    size, axis, mode, origin, cval
+        As for `marey.temporal.median_filter`.
 
     Returns
     -------

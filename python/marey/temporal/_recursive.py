@@ -71,7 +71,7 @@ def band_sections(
     return np.asarray(sos, np.float64)
 
 
-def _coefficients(function: str, sos: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+def sections_of(function: str, sos: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the coefficients, which are few, as float64."""
     array = _arguments.reals(function, "sos", sos)
     if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != 6:
@@ -80,6 +80,16 @@ def _coefficients(function: str, sos: Any) -> np.ndarray[Any, np.dtype[np.float6
             f"found {array.shape}"
         )
     return array
+
+
+def extension(sos: Any, padtype: str | None, padlen: Any) -> Any:
+    """Return by how many values `sosfiltfilt` extends, for sections in an array or a tensor."""
+    if padtype is None:
+        return 0
+    if padlen is not None:
+        return padlen
+    first_order = (sos[:, [2, 5]] == 0).sum(0).min()
+    return 3 * (2 * len(sos) + 1 - int(first_order))
 
 
 def _signal(function: str, x: Any) -> Any:
@@ -141,7 +151,7 @@ def sosfilt(sos: Any, x: Any, axis: int = 0, zi: Any = None, out: Any = None) ->
     >>> marey.temporal.sosfilt(sos, video).dtype
     dtype('float32')
     """
-    coefficients = _coefficients("marey.sosfilt", sos)
+    coefficients = sections_of("marey.sosfilt", sos)
     source = _signal("marey.sosfilt", x)
     axis = _arguments.axis("marey.sosfilt", "axis", axis, source.shape)
     target = None if out is None else to_array_like("marey.sosfilt", "out", out, source)
@@ -221,22 +231,17 @@ def sosfiltfilt(
     True
     """
     function = "marey.sosfiltfilt"
-    coefficients = _coefficients(function, sos)
+    coefficients = sections_of(function, sos)
     source = to_array(function, "x", x)
     axis = _arguments.axis(function, "axis", axis, source.shape)
     _arguments.one_of(function, "padtype", padtype, ("odd", "even", "constant", None))
     zi = _cpu.sosfilt_zi(function, coefficients)
-    if padtype is None:
-        padlen = 0
-    elif padlen is None:
-        first_order = (coefficients[:, [2, 5]] == 0).sum(axis=0).min()
-        padlen = 3 * (2 * len(coefficients) + 1 - int(first_order))
     y = kernels(function, source).sosfiltfilt(
         coefficients,
         source,
         axis,
         padtype or "constant",
-        _arguments.integer(function, "padlen", padlen, 0),
+        _arguments.integer(function, "padlen", extension(coefficients, padtype, padlen), 0),
         zi,
         None if out is None else to_array_like(function, "out", out, source),
     )
@@ -273,7 +278,7 @@ class SosFilter:
     """
 
     def __init__(self, sos: Any, axis: int = 0) -> None:
-        self.sos = _coefficients(_NAME, sos).copy()
+        self.sos = sections_of(_NAME, sos).copy()
         self.axis = _arguments.integer(_NAME, "axis", axis)
         self._state: Any = None  # as `to_array` gives it
 

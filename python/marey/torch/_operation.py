@@ -89,19 +89,32 @@ def unwatched() -> bool:
     )
 
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def straight(tensors: Sequence[torch.Tensor]) -> bool:
+    """Return whether a call may go straight to the kernel: unwatched, plain tensors on the CPU."""
+    return unwatched() and False not in [
+        type(tensor) in _PLAIN and tensor.is_cpu for tensor in tensors
+    ]
+
+
 class Operation:
     """An operation of torch's, ``torch.ops.marey.<name>``.
 
-    A call of it goes through torch's dispatcher, three times, only where someone listens there. One
-    with plain tensors on the CPU takes the short way to the kernel, by `function` if a gradient is
-    wanted.
+    A call of it goes through torch's dispatcher, three times, only where someone listens there;
+    others go `straight` to the kernel, by `function` if a gradient is wanted.
 
     Attributes
     ----------
     definition : torch.library.CustomOpDef
         What torch knows.
     function : type of torch.autograd.Function or None
-        The same with its derivative; None where arguments are lists of tensors.
+        The same with its derivative, for arguments that are `spread`.
+    of_list : bool
+        Whether the first argument is a list of tensors; no other is.
+    tensors : list of int
+        Which arguments are tensors or None.
     """
 
     function: Any = None
@@ -115,39 +128,46 @@ class Operation:
         declared = self.definition._opoverload._schema
         self.names = [argument.name for argument in declared.arguments]
         kinds = [str(argument.type) for argument in declared.arguments]
-        self._tensors = [k for k, kind in enumerate(kinds) if kind in _TENSORS]
-        self.lists = [k for k, kind in enumerate(kinds) if kind == "List[Tensor]"]
+        self.of_list = kinds[0] == "List[Tensor]"
+        self.tensors = [k for k, kind in enumerate(kinds) if kind in _TENSORS]
         results = [str(result.type) for result in declared.returns]
         self.results = len(results)
         self.listed = results == ["List[Tensor]"]
         self._to_tensors = _returning(results)
 
     def __call__(self, *arguments: Any) -> Any:
-        if unwatched():
-            given = [arguments[k] for k in self._tensors if arguments[k] is not None]
-            for k in self.lists:
-                given += arguments[k]
-            if all(type(tensor) in PLAIN and tensor.is_cpu for tensor in given):
-                if not wants_gradient(*given):
-                    return self.run(*arguments)
-                if self.function is not None:
-                    found = self.function.apply(*arguments)
-                    return list(found) if self.listed else found
+        given = [arguments[k] for k in self.tensors if arguments[k] is not None]
+        if self.of_list:
+            given += arguments[0]
+        if straight(given):
+            if not wants_gradient(*given):
+                return self.run(*arguments)
+            if self.function is not None:
+                found = self.function.apply(*self.spread(arguments))
+                return list(found) if self.listed else found
         return self.definition(*arguments)
 
     def run(self, *arguments: Any) -> Any:
         """Compute, without a derivative."""
         values = list(arguments)
-        for k in self._tensors:
+        for k in self.tensors:
             if values[k] is not None:
                 values[k] = to_array(values[k])
-        for k in self.lists:
-            values[k] = [to_array(item) for item in values[k]]
+        if self.of_list:
+            values[0] = [to_array(item) for item in values[0]]
         return self._to_tensors(self._function(*values))
+
+    def spread(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return what belongs to each argument, with that of a list one by one."""
+        return (*values[0], *values[1:]) if self.of_list else values
+
+    def gathered(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return what was `spread`."""
+        count = len(values) - len(self.names) + 1
+        return (list(values[:count]), *values[count:]) if self.of_list else values
 
 
 _TENSORS = ("Tensor", "Optional[Tensor]")
-PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def operation(
@@ -222,7 +242,10 @@ def gradient(
     # By place, because this runs at every call.
     saved = [everything.index(name) for name in save]
     fixed = [everything.index(name) for name in constant]
-    plain = [k for k in range(len(everything)) if k not in saved]
+    tensors = [0, *op.tensors] if op.of_list else op.tensors
+    shapes = [k for k in tensors if k not in saved]
+    others = [k for k in range(len(names)) if k not in tensors]
+    kept = [names[k] for k in (*shapes, *others)]
     several = op.results > 1
 
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
@@ -230,42 +253,43 @@ def gradient(
         ctx.save_for_backward(*[values[k] for k in saved])
         if fixed:
             ctx.mark_non_differentiable(*[values[k] for k in fixed])
-        ctx.plain = [_shape(values[k]) for k in plain]
+        ctx.kept = [_shape(values[k]) for k in shapes] + [values[k] for k in others]
+
+    def differentiated(ctx: Any, needed: Sequence[Any], grads: Sequence[Any]) -> tuple[Any, ...]:
+        values = dict(zip(kept, ctx.kept, strict=True))
+        values.update(zip(save, ctx.saved_tensors, strict=True))
+        wanted = derivative(Call(values, dict(zip(names, needed, strict=True))), *grads)
+        return tuple([wanted.get(name) for name in names])
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        values = {everything[k]: value for k, value in zip(plain, ctx.plain, strict=True)}
-        values.update(zip(save, ctx.saved_tensors, strict=True))
-        wanted = derivative(
-            Call(values, dict(zip(names, ctx.needs_input_grad, strict=True))), *grads
-        )
-        found = tuple([wanted.get(name) for name in names])
-        return found if len(found) > 1 else found[0]
+        return differentiated(ctx, ctx.needs_input_grad, grads)
 
-    def forward(ctx: Any, *arguments: Any) -> Any:
+    op.definition.register_autograd(backward, setup_context=setup_context)
+
+    # torch.autograd.Function knows no lists.
+
+    def forward_spread(ctx: Any, *values: Any) -> Any:
+        arguments = op.gathered(values)
         result = op.run(*arguments)
         setup_context(ctx, arguments, result)
         return tuple(result) if op.listed else result
 
-    def backward_of_list(ctx: Any, *grads: Any) -> Any:
-        return backward(ctx, list(grads))
+    def backward_spread(ctx: Any, *grads: Any) -> Any:
+        needed = op.gathered(ctx.needs_input_grad)
+        return op.spread(differentiated(ctx, needed, [list(grads)] if op.listed else grads))
 
-    op.definition.register_autograd(backward, setup_context=setup_context)
-    if not op.lists:
-        methods = {"forward": forward, "backward": backward_of_list if op.listed else backward}
-        op.function = type(
-            op.definition._qualname.replace("::", "_"),
-            (torch.autograd.Function,),
-            {name: staticmethod(method) for name, method in methods.items()},
-        )
+    op.function = type(
+        op.definition._qualname.replace("::", "_"),
+        (torch.autograd.Function,),
+        {"forward": staticmethod(forward_spread), "backward": staticmethod(backward_spread)},
+    )
 
 
 def _shape(value: Any) -> Any:
-    """Return what is kept of an argument that no derivative needs: no tensor's memory."""
-    if isinstance(value, torch.Tensor):
-        return value.shape
-    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
-        return [item.shape for item in value]
-    return value
+    """Return what is kept of tensors that no derivative needs: nothing of their memory."""
+    if value is None:
+        return None
+    return [item.shape for item in value] if isinstance(value, list) else value.shape
 
 
 def not_differentiable(op: Operation, why: str) -> None:

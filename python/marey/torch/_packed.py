@@ -10,7 +10,7 @@ import torch
 
 from marey import _cpu
 from marey.attention import Linear
-from marey.torch._operation import PLAIN, to_array, to_tensor, unwatched
+from marey.torch._operation import straight, to_array, to_tensor, wants_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,25 +49,23 @@ def _state(tensor: Tensor | None) -> Any:
     return tensor.data_ptr(), version, tensor.dtype, tensor.shape
 
 
-def without_gradient(*tensors: Tensor | None) -> bool:
-    """Return whether kernels can be called at once: eagerly, on the CPU, no gradient wanted."""
-    if not unwatched():
-        return False
-    given = [tensor for tensor in tensors if tensor is not None]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
-        return False
-    dtype = given[0].dtype
-    return all(
-        type(tensor) in PLAIN and tensor.is_cpu and tensor.dtype is dtype for tensor in given
-    )
-
-
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def on_cpu(tensor: Tensor) -> bool:
     """Return whether there are kernels for this tensor."""
     return tensor.device.type == "cpu" and tensor.dtype in DTYPES
+
+
+def eager(*tensors: Tensor | None) -> bool:
+    """Return whether a call may go `straight` to kernels, with tensors of one type."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return straight(given) and {tensor.dtype for tensor in given} == {given[0].dtype}
+
+
+def without_gradient(*tensors: Tensor | None) -> bool:
+    """Return whether kernels can be called at once: `eager`, and no gradient is wanted."""
+    return not wants_gradient(*tensors) and eager(*tensors)
 
 
 def packed_linear(

@@ -165,6 +165,29 @@ _ACTIVATIONS = {
 }
 
 
+def _check(name: str, layout: Any, activation: Any, **tensors: Tensor) -> None:
+    for tensor in tensors.values():
+        if tensor.ndim != 5:
+            raise ValueError(
+                f"[{name}] {', '.join(tensors)}: expected 5 axes each; found "
+                f"{' and '.join(str(tuple(each.shape)) for each in tensors.values())}"
+            )
+    if layout not in (*LAYOUTS,) or (activation is not None and activation not in (*_ACTIVATIONS,)):
+        raise ValueError(
+            f"[{name}] layout, activation: expected 'NCTHW' or 'NTHWC', and None, 'relu', 'gelu' "
+            f"or 'silu'; found {layout!r} and {activation!r}"
+        )
+
+
+def _activated(
+    x: Tensor, weight: Tensor, bias: Tensor | None, numbers: Any, layout: Layout, activation: Any
+) -> Tensor:
+    """Convolve; the activation is part of the kernel where no gradient is wanted."""
+    if activation is None or not wants_gradient(x, weight, bias):
+        return _conv3d(x, weight, bias, numbers, layout, activation)
+    return _ACTIVATIONS[activation](_conv3d(x, weight, bias, numbers, layout, None))
+
+
 def conv3d(
     x: Tensor,
     weight: Tensor,
@@ -196,24 +219,11 @@ def conv3d(
     Tensor, (N, K, T', H', W') or (N, T', H', W', K)
     """
     name = "marey.torch.conv3d"
-    if weight.ndim != 5 or x.ndim != 5:
-        raise ValueError(
-            f"[{name}] x, weight: expected 5 axes each; found {tuple(x.shape)} and "
-            f"{tuple(weight.shape)}"
-        )
-    if layout not in (*LAYOUTS,) or (activation is not None and activation not in (*_ACTIVATIONS,)):
-        raise ValueError(
-            f"[{name}] layout, activation: expected 'NCTHW' or 'NTHWC', and None, 'relu', 'gelu' "
-            f"or 'silu'; found {layout!r} and {activation!r}"
-        )
+    _check(name, layout, activation, x=x, weight=weight)
     steps, apart = triple(name, "stride", stride, 1), triple(name, "dilation", dilation, 1)
     around = pairs(name, padding, weight.shape[2:], apart, steps)
-    wanted = wants_gradient(x, weight, bias)
-    fused = None if wanted else activation
-    count = integer(name, "groups", groups, 1, MOST)
-    numbers = (*steps, *around, *apart, count)
-    y = _conv3d(x, weight, bias, numbers, layout, fused)
-    return _ACTIVATIONS[activation](y) if wanted and activation is not None else y
+    numbers = (*steps, *around, *apart, integer(name, "groups", groups, 1, MOST))
+    return _activated(x, weight, bias, numbers, layout, activation)
 
 
 def _separable_shape(call: Call) -> Tensor:
@@ -282,35 +292,20 @@ def separable_conv3d(
     Tensor, (N, K, T', H', W') or (N, T', H', W', K)
     """
     name = "marey.torch.separable_conv3d"
-    if spatial_weight.ndim != 5 or temporal_weight.ndim != 5:
-        raise ValueError(
-            f"[{name}] spatial_weight, temporal_weight: expected 5 axes each; found "
-            f"{tuple(spatial_weight.shape)} and {tuple(temporal_weight.shape)}"
-        )
+    weights = {"spatial_weight": spatial_weight, "temporal_weight": temporal_weight}
+    _check(name, layout, activation, x=x, **weights)
     steps = triple(name, "stride", stride, 1)
     kernel = (temporal_weight.shape[2], spatial_weight.shape[3], spatial_weight.shape[4])
     around = pairs(name, padding, kernel, (1, 1, 1), steps)
     tensors = (x, spatial_weight, temporal_weight, spatial_bias, temporal_bias)
     if not wants_gradient(*tensors):
         return _separable(*tensors, (*steps, *around), layout, activation)
+    t, h, w = steps
     t0, t1, h0, h1, w0, w1 = around
-    between = conv3d(
-        x,
-        spatial_weight,
-        spatial_bias,
-        stride=(1, *steps[1:]),
-        padding=((0, 0), (h0, h1), (w0, w1)),
-        layout=layout,
-        activation=activation,
-    )
-    return conv3d(
-        between,
-        temporal_weight,
-        temporal_bias,
-        stride=(steps[0], 1, 1),
-        padding=((t0, t1), (0, 0), (0, 0)),
-        layout=layout,
-    )
+    of_space = (1, h, w, 0, 0, h0, h1, w0, w1, 1, 1, 1, 1)
+    of_time = (t, 1, 1, t0, t1, 0, 0, 0, 0, 1, 1, 1, 1)
+    between = _activated(x, spatial_weight, spatial_bias, of_space, layout, activation)
+    return _conv3d(between, temporal_weight, temporal_bias, of_time, layout, None)
 
 
 def causal_conv3d(
@@ -349,11 +344,7 @@ def causal_conv3d(
         For the next call.
     """
     name = "marey.torch.causal_conv3d"
-    if weight.ndim != 5 or x.ndim != 5:
-        raise ValueError(
-            f"[{name}] x, weight: expected 5 axes each; found {tuple(x.shape)} and "
-            f"{tuple(weight.shape)}"
-        )
+    _check(name, layout, activation, x=x, weight=weight)
     steps, apart = triple(name, "stride", stride, 1), triple(name, "dilation", dilation, 1)
     kernel = (1, weight.shape[3], weight.shape[4])
     t0, t1, h0, h1, w0, w1 = pairs(name, padding, kernel, apart, steps)
@@ -372,17 +363,9 @@ def causal_conv3d(
             f"found {tuple(past.shape)}"
         )
     whole = torch.cat([past, x], time)
-    y = conv3d(
-        whole,
-        weight,
-        bias,
-        stride=steps,
-        padding=((0, 0), (h0, h1), (w0, w1)),
-        dilation=apart,
-        groups=groups,
-        layout=layout,
-        activation=activation,
-    )
+    count = integer(name, "groups", groups, 1, MOST)
+    numbers = (*steps, 0, 0, h0, h1, w0, w1, *apart, count)
+    y = _activated(whole, weight, bias, numbers, layout, activation)
     return y, whole.narrow(time, whole.shape[time] - kept, kept).clone()
 
 

@@ -9,6 +9,7 @@ import torch
 
 from marey import _adjoints, temporal
 from marey.temporal._fir import gaussian_taps
+from marey.temporal._recursive import extension
 from marey.torch._operation import gradient, new, not_differentiable, operation
 
 if TYPE_CHECKING:
@@ -268,24 +269,16 @@ def sosfiltfilt(
         As for `sosfilt`.
     x : Tensor
         uint8, float32 or float64, longer than `padlen` along `axis`.
-    axis : int
-        The axis to filter along.
-    padtype : {"odd", "even", "constant"} or None
-        How the signal is extended at both ends.
-    padlen : int, optional
-        By how many values; default as in SciPy.
+    axis, padtype, padlen
+        As for `marey.temporal.sosfiltfilt`.
 
     Returns
     -------
     Tensor, of the shape of `x`
     """
     sections = _sections(sos)
-    if padtype is None:
-        padlen = 0
-    elif padlen is None:
-        first_order = int((sections[:, [2, 5]] == 0).sum(0).min())
-        padlen = 3 * (2 * len(sections) + 1 - first_order)
-    return _sosfiltfilt(sections, x, _axis(x, axis), padtype, padlen)
+    width = extension(sections, padtype, padlen)
+    return _sosfiltfilt(sections, x, _axis(x, axis), padtype, width)
 
 
 def ideal_bandpass(x: Tensor, low: float, high: float, fs: float, axis: int = 0) -> Tensor:
@@ -295,12 +288,8 @@ def ideal_bandpass(x: Tensor, low: float, high: float, fs: float, axis: int = 0)
     ----------
     x : Tensor
         uint8, float32 or float64.
-    low, high : float
-        The band in Hz, both ends included.
-    fs : float
-        The sampling rate in Hz.
-    axis : int
-        The axis that is time.
+    low, high, fs, axis
+        As for `marey.temporal.ideal_bandpass`.
 
     Returns
     -------
@@ -328,14 +317,8 @@ def convolve(
         uint8, float32 or float64.
     taps : sequence of float
         The impulse response.
-    axis : int
-        The axis to filter along.
-    mode : {"reflect", "nearest", "mirror", "wrap", "constant"}
-        How the signal goes on beyond its ends.
-    origin : int
-        The tap that meets step t itself is ``size // 2 + origin``.
-    cval : float
-        For ``mode="constant"``.
+    axis, mode, origin, cval
+        As for `marey.temporal.convolve`.
 
     Returns
     -------
@@ -363,16 +346,8 @@ def gaussian(
     ----------
     x : Tensor
         uint8, float32 or float64. With a velocity (T, H, W) or (T, H, W, C).
-    sigma : float
-        The standard deviation in frames.
-    axis : int
-        The axis to smooth along.
-    velocity : (float, float), optional
-        ``(vy, vx)`` in pixels a frame.
-    mode, cval
-        As for `convolve`.
-    truncate : float
-        The window ends at this many standard deviations.
+    sigma, axis, velocity, mode, cval, truncate
+        As for `marey.temporal.gaussian`.
 
     Returns
     -------
@@ -395,10 +370,8 @@ def derivative(x: Tensor, fs: float = 1.0, axis: int = 0) -> Tensor:
     ----------
     x : Tensor
         uint8, float32 or float64, at least two steps long.
-    fs : float
-        The sampling rate in Hz.
-    axis : int
-        The axis that is time.
+    fs, axis
+        As for `marey.temporal.derivative`.
 
     Returns
     -------
@@ -424,14 +397,8 @@ def median_filter(
     ----------
     x : Tensor
         uint8, float32 or float64.
-    size : int
-        The window's length.
-    axis : int
-        The axis to filter along.
-    mode, cval
-        As for `convolve`.
-    origin : int
-        The window of step t starts at ``t - size // 2 - origin``.
+    size, axis, mode, origin, cval
+        As for `marey.temporal.median_filter`.
 
     Returns
     -------

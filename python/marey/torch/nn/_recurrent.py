@@ -9,8 +9,8 @@ from torch import Tensor
 
 from marey import recurrent as plain
 from marey.torch import recurrent as ops
-from marey.torch._operation import PLAIN, to_array, to_tensor, unwatched, wants_gradient
-from marey.torch._packed import Packed, on_cpu, without_gradient
+from marey.torch._operation import to_array, to_tensor, wants_gradient
+from marey.torch._packed import Packed, eager, on_cpu, without_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,17 +40,6 @@ def _state(state: Tensor | None, batched: bool, dtype: Any = None) -> Any:
     return array if batched else array[:, None]
 
 
-def _eager(*tensors: Tensor | None) -> bool:
-    """Return whether nothing of torch's listens to the call; all of one type, on the CPU."""
-    if not unwatched():
-        return False  # it would see nothing of what arrays do
-    given = [tensor for tensor in tensors if tensor is not None]
-    return all(
-        type(tensor) in PLAIN and on_cpu(tensor) and tensor.dtype is given[0].dtype
-        for tensor in given
-    )
-
-
 def _ours(module: Any, input: Any, hx: Any) -> bool:  # noqa: A002
     """Return whether marey runs this call: whole tensors on the CPU, and no dropout."""
     if not isinstance(input, Tensor) or input.dim() not in (2, 3):
@@ -58,7 +47,7 @@ def _ours(module: Any, input: Any, hx: Any) -> bool:  # noqa: A002
     if module.training and module.dropout > 0:
         return False
     states = hx if isinstance(hx, tuple) else (hx,)
-    if not _eager(input, *module._flat_weights, *states):
+    if not (on_cpu(input) and eager(input, *module._flat_weights, *states)):
         return False
     # torch says what does not fit.
     batch = input.shape[0 if module.batch_first else 1] if input.dim() == 3 else 1
