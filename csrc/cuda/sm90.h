@@ -131,6 +131,10 @@ MAREY_DEVICE void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// `x`, which all lanes of the warp have alike: the compiler takes it to be so from here on, and
+// keeps in uniform registers what descriptors are made of.
+MAREY_DEVICE int uniform(int x) { return __shfl_sync(0xFFFFFFFFU, x, 0); }
+
 template <int kRegisters>
 MAREY_DEVICE void fewer_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -333,6 +337,16 @@ inline void copy_tile(void* shared, const TensorMap* map, int c0, int c1, int c2
 }
 
 inline void fence_async_proxy() {}
+inline int uniform(int x) {
+  on_cpu::collective(32, &x, [](void* const* all) {
+    for (int lane = 1; lane < 32; ++lane) {
+      if (*static_cast<const int*>(all[lane]) != *static_cast<const int*>(all[0])) {
+        on_cpu::fail("lanes of a warp that differ where they may not");
+      }
+    }
+  });
+  return x;
+}
 template <int kRegisters>
 void fewer_registers() {}
 template <int kRegisters>

@@ -412,7 +412,7 @@ attention_backward_sm90_kernel(MAREY_GRID_CONSTANT BackwardArguments a,
   unsigned char* memory = shared_memory<unsigned char>();
   memory += (1024 - shared_address(memory) % 1024) % 1024;
   auto& shared = *reinterpret_cast<Memory*>(memory);
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  const int warpgroup = uniform(static_cast<int>(threadIdx.x) / 128);
   const Reach reach = reach_of<kOfKeys>(a.forward);
   const Tile tile = tile_at<kOwn<kDepth>, kOfKeys>(a, reach, blockIdx.x);
 

@@ -377,7 +377,7 @@ attention_sm90_kernel(MAREY_GRID_CONSTANT AttentionArguments a, MAREY_GRID_CONST
   unsigned char* memory = shared_memory<unsigned char>();
   memory += (1024 - shared_address(memory) % 1024) % 1024;
   auto& shared = *reinterpret_cast<Memory*>(memory);
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  const int warpgroup = uniform(static_cast<int>(threadIdx.x) / 128);
   const Tile tile = tile_at<kKeys>(a, blockIdx.x);
 
   if (threadIdx.x == 0) {
