@@ -29,8 +29,10 @@ def compare(cuda: Device, ours_: Any, exact: Any, dtype: Any) -> None:
         assert error <= TOLERANCE[np.dtype(dtype).name] * largest
 
 
-def check(cuda: Device, rng: Any, parts: list[NDArray[Any]], **options: Any) -> None:
-    """Compare the gradients with the CPU's, in float64."""
+def check(
+    cuda: Device, rng: Any, parts: list[NDArray[Any]], *, gap: int = 0, **options: Any
+) -> None:
+    """Compare the gradients with the CPU's, in float64; `gap`: items between two rows."""
     q = parts[0]
     wide = [x.astype(np.float64) for x in parts]
     host = {
@@ -44,7 +46,9 @@ def check(cuda: Device, rng: Any, parts: list[NDArray[Any]], **options: Any) -> 
     if "bias_grad" in options:
         host["bias_grad"] = options["bias_grad"]
     exact = ours.attention_backward(grad.astype(np.float64), *wide, exact_out, exact_lse, **host)
-    held = [cuda.put(x) for x in parts]
+    held = [
+        cuda.put(np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, gap)]))[..., : x.shape[-1]] for x in parts
+    ]
     forward = {name: x for name, x in there.items() if name != "bias_grad"}
     out, lse = ours.attention(*held, return_lse=True, **forward)
     grads = ours.attention_backward(cuda.put(grad), *held, out, lse, **there)
@@ -139,7 +143,7 @@ class TestBackward:
 
 
 class TestBackwardOnTensorCores:
-    """bfloat16 and head sizes 64 and 128: the kernel for Hopper."""
+    """bfloat16 and head sizes 64, 128 and 256: the kernel for Hopper."""
 
     @pytest.fixture(autouse=True)
     def ran(self, cuda: Device, monkeypatch: Any) -> Iterator[None]:
@@ -149,7 +153,7 @@ class TestBackwardOnTensorCores:
         if cuda.has_hopper:
             assert recorder.kernels == ["sm90"]
 
-    @pytest.mark.parametrize("depth", [64, 128])
+    @pytest.mark.parametrize("depth", [64, 128, 256])
     @pytest.mark.parametrize(
         ("queries", "keys", "options"),
         [
@@ -166,12 +170,14 @@ class TestBackwardOnTensorCores:
         parts = arrays(rng, (1, queries, depth), (1, keys, depth), ml_dtypes.bfloat16)
         check(cuda, rng, parts, **options)
 
-    def test_grouped_heads_and_two_batch_axes(self, cuda: Device, rng: Any) -> None:
-        parts = arrays(rng, (2, 3, 6, 20, 64), (2, 3, 2, 30, 64), ml_dtypes.bfloat16)
+    @pytest.mark.parametrize("depth", [64, 256])
+    def test_grouped_heads_and_two_batch_axes(self, cuda: Device, rng: Any, depth: int) -> None:
+        parts = arrays(rng, (2, 3, 6, 20, depth), (2, 3, 2, 30, depth), ml_dtypes.bfloat16)
         check(cuda, rng, parts)
 
-    def test_axes_as_projections_leave_them(self, cuda: Device, rng: Any) -> None:
-        shapes = ((2, 40, 4, 64), (2, 33, 2, 64))
+    @pytest.mark.parametrize("depth", [64, 256])
+    def test_axes_as_projections_leave_them(self, cuda: Device, rng: Any, depth: int) -> None:
+        shapes = ((2, 40, 4, depth), (2, 33, 2, depth))
         q, k, v = arrays(rng, *shapes, ml_dtypes.bfloat16)
         grad = rng.standard_normal(shapes[0]).astype(ml_dtypes.bfloat16)
         held = [cuda.put(x).swapaxes(1, 2) for x in (q, k, v)]
@@ -182,7 +188,7 @@ class TestBackwardOnTensorCores:
         exact = ours.attention_backward(wide[3], *wide[:3], *exact_out)
         compare(cuda, grads, exact, q.dtype)
 
-    @pytest.mark.parametrize("depth", [64, 128])
+    @pytest.mark.parametrize("depth", [64, 128, 256])
     def test_infinite_items_that_none_may_see(self, cuda: Device, rng: Any, depth: int) -> None:
         q, k, v = arrays(rng, (1, 40, depth), (1, 50, depth), ml_dtypes.bfloat16)
         grad = rng.standard_normal((1, 40, depth)).astype(ml_dtypes.bfloat16)
@@ -197,15 +203,51 @@ class TestBackwardOnTensorCores:
         grads = ours.attention_backward(cuda.put(grad), *held, out, lse, causal="top_left")
         compare(cuda, grads, exact, q.dtype)
 
-    def test_an_infinite_query_and_those_who_see_it(self, cuda: Device, rng: Any) -> None:
-        parts = arrays(rng, (1, 70, 64), (1, 70, 64), ml_dtypes.bfloat16)
-        grad = rng.standard_normal((1, 70, 64)).astype(ml_dtypes.bfloat16)
+    @pytest.mark.parametrize("depth", [64, 256])
+    def test_an_infinite_query_and_those_who_see_it(
+        self, cuda: Device, rng: Any, depth: int
+    ) -> None:
+        parts = arrays(rng, (1, 70, depth), (1, 70, depth), ml_dtypes.bfloat16)
+        grad = rng.standard_normal((1, 70, depth)).astype(ml_dtypes.bfloat16)
         held = [cuda.put(x) for x in parts]
         out, lse = ours.attention(*held, causal=True, return_lse=True)
         grad[0, 9] = np.inf  # seen by keys 0 to 9
         grads = ours.attention_backward(cuda.put(grad), *held, out, lse, causal=True)
         assert np.isfinite(cuda.get(grads[2])[0, 10:]).all()
         assert not np.isfinite(cuda.get(grads[2])[0, :10]).any()
+
+
+class TestWhichBackwardRuns:
+    """bfloat16 and a head size of 256, which the kernel for Hopper takes if all else is plain."""
+
+    @pytest.mark.parametrize(
+        ("value_depth", "masked", "gap", "expected"),
+        [
+            (256, False, 8, "sm90"),
+            (128, False, 0, "generic"),
+            (256, True, 0, "generic"),
+            (256, False, 4, "generic"),  # every other row is not at 16 bytes
+        ],
+    )
+    def test_by_values_mask_and_rows(
+        self,
+        cuda: Device,
+        rng: Any,
+        value_depth: int,
+        masked: bool,
+        gap: int,
+        expected: str,
+        monkeypatch: Any,
+    ) -> None:
+        if not cuda.has_hopper:
+            pytest.skip("not a Hopper device")
+        recorder = Recorder(_device.cuda_module(), "attention_backward")
+        monkeypatch.setattr(_device, "_module", recorder)
+        q, k, _ = arrays(rng, (2, 9, 256), (2, 20, 256), ml_dtypes.bfloat16)
+        v = rng.standard_normal((2, 20, value_depth)).astype(ml_dtypes.bfloat16)
+        options = {"mask": rng.random((9, 20)) < 0.7} if masked else {}
+        check(cuda, rng, [q, k, v], gap=gap, **options)
+        assert recorder.kernels == [expected]
 
 
 class TestPacked:

@@ -5,6 +5,10 @@
 //   Columns  rows contiguous, k `stride` apart: its transpose
 //   Strips   packed by pack_strips: four rows interleaved, so that whole tiles read one stream
 //   PairRows rows of bfloat16 read as pairs
+//
+// A tile keeps one pointer for kNear rows, whose distance from it addresses hold: where it is no
+// constant, that of one row in a register, which is scaled by two for the next. Pointers move after
+// kSteps of the depth, as far as these are a constant distance apart, up to four.
 #include "core/bfloat16.h"
 #include "core/simd.h"
 
@@ -36,36 +40,44 @@ inline constexpr int kLanesOf = static_cast<int>(Vec<SumOf<T>>::size());
 
 template <class T>
 struct Rows {
+  static constexpr int kNear = 3, kSteps = 4;
   const T* data;
   int64_t stride;
   const T* at(int row, int64_t k) const { return data + row * stride + k; }
   Rows below(int rows) const { return {data + rows * stride, stride}; }
+  Rows along(int64_t k) const { return {data + k, stride}; }
 };
 
 template <class T>
 struct Columns {
+  static constexpr int kNear = 16, kSteps = 1;
   const T* data;
   int64_t stride;
   const T* at(int row, int64_t k) const { return data + k * stride + row; }
   Columns below(int rows) const { return {data + rows, stride}; }
+  Columns along(int64_t k) const { return {data + k * stride, stride}; }
 };
 
 template <class T>
 struct Strips {
+  static constexpr int kNear = kStrip, kSteps = 4;
   const T* data;
   int64_t stride;  // from one strip of four rows to the next: kStrip * the depth it was packed with
   const T* at(int row, int64_t k) const {
     return data + row / kStrip * stride + k * kStrip + row % kStrip;
   }
   Strips below(int rows) const { return {data + rows / kStrip * stride, stride}; }
+  Strips along(int64_t k) const { return {data + k * kStrip, stride}; }
 };
 
 // Rows of bfloat16, read in place as pairs, at any address; `stride` counts items of bfloat16.
 struct PairRows {
+  static constexpr int kNear = 3, kSteps = 4;
   const bfloat16* data;
   int64_t stride;
   const bfloat16* at(int row, int64_t k) const { return data + row * stride + 2 * k; }
   PairRows below(int rows) const { return {data + rows * stride, stride}; }
+  PairRows along(int64_t k) const { return {data + 2 * k, stride}; }
 };
 
 // Only ever moved, never computed with, so that every bit stays.

@@ -131,6 +131,10 @@ MAREY_DEVICE void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// `x`, which all lanes of the warp have alike: the compiler takes it to be so from here on, and
+// keeps in uniform registers what descriptors are made of.
+MAREY_DEVICE int uniform(int x) { return __shfl_sync(0xFFFFFFFFU, x, 0); }
+
 template <int kRegisters>
 MAREY_DEVICE void fewer_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -148,11 +152,18 @@ template <int kGroups>
 MAREY_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
-// Ties registers to the place in the program: no read of them moves before it.
+// Ties registers to the place in the program: no read of them moves before it, and no write behind
+// it. Sums and operands alike before the fence, so that they are there, and after the wait, so that
+// nothing else is in their place until then.
 template <int N>
 MAREY_DEVICE void wgmma_hold(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int N>
+MAREY_DEVICE void wgmma_hold(uint32_t (&a)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
 // The registers of an accumulator, of 64 rows and 64, 128 or 256 columns, as an instruction's
@@ -326,6 +337,16 @@ inline void copy_tile(void* shared, const TensorMap* map, int c0, int c1, int c2
 }
 
 inline void fence_async_proxy() {}
+inline int uniform(int x) {
+  on_cpu::collective(32, &x, [](void* const* all) {
+    for (int lane = 1; lane < 32; ++lane) {
+      if (*static_cast<const int*>(all[lane]) != *static_cast<const int*>(all[0])) {
+        on_cpu::fail("lanes of a warp that differ where they may not");
+      }
+    }
+  });
+  return x;
+}
 template <int kRegisters>
 void fewer_registers() {}
 template <int kRegisters>
@@ -390,8 +411,8 @@ void wgmma_wait() {
     }
   });
 }
-template <int N>
-void wgmma_hold(float (&)[N]) {}
+template <class T, int N>
+void wgmma_hold(T (&)[N]) {}
 template <int N>
 void wgmma_ss(float (&d)[N], uint64_t a, uint64_t b, bool add) {
   issue_product({d, nullptr, 2 * N, a, b, add, 0});

@@ -61,7 +61,6 @@ def small_works(dry: bool) -> list[Work]:
         causal = length % 2 == 1
         for depth in (64, 128, 256):
             made += attention_work(2, (4, 2), length, depth, "bfloat16", causal=causal)
-        for depth in (64, 128):
             for which in (1,) if dry else range(3):
                 made += attention_backward_work(
                     2, (4, 2), length, depth, "bfloat16", causal=causal, which=which
@@ -109,6 +108,7 @@ def large_works(dry: bool) -> list[Work]:
     made += attention_backward_work(2, (64, 8), 8192, 128, "bfloat16")
     made += attention_backward_work(2, (64, 8), 8192, 128, "bfloat16", causal=True)
     made += attention_backward_work(2, (32, 32), 8192, 64, "bfloat16")
+    made += attention_backward_work(2, (16, 16), 8192, 256, "bfloat16")
     made += packed_work((512,) * 64, 16, 64, "bfloat16")
     made += decode_work((64, 8), 32768, 128, "bfloat16")
     for of_weight in (False, True):

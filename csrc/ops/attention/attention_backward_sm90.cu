@@ -1,12 +1,12 @@
-// Gradients of attention on Hopper, bfloat16, head sizes 64 and 128: two launches of one kernel,
-// for queries and for keys, after that of `delta` (attention_backward_cuda.cu). Every number is
-// summed by one thread in one order; the price is that scores are computed in both.
+// Gradients of attention on Hopper, bfloat16, head sizes 64, 128 and 256: two launches of one
+// kernel, for queries and for keys, after that of `delta` (attention_backward_cuda.cu). Every
+// number is summed by one thread in one order; the price is that scores are computed in both.
 //
-// A block has 128 rows of its own, of one head, and goes through the others that these meet, 64
-// rows a stage. Of queries the rows are those of q and of the
-// gradient, of keys those of k and v; a block of keys goes through the queries of all heads that
-// share them. The first warp copies: all of its own rows once, the others by turns into two stages,
-// beside them the logarithms and `delta` of queries. Two warpgroups compute 64 rows each:
+// A block has 128 rows of its own (64 with a head size of 256), of one head, and goes through the
+// others that these meet, 64 rows a stage. Of queries the rows are those of q and of the gradient,
+// of keys those of k and v; a block of keys goes through the queries of all heads that share them.
+// The first warp copies: all of its own rows once, the others by turns into two stages, beside them
+// the logarithms and `delta` of queries. Two warpgroups compute 64 rows each:
 //
 //   S  = own q or k times the others' k or q, transposed: both from shared memory;
 //   dP = own gradient or v times the others' v or gradient, the same;
@@ -15,11 +15,20 @@
 //   grad_q += dS k, or grad_k += dS q and grad_v += P gradient: from registers, and from shared
 //        memory as it lies.
 //
+// With a head size of 256 the sums of 64 rows of keys would take 256 registers of a thread. There
+// the two warpgroups have the same 64 rows, and each sums half of the columns. One computes S and
+// gives P to the other, which computes dP and gives dS back: by way of shared memory, thread by
+// thread, since both hold these numbers alike. Of keys the first is at P gradient meanwhile; of
+// queries there is no such product, and it waits.
+//
 // Barriers. full[stage]: one arrival and the bytes of its tiles, by the first lane of the copying
 // warp, once the warp's lanes have written what is beside them. free[stage]: an arrival by each
 // consumer warp once its products that read the stage are done. Round i uses stage i % 2 for the
 // (i / 2)-th time: consumers wait for parity (i / 2) % 2 of full, the copying warp for the opposite
-// one of free, which a new barrier passes at once.
+// one of free, which a new barrier passes at once. given[0] and given[1]: an arrival by each warp
+// of the giver once its lanes have written P or dS; round i is phase i, so that the taker waits for
+// parity i % 2. Nobody hands these back: P is written anew by those who have taken dS, which was
+// given by those who had taken P, and dS by those who have taken the next P.
 //
 // Pairs that do not see each other have P = dS = 0 and take part in the products all the same:
 // infinite items of theirs are dealt with at the end, as in attention_sm90.cu. A query with nothing
@@ -30,116 +39,25 @@
 // of 0 apart is their sign: P of a hidden pair is -0.
 #include "cuda/bfloat16.h"
 #include "cuda/sm90.h"
+#include "ops/attention/attention_backward_sm90.h"
 #include "ops/attention/attention_cuda.h"
 #include "ops/attention/attention_sm90.h"
 
 namespace marey::cuda {
 namespace {
 
-constexpr int kOwn = 128;
-constexpr int kOther = 64;
-constexpr int kStages = 2;
-constexpr int kConsumers = 2;
-constexpr int kThreads = 128 * (1 + kConsumers);
-constexpr float kLog2E = 1.44269504088896341F;
+using namespace backward_sm90;
+
 constexpr float kLargest = 3.402823466e+38F;
 constexpr uint16_t kHidden = 0x8000;  // -0, as P of a pair that does not see each other
-
-// Tiles are parts of rows, 64 items each. Of two arrays: q or k, and the gradient or v.
-template <int kDepth>
-struct Shared {
-  static constexpr int kParts = kDepth / 64;
-  static constexpr int kOwnItems = kOwn * 64;
-  static constexpr int kOtherItems = kOther * 64;
-  alignas(1024) bfloat16 own[2][kParts][kOwnItems];
-  alignas(1024) bfloat16 other[kStages][2][kParts][kOtherItems];
-  // Of the queries of a stage: the logarithm to base 2 of the sum of exponentials, and delta.
-  float top[kStages][kOther], delta[kStages][kOther];
-  Barrier own_full, full[kStages], free[kStages];
-};
-
-// Tiles begin at 1024 bytes, and dynamic shared memory need not.
-template <int kDepth>
-constexpr std::size_t kSharedBytes = sizeof(Shared<kDepth>) + 1024;
-
-// Own row r meets the others r + shift - before to r + shift + after, of `count`.
-struct Reach {
-  int64_t own, shift, before, after, count;
-};
-template <bool kOfKeys>
-MAREY_HOST_DEVICE Reach reach_of(const AttentionRange& range) {
-  if constexpr (kOfKeys) {
-    return {range.keys, -range.offset, range.right, range.left, range.queries};
-  } else {
-    return {range.queries, range.offset, range.left, range.right, range.keys};
-  }
-}
-
-// 32 bits for all: there are fewer blocks than 2^31, and so many rows (copyable()).
-struct Tile {
-  int batch, key_head;
-  int head, heads;    // first query head, and how many
-  int first;          // of the own rows
-  int begin, blocks;  // of the others
-};
-
-template <bool kOfKeys>
-MAREY_HOST_DEVICE Tile tile_at(const BackwardArguments& a, const Reach& reach, int64_t block) {
-  const AttentionArguments& f = a.forward;
-  const Divisor& blocks = kOfKeys ? a.key_blocks : f.row_blocks;
-  Tile tile;
-  const int64_t problem = blocks.quotient(block);
-  const int64_t at = block - problem * blocks.value();
-  int64_t first;
-  if constexpr (kOfKeys) {
-    const int64_t key_heads = f.group.quotient(f.heads.value());
-    const int64_t batch = problem / key_heads;
-    tile.batch = static_cast<int>(batch);
-    tile.key_head = static_cast<int>(problem - batch * key_heads);
-    tile.heads = static_cast<int>(f.group.value());
-    tile.head = tile.key_head * tile.heads;
-    // In a causal order early keys are seen most, and late queries see most: they come first.
-    first = at * kOwn;
-  } else {
-    const int64_t batch = f.heads.quotient(problem);
-    tile.batch = static_cast<int>(batch);
-    tile.head = static_cast<int>(problem - batch * f.heads.value());
-    tile.key_head = static_cast<int>(f.group.quotient(tile.head));
-    tile.heads = 1;
-    first = (blocks.value() - 1 - at) * kOwn;
-  }
-  const int64_t last = first + kOwn < reach.own ? first + kOwn - 1 : reach.own - 1;
-  const int64_t from = first + reach.shift - reach.before;
-  const int64_t past = last + reach.shift + reach.after + 1;
-  const int64_t begin = from < 0 ? 0 : from > reach.count ? reach.count : from;
-  const int64_t end = past < reach.count ? past : reach.count;
-  tile.first = static_cast<int>(first);
-  tile.begin = static_cast<int>(begin);
-  tile.blocks = end > begin ? static_cast<int>((end - begin + kOther - 1) / kOther) : 0;
-  return tile;
-}
-
-// What a query has beside its row.
-struct Query {
-  float top, delta;
-};
-// A query with no key to attend to, or that is not there, has kNoKey.
-constexpr float kNoKey = INFINITY;
-MAREY_DEVICE Query query_of(const BackwardArguments& a, const int64_t (&offset)[kAttentionArrays],
-                            int64_t batch, int64_t head, int64_t row) {
-  const AttentionArguments& f = a.forward;
-  if (row >= f.queries) return {kNoKey, 0.0F};
-  const float lse = *reinterpret_cast<const float*>(f.at(offset, kLse, head, row, 0));
-  const int64_t problem = batch * f.heads.value() + head;
-  const float delta = reinterpret_cast<const float*>(a.delta)[problem * f.queries + row];
-  return {lse == -INFINITY ? kNoKey : lse * kLog2E, delta};
-}
 
 template <int kDepth, bool kOfKeys>
 struct Consumer {
   using Memory = Shared<kDepth>;
   static constexpr uint32_t kOwnBytes = Memory::kOwnItems * 2;
   static constexpr uint32_t kOtherBytes = Memory::kOtherItems * 2;
+  static constexpr bool kDivided = kSharing<kDepth> > 1;
+  static constexpr int kColumns = kDepth / kSharing<kDepth>;
 
   const BackwardArguments& a;
   const Reach& reach;
@@ -150,20 +68,22 @@ struct Consumer {
 
   float probability[kOther / 2], gradient[kOther / 2];
   uint32_t packed[2][kOther / 4];
-  float out[kDepth / 2];                   // grad_q or grad_k
-  float value[kOfKeys ? kDepth / 2 : 32];  // grad_v
-  Query query[2];                          // of own queries
+  float out[kColumns / 2];                   // grad_q or grad_k
+  float value[kOfKeys ? kColumns / 2 : 32];  // grad_v
+  Query query[2];                            // of own queries
   // The others that an own row meets, from the tile's first one.
   int low[2], high[2];
 
   MAREY_DEVICE int own_row(int half) const {
-    return tile.first + 64 * warpgroup + accumulator_row(thread, 2 * half);
+    return tile.first + first_row() + accumulator_row(thread, 2 * half);
   }
+  MAREY_DEVICE int first_row() const { return kDivided ? 0 : 64 * warpgroup; }
+  MAREY_DEVICE int first_column() const { return kDivided ? kColumns * warpgroup : 0; }
 
   // Own rows of one array times the others', not waited for.
   MAREY_DEVICE void multiply(float (&product)[kOther / 2], int array, int stage) {
     const uint32_t own =
-        shared_address(shared.own[array]) + static_cast<uint32_t>(warpgroup) * 64 * 128;
+        shared_address(shared.own[array]) + static_cast<uint32_t>(first_row()) * 128;
     const uint32_t other = shared_address(shared.other[stage][array]);
     wgmma_hold(product);
     wgmma_fence();
@@ -178,9 +98,12 @@ struct Consumer {
   }
 
   // Weights times the others' rows of one array, not waited for.
-  MAREY_DEVICE void add(float (&sums)[kDepth / 2], const uint32_t* weights, int array, int stage) {
-    const uint32_t other = shared_address(shared.other[stage][array]);
+  MAREY_DEVICE void add(float (&sums)[kColumns / 2], uint32_t (&weights)[kOther / 4], int array,
+                        int stage) {
+    const uint32_t other = shared_address(shared.other[stage][array]) +
+                           static_cast<uint32_t>(first_column()) / 64 * kOtherBytes;
     wgmma_hold(sums);
+    wgmma_hold(weights);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kOther / 16; ++k) {
@@ -244,9 +167,66 @@ struct Consumer {
     }
   }
 
+  // P and dS of a stage, packed, and what P adds, not waited for.
+  MAREY_DEVICE void find_weights(int stage, int first, float scale) {
+    multiply(probability, 0, stage);
+    // Of keys there are two sums that stay, and no registers for S and dP beside them at once.
+    if constexpr (!kOfKeys) multiply(gradient, 1, stage);
+    wgmma_wait<kOfKeys ? 0 : 1>();
+    wgmma_hold(probability);
+    exponentials(stage, first, scale);
+    pack_probabilities();
+    if constexpr (kOfKeys) multiply(gradient, 1, stage);
+    wgmma_wait<0>();
+    wgmma_hold(gradient);
+    gradients(stage);
+    if constexpr (kOfKeys) add(value, packed[0], 1, stage);
+  }
+
+  // The same, one half of it by each of two warpgroups. The parity of a round is its stage.
+  MAREY_DEVICE void share_weights(int stage, int first, float scale) {
+    static_assert(kStages == 2);
+    if (warpgroup == 0) {
+      multiply(probability, 0, stage);
+      wgmma_wait<0>();
+      wgmma_hold(probability);
+      exponentials(stage, first, scale);
+      pack_probabilities();
+      give(0);
+    } else {
+      multiply(gradient, 1, stage);
+      wgmma_wait<0>();
+      wgmma_hold(gradient);
+      take(0, stage);
+      gradients(stage);
+      give(1);
+    }
+    if constexpr (kOfKeys) add(value, packed[0], 1, stage);
+    if (warpgroup == 0) take(1, stage);
+  }
+  // P (0) or dS (1).
+  MAREY_DEVICE void give(int which) {
+#pragma unroll
+    for (int i = 0; i < kOther / 16; ++i) {
+      const uint32_t* four = packed[which] + 4 * i;
+      shared.weights[which][i][thread] = {{four[0], four[1], four[2], four[3]}};
+    }
+    sync_warp();
+    if (thread % 32 == 0) barrier_arrive(&shared.given[which]);
+  }
+  MAREY_DEVICE void take(int which, int parity) {
+    barrier_wait(&shared.given[which], parity);
+#pragma unroll
+    for (int i = 0; i < kOther / 16; ++i) {
+      const typename Memory::Four four = shared.weights[which][i][thread];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) packed[which][4 * i + j] = four.v[j];
+    }
+  }
+
   MAREY_DEVICE void run() {
 #pragma unroll
-    for (int i = 0; i < kDepth / 2; ++i) {
+    for (int i = 0; i < kColumns / 2; ++i) {
       out[i] = 0.0F;
       if constexpr (kOfKeys) value[i] = 0.0F;
     }
@@ -266,22 +246,19 @@ struct Consumer {
     for (int head = 0; head < tile.heads; ++head) {
       for (int block = 0; block < tile.blocks; ++block) {
         barrier_wait(&shared.full[stage], parity);
-        multiply(probability, 0, stage);
-        // Of keys there are two sums that stay, and no registers for S and dP beside them at once.
-        if constexpr (!kOfKeys) multiply(gradient, 1, stage);
-        wgmma_wait<kOfKeys ? 0 : 1>();
-        wgmma_hold(probability);
-        exponentials(stage, block * kOther, scale);
-        pack_probabilities();
-        if constexpr (kOfKeys) multiply(gradient, 1, stage);
-        wgmma_wait<0>();
-        wgmma_hold(gradient);
-        gradients(stage);
-        if constexpr (kOfKeys) add(value, packed[0], 1, stage);
+        if constexpr (kDivided) {
+          share_weights(stage, block * kOther, scale);
+        } else {
+          find_weights(stage, block * kOther, scale);
+        }
         add(out, packed[1], 0, stage);
         wgmma_wait<0>();
-        if constexpr (kOfKeys) wgmma_hold(value);
+        if constexpr (kOfKeys) {
+          wgmma_hold(value);
+          wgmma_hold(packed[0]);
+        }
         wgmma_hold(out);
+        wgmma_hold(packed[1]);
         // All lanes have read what is beside the queries.
         if constexpr (kOfKeys) sync_warp();
         if (thread % 32 == 0) barrier_arrive(&shared.free[stage]);
@@ -306,8 +283,8 @@ struct Consumer {
       char* to = a.gradients.at(offset, kOfKeys ? kGradK : kGradQ, head, row, 0);
       char* to_value = kOfKeys ? a.gradients.at(offset, kGradV, head, row, 0) : nullptr;
 #pragma unroll
-      for (int i = 2 * half; i < kDepth / 2; i += 4) {
-        const int column = accumulator_column(thread, i);
+      for (int i = 2 * half; i < kColumns / 2; i += 4) {
+        const int column = first_column() + accumulator_column(thread, i);
         finite[half] = finite[half] && fabsf(out[i]) <= kLargest && fabsf(out[i + 1]) <= kLargest;
         *reinterpret_cast<uint32_t*>(to + 2 * column) =
             pack_bfloat16(out[i] * scale, out[i + 1] * scale);
@@ -366,7 +343,8 @@ struct Consumer {
 
     const float scale = static_cast<float>(f.scale) * kLog2E;
 #pragma unroll 1
-    for (int first = accumulator_column(thread, 0); first < kDepth; first += 8 * kPairs) {
+    for (int first = first_column() + accumulator_column(thread, 0);
+         first < first_column() + kColumns; first += 8 * kPairs) {
       float of_out[2 * kPairs], of_value[2 * kPairs];
 #pragma unroll
       for (int i = 0; i < 2 * kPairs; ++i) of_out[i] = of_value[i] = 0.0F;
@@ -434,9 +412,9 @@ attention_backward_sm90_kernel(MAREY_GRID_CONSTANT BackwardArguments a,
   unsigned char* memory = shared_memory<unsigned char>();
   memory += (1024 - shared_address(memory) % 1024) % 1024;
   auto& shared = *reinterpret_cast<Memory*>(memory);
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  const int warpgroup = uniform(static_cast<int>(threadIdx.x) / 128);
   const Reach reach = reach_of<kOfKeys>(a.forward);
-  const Tile tile = tile_at<kOfKeys>(a, reach, blockIdx.x);
+  const Tile tile = tile_at<kOwn<kDepth>, kOfKeys>(a, reach, blockIdx.x);
 
   if (threadIdx.x == 0) {
     barrier_init(&shared.own_full, 1);
@@ -444,6 +422,7 @@ attention_backward_sm90_kernel(MAREY_GRID_CONSTANT BackwardArguments a,
       barrier_init(&shared.full[stage], 1);
       barrier_init(&shared.free[stage], 4 * kConsumers);
     }
+    for (Barrier& given : shared.given) barrier_init(&given, 4);
     barrier_init_done();
   }
   sync_block();
@@ -508,11 +487,12 @@ attention_backward_sm90_kernel(MAREY_GRID_CONSTANT BackwardArguments a,
 }
 
 template <int kDepth>
-void run(const Queue& queue, const AttentionBackward& call, const BackwardArguments& given) {
-  BackwardArguments a = given;
+void run(const Queue& queue, const AttentionBackward& call, const BackwardArguments& arguments) {
+  BackwardArguments a = arguments;
   AttentionArguments& f = a.forward;
-  const int64_t query_blocks = blocks_for(f.queries, kOwn);
-  const int64_t key_blocks = blocks_for(f.keys, kOwn);
+  constexpr int kRows = kOwn<kDepth>;
+  const int64_t query_blocks = blocks_for(f.queries, kRows);
+  const int64_t key_blocks = blocks_for(f.keys, kRows);
   f.row_blocks = Divisor(query_blocks);
   a.key_blocks = Divisor(key_blocks);
   const auto map_q = [&](int rows) { return tensor_map(f, kQ, call.q, rows); };
@@ -520,11 +500,11 @@ void run(const Queue& queue, const AttentionBackward& call, const BackwardArgume
   const auto map_v = [&](int rows) { return tensor_map(f, kV, call.v, rows); };
   const auto map_grad = [&](int rows) { return tensor_map(a.gradients, kGrad, call.grad, rows); };
   launch(queue, {a.problems * query_blocks, kThreads, kSharedBytes<kDepth>},
-         &attention_backward_sm90_kernel<kDepth, false>, a, map_q(kOwn), map_grad(kOwn),
+         &attention_backward_sm90_kernel<kDepth, false>, a, map_q(kRows), map_grad(kRows),
          map_k(kOther), map_v(kOther));
   launch(queue, {a.problems / f.group.value() * key_blocks, kThreads, kSharedBytes<kDepth>},
-         &attention_backward_sm90_kernel<kDepth, true>, a, map_k(kOwn), map_v(kOwn), map_q(kOther),
-         map_grad(kOther));
+         &attention_backward_sm90_kernel<kDepth, true>, a, map_k(kRows), map_v(kRows),
+         map_q(kOther), map_grad(kOther));
 }
 
 }  // namespace
@@ -534,7 +514,8 @@ bool fits_backward_sm90(const Queue& queue, const AttentionBackward& call,
   const AttentionArguments& f = a.forward;
   if (call.mask != nullptr || call.bias != nullptr || options.softcap > 0) return false;
   if (f.sequences.count > 0 || f.queries == 0 || f.keys == 0) return false;
-  if ((f.depth != 64 && f.depth != 128) || f.value_depth != f.depth) return false;
+  if (f.depth != 64 && f.depth != 128 && f.depth != 256) return false;
+  if (f.value_depth != f.depth) return false;
   for (const View* view : {&call.q, &call.k, &call.v, &call.grad}) {
     if (!copyable(*view)) return false;
   }
@@ -547,7 +528,8 @@ bool fits_backward_sm90(const Queue& queue, const AttentionBackward& call,
 void attention_backward_sm90(const Queue& queue, const AttentionBackward& call,
                              const BackwardArguments& a) {
   if (a.forward.depth == 64) return run<64>(queue, call, a);
-  run<128>(queue, call, a);
+  if (a.forward.depth == 128) return run<128>(queue, call, a);
+  run<256>(queue, call, a);
 }
 
 }  // namespace marey::cuda

@@ -187,7 +187,7 @@ bool fits_sm90(const Queue& queue, const View& q, const View& k, const View& v, 
 void attention_sm90(const Queue& queue, const View& q, const View& k, const View& v,
                     const AttentionOptions& options, const View& out, const View* lse);
 
-// attention_backward_sm90.cu: the same for head sizes 64 and 128. `a` has `delta` computed.
+// attention_backward_sm90.cu: the same on the way back. `a` has `delta` computed.
 bool fits_backward_sm90(const Queue& queue, const AttentionBackward& call,
                         const AttentionOptions& options, const BackwardArguments& a);
 void attention_backward_sm90(const Queue& queue, const AttentionBackward& call,

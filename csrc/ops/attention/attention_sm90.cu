@@ -142,6 +142,7 @@ struct Consumer {
   MAREY_DEVICE void multiply_values(int stage) {
     const uint32_t v = shared_address(shared.v[stage]);
     wgmma_hold(out);
+    wgmma_hold(probabilities);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
@@ -253,6 +254,7 @@ struct Consumer {
         softmax();
         wgmma_wait<0>();
         wgmma_hold(out);
+        wgmma_hold(probabilities);
         if (thread % 32 == 0) barrier_arrive(&shared.v_free[stage]);
         rescale();
         pack();
@@ -263,6 +265,7 @@ struct Consumer {
       multiply_values(stage);
       wgmma_wait<0>();
       wgmma_hold(out);
+      wgmma_hold(probabilities);
     }
     store();
   }
@@ -374,7 +377,7 @@ attention_sm90_kernel(MAREY_GRID_CONSTANT AttentionArguments a, MAREY_GRID_CONST
   unsigned char* memory = shared_memory<unsigned char>();
   memory += (1024 - shared_address(memory) % 1024) % 1024;
   auto& shared = *reinterpret_cast<Memory*>(memory);
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  const int warpgroup = uniform(static_cast<int>(threadIdx.x) / 128);
   const Tile tile = tile_at<kKeys>(a, blockIdx.x);
 
   if (threadIdx.x == 0) {

@@ -53,19 +53,27 @@ template <int kRows, int NV, class T>
     }
   }
   if (ahead.at == nullptr) ahead.at = reinterpret_cast<const std::byte*>(input);
+  constexpr int kNear = Rows<T>::kNear;
+  constexpr int kPointers = (kRows + kNear - 1) / kNear;
   for (int64_t tap = 0; tap < count; ++tap, ahead.step = 0) {
-    const T* a = input + taps[tap].input;
     const T* b = weight + taps[tap].weight;
-    for (int64_t k = depth; k > 0; --k, a += step, b += kPitch, ahead.at += ahead.step) {
+    const T* near[kPointers];
+#pragma GCC unroll 8
+    for (int g = 0; g < kPointers; ++g) near[g] = input + taps[tap].input + g * kNear * stride;
+    for (int64_t k = depth; k > 0; --k, b += kPitch, ahead.at += ahead.step) {
       __builtin_prefetch(ahead.at, 0, 2);
       decltype(Step<T>::row(b)) row[NV];
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + j * W);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        const auto item = Step<T>::item(a + i * stride);
-#pragma GCC unroll 4
-        for (int j = 0; j < NV; ++j) Step<T>::add(sum[i][j], item, row[j]);
+        add_row<T>(i, sum[i], near[i / kNear] + i % kNear * stride, row);
+      }
+#pragma GCC unroll 8
+      for (int g = 0; g < kPointers; ++g) {
+        near[g] += step;
+        // The compiler shall not make a pointer of every row's address.
+        asm("" : "+r"(near[g]));
       }
     }
   }
