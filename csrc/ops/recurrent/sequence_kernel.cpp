@@ -10,10 +10,11 @@
 // cache, the last ones of a step are still there when the next one starts, so every other step
 // takes the blocks backwards.
 //
-// Tried, in races of two threads in one process, without gain: multiply-adds that read the item of
-// A from memory, a fifth fewer instructions and twice the loads (0.96 to 0.97); lines of the next
-// panel fetched into the second cache by the way (128 rows, 1024 units: 1.03 to 1.04; else 0.97 to
-// 1.00); reciprocals by approximation for the cell's divisions, beside which the rest runs anyhow.
+// Tried, in races of two threads, without gain: multiply-adds that read every item of A from memory
+// and not each third (0.96 to 0.97); lines of the next panel fetched into the second cache by the
+// way (128 rows, 1024 units: 1.01 to 1.04; else 0.97 to 1.00); the depth in blocks of a panel that
+// stay in the first cache; weights of 1 MiB on huge pages (1.00); reciprocals by approximation for
+// the cell's divisions, beside which the rest runs anyhow.
 #include "core/select.h"
 #include "ops/recurrent/panels.h"
 
