@@ -152,7 +152,7 @@ template <int kRows, int NV, class T, class A>
     for (int g = 0; g < kPointers; ++g) {
       near[g] = near[g].along(steps);
       // The compiler shall not make a pointer of every row's address.
-      asm("" : "+r"(near[g].data));
+      if constexpr (A::kNear > 1) asm("" : "+r"(near[g].data));
     }
   };
   // Short enough a loop for its end to be predicted at the depths in use.

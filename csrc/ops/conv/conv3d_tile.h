@@ -53,7 +53,7 @@ template <int kRows, int NV, class T>
     }
   }
   if (ahead.at == nullptr) ahead.at = reinterpret_cast<const std::byte*>(input);
-  constexpr int kNear = Rows<T>::kNear;
+  constexpr int kNear = 3;  // rows of a pointer, as in core/operands.h
   constexpr int kPointers = (kRows + kNear - 1) / kNear;
   for (int64_t tap = 0; tap < count; ++tap, ahead.step = 0) {
     const T* b = weight + taps[tap].weight;
