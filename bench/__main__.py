@@ -48,14 +48,17 @@ def main() -> int:
         environment[COMPARED_ONLY] = "1"
     folder = HERE / "results" / (arguments.machine or _machine(arguments.threads))
 
+    # A process for each family: none meets the threads and memory that another's peers left. Where
+    # nothing is timed, one for all.
+    families = arguments.family or FAMILIES
     failed = False
-    for family in arguments.family or FAMILIES:
+    for together in [families] if arguments.compare else [[family] for family in families]:
         save = []
         if not for_pytest and not arguments.compare:
             folder.mkdir(parents=True, exist_ok=True)
-            save = [f"--benchmark-json={folder / family}.json"]
-        # A process for each family: none meets the threads and memory that another's peers left.
-        command = [sys.executable, "-m", "pytest", str(HERE / family), *options, *save]
+            save = [f"--benchmark-json={folder / together[0]}.json"]
+        folders = [str(HERE / family) for family in together]
+        command = [sys.executable, "-m", "pytest", *folders, *options, *save]
         failed |= subprocess.call(command, cwd=HERE.parent, env=environment) not in (0, NO_PEER)
     return int(failed)
 
