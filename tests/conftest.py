@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cuda_devices
 import numpy as np
@@ -105,15 +106,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = sorted(kept, key=lambda item: places.setdefault(_without_isa(item), len(places)))
 
 
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
 def _without_isa(item: pytest.Item) -> str:
     """The name of the test that it is under any instruction set."""
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return item.nodeid.replace(parameters.get("isa", "\0"), "")
+    return item.nodeid.replace(_parameters(item).get("isa", "\0"), "")
 
 
 def _is_that_of_a_lesser_set(item: pytest.Item) -> bool:
     """Whether its kernels are those of the first AVX-512 set: others differ in bfloat16 only."""
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    parameters = _parameters(item)
     others = parameters.get("isa") in AVX512[1:]
     return others and parameters.get("dtype") in (np.float32, np.float64)
 

@@ -93,7 +93,10 @@ def test_recurrent_layers_are_traced(name: str) -> None:
     with torch.no_grad():
         graph = torch.fx.experimental.proxy_tensor.make_fx(lambda x: layer(x)[0])(x)
         same(graph(other), layer(other)[0])
-        layer(torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True).from_tensor(x))
+        with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            found, _ = layer(fake.from_tensor(x))
+        assert type(found) is torch._subclasses.FakeTensor
+        assert found.shape == (5, 2, 3)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

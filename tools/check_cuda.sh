@@ -16,6 +16,7 @@ gate=$!
 trap 'kill $gate 2> "$folder/kill.log" || true' EXIT
 "$python" -m pytest -q -rf tests/test_cuda_*.py
 wait $gate || { tail -50 "$folder/gpu_gate.log"; exit 1; }
+trap - EXIT
 
 if [ ! -e "$folder/nvcc.log" ]; then
   echo "no nvcc: nothing is compiled for devices"
