@@ -8,7 +8,7 @@
 
 namespace marey {
 
-MAREY_STUB_BF16(select_linear, SelectLinear)
+MAREY_STUB_SPLIT(select_linear, SelectLinear)
 
 namespace {
 
@@ -74,8 +74,9 @@ void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* 
   const int64_t size = item_size(b.dtype());
   const int64_t wanted = kRangesPerThread * num_threads();
   const int64_t blocks = divided(rows, kLinearRows);
-  const int64_t block = std::min(divided(divided(rows, blocks), 12) * 12, kLinearRows);
-  const int64_t group = std::clamp<int64_t>(b.panels() * blocks / wanted, 1, kLinearPanels);
+  const int64_t block =
+      std::min(divided(divided(rows, blocks), kernel.tile_rows) * kernel.tile_rows, kLinearRows);
+  const int64_t group = std::clamp<int64_t>(b.panels() * blocks / wanted, 1, kernel.panels);
   const int64_t groups = divided(b.panels(), group);
   const int64_t row_blocks = divided(rows, block);
   // The blocks of rows of one group follow each other and find its panels in the cache.
