@@ -181,19 +181,21 @@ template <int NV>
 
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
-// that of B is NV vectors.
+// that of B is NV vectors. Where A is no SplitRows: `part_of_a` items from one part to the next,
+// `step_of_a` from one step to the next.
 template <int kBlocks, int NV>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
-                                             int64_t steps) {
+                                             int64_t steps, int64_t part_of_a = kSplitDepth,
+                                             int64_t step_of_a = kSplitStep) {
   constexpr int64_t kPitch = NV * kTilePitch;
   constexpr int64_t kPart = kTileItems * NV * kTileItems;  // pairs
   const auto* of_b = reinterpret_cast<const Pair*>(b);
   const auto* below =
       reinterpret_cast<const bfloat16*>(reinterpret_cast<const std::byte*>(a) + kTileItems * pitch);
   // NOLINTBEGIN(bugprone-macro-parentheses): the intrinsics take the numbers of tiles literally.
-  const auto a_upper = [&](int part) { _tile_loadd(4, a + part * kSplitDepth, pitch); };
+  const auto a_upper = [&](int part) { _tile_loadd(4, a + part * part_of_a, pitch); };
   const auto a_lower = [&](int part) {
-    if constexpr (kBlocks > 1) _tile_loadd(5, below + part * kSplitDepth, pitch);
+    if constexpr (kBlocks > 1) _tile_loadd(5, below + part * part_of_a, pitch);
   };
   const auto b_left = [&](int part) { _tile_loadd(6, of_b + part * kPart, kPitch); };
   const auto b_right = [&](int part) {
@@ -246,8 +248,8 @@ template <int kBlocks, int NV>
       lower_right();
       return;
     }
-    a += kSplitStep;
-    below += kSplitStep;
+    a += step_of_a;
+    below += step_of_a;
     of_b += kSplitParts * kPart;
     a_upper(0);
     lower_left();
