@@ -50,18 +50,21 @@ struct Parts {
   return {{first, second, _mm512_castps_si512(left)}};
 }
 
-// 32 numbers of a row: a step of it.
-[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
+// One part of 32 numbers.
+[[gnu::always_inline]] inline __m512i step_of(const Parts& low, const Parts& high, int part) {
   alignas(64) static constexpr uint16_t kUpperHalves[32] = {
       1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  const __m512i halves = _mm512_load_si512(kUpperHalves);
+  return _mm512_permutex2var_epi16(low.of[part], _mm512_load_si512(kUpperHalves), high.of[part]);
+}
+
+// 32 numbers of a row: a step of it.
+[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
   const Parts a = parts_of(low);
   const Parts b = parts_of(high);
 #pragma GCC unroll 3
   for (int part = 0; part < kSplitParts; ++part) {
-    _mm512_storeu_si512(to + part * kSplitDepth,
-                        _mm512_permutex2var_epi16(a.of[part], halves, b.of[part]));
+    _mm512_storeu_si512(to + part * kSplitDepth, step_of(a, b, part));
   }
 }
 
@@ -182,11 +185,12 @@ template <int NV>
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
 // that of B is NV vectors. Where A is no SplitRows: `part_of_a` items from one part to the next,
-// `step_of_a` from one step to the next.
-template <int kBlocks, int NV>
+// `step_of_a` from one step to the next. `beside` is called six times a step: the products leave
+// most instructions of their cycles to others.
+template <int kBlocks, int NV, class Beside>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
-                                             int64_t steps, int64_t part_of_a = kSplitDepth,
-                                             int64_t step_of_a = kSplitStep) {
+                                             int64_t steps, int64_t part_of_a, int64_t step_of_a,
+                                             Beside& beside) {
   constexpr int64_t kPitch = NV * kTilePitch;
   constexpr int64_t kPart = kTileItems * NV * kTileItems;  // pairs
   const auto* of_b = reinterpret_cast<const Pair*>(b);
@@ -237,12 +241,18 @@ template <int kBlocks, int NV>
   b_right(2);
   for (int64_t step = 1;; ++step) {
     then_b(1);  // a0 b2
+    beside();
     then_a(1);  // a0 b1
+    beside();
     then_b(0);  // a1 b1
+    beside();
     then_a(2);  // a1 b0
+    beside();
     then_a(0);  // a2 b0, and a0 b0 below
+    beside();
     upper_left();
     upper_right();
+    beside();
     if (step == steps) {
       lower_left();
       lower_right();
@@ -258,6 +268,14 @@ template <int kBlocks, int NV>
     a_lower(0);
     b_right(2);
   }
+}
+
+template <int kBlocks, int NV>
+[[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
+                                             int64_t steps, int64_t part_of_a = kSplitDepth,
+                                             int64_t step_of_a = kSplitStep) {
+  auto nothing = [] {};
+  add_split<kBlocks, NV>(a, pitch, b, steps, part_of_a, step_of_a, nothing);
 }
 
 // The number that three parts make. An infinite or NaN one is its first part.

@@ -114,8 +114,8 @@ struct ConvBlock {
 
 // How channels are summed in chunks where channels times taps are more than `whole`: about so many
 // products at once, in multiples of `channels`, or `least` where that is more. The weights of a
-// chunk and a panel stay in the second-level cache, and a long sum in parts gathers smaller rounding
-// errors than in one.
+// chunk and a panel stay in the second-level cache, and a long sum in parts gathers smaller
+// rounding errors than in one.
 struct ConvChunks {
   int64_t whole = 640;
   int64_t products = 512;

@@ -98,8 +98,7 @@ template <class S>
         for (int64_t c = 0; c < depth * kPerItem; ++c) {
           S* row = to + tap * tap_pitch + c / kPerItem * lanes * kPerItem + c % kPerItem;
           for (int64_t k = 0; k < W; ++k) {
-            row[k * kPerItem] =
-                c < channels && k < count ? at[k * w.filter + c * w.channel] : S{};
+            row[k * kPerItem] = c < channels && k < count ? at[k * w.filter + c * w.channel] : S{};
           }
         }
       }

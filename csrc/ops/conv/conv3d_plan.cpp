@@ -10,7 +10,7 @@
 namespace marey {
 
 MAREY_STUB_SPLIT(select_conv3d_direct, SelectConv)
-MAREY_STUB_NO_BF16(select_conv3d_winograd, SelectConv)
+MAREY_STUB_SPLIT(select_conv3d_winograd, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_depthwise, SelectConv)
 
 namespace {
@@ -152,9 +152,9 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
     const double window = channels * (problem.depthwise ? part : 1.0) *
                           static_cast<double>(window_extent(problem.taps[0], cut.size[0]) * read *
                                               window_extent(problem.taps[2], cut.size[2]));
-    const double cost = positions * weights * part * kernel.product_cost +
-                        window * kernel.copy_cost +
-                        static_cast<double>(turn) * (weights * part * kernel.weight_cost + kBlockCost);
+    const double cost =
+        positions * weights * part * kernel.product_cost + window * kernel.copy_cost +
+        static_cast<double>(turn) * (weights * part * kernel.weight_cost + kBlockCost);
     // The longest thread.
     cut.cost = static_cast<double>(divide_up(cut.blocks() / turn * repeats, threads)) * cost;
     if (cut.cost >= best.cost) return;

@@ -19,130 +19,27 @@
 #include <algorithm>
 
 #include "core/buffer.h"
-#include "core/tile_split.h"
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d_filters.h"
+#include "ops/conv/conv3d_split_tiles.h"
 
 namespace marey::MAREY_ISA_NS {
-
-// ---- tiles ----
-
-// Planes of the parts of A: `stride` bytes from one row to the next, `part` items from one plane to
-// the next.
-struct SplitPlanes {
-  const bfloat16* data;
-  int64_t stride;
-  int64_t part;
-};
-
-// A run of the depth is `items` long.
-struct SplitRun {
-  int64_t items;
-  int64_t steps;
-};
-
-// Sums without what lies behind the runs.
-template <int kBlocks, int NV>
-[[gnu::noinline, gnu::cold]] void add_runs_apart(const SplitPlanes& a, const TapAt* taps,
-                                                 int64_t count, const SplitRun& run,
-                                                 const Split* weights) {
-  constexpr int64_t kRows = kBlocks * kTileItems;
-  alignas(64) bfloat16 rows[kSplitParts * kRows * kSplitDepth];
-  const int64_t whole = run.items / kSplitDepth;
-  const int64_t rest = run.items % kSplitDepth;
-  const auto mask = static_cast<__mmask32>((uint64_t{1} << rest) - 1);
-  for (int64_t tap = 0; tap < count; ++tap) {
-    const bfloat16* from = a.data + taps[tap].input;
-    const Split* b = weights + taps[tap].weight;
-    add_split<kBlocks, NV>(from, a.stride, b, whole, a.part, kSplitDepth);
-    if (rest == 0) continue;
-    from += whole * kSplitDepth;
-    for (int64_t part = 0; part < kSplitParts; ++part) {
-      for (int64_t i = 0; i < kRows; ++i) {
-        const auto* at = reinterpret_cast<const std::byte*>(from + part * a.part) + i * a.stride;
-        _mm512_store_si512(rows + (part * kRows + i) * kSplitDepth,
-                           _mm512_maskz_loadu_epi16(mask, at));
-      }
-    }
-    add_split<kBlocks, NV>(rows, kTilePitch, b + whole * kTileItems * NV * kTileItems, 1,
-                           kRows * kSplitDepth, kSplitDepth);
-  }
-}
-
-// One sum by multiply-adds.
-template <int NV>
-[[gnu::noinline, gnu::cold]] float sum_of_runs(const SplitPlanes& a, int64_t row, const TapAt* taps,
-                                               int64_t count, const SplitRun& run,
-                                               const Split* weights, int64_t lane) {
-  constexpr int64_t kPart = kTileItems * NV * kTileItems;
-  float sum = 0.0F;
-  for (int64_t tap = 0; tap < count; ++tap) {
-    const auto* from = reinterpret_cast<const bfloat16*>(
-        reinterpret_cast<const std::byte*>(a.data + taps[tap].input) + row * a.stride);
-    const auto* b = reinterpret_cast<const Pair*>(weights + taps[tap].weight) + lane;
-    for (int64_t k = 0; k < run.items; ++k) {
-      const auto item = [&](int64_t part) {
-        const int64_t in_step = k % kSplitDepth;
-        const Pair& pair = b[(k / kSplitDepth * kSplitParts + part) * kPart +
-                             in_step / 2 * NV * kTileItems];
-        return k % 2 == 0 ? pair.low : pair.high;
-      };
-      sum = fma(joined(from[k], from[a.part + k], from[2 * a.part + k]),
-                joined(item(0), item(1), item(2)), sum);
-    }
-  }
-  return sum;
-}
-
-template <int NV>
-bool all_finite(const float* sums, int64_t rows) {
-  __mmask16 odd = 0;
-  for (int64_t i = 0; i < rows * NV; ++i) odd |= not_finite(_mm512_loadu_ps(sums + i * kTileItems));
-  return odd == 0;
-}
-
-// Sums of `rows` rows of A, at most 16 * kBlocks; `out` has place for all of them.
-template <int kBlocks, int NV>
-[[gnu::noinline, gnu::flatten]] void sum_runs(int64_t rows, const SplitPlanes& a, const TapAt* taps,
-                                              int64_t count, const SplitRun& run,
-                                              const Split* weights, float* out, bool accumulate) {
-  constexpr int64_t kLanes = NV * kTileItems;
-  constexpr int64_t kPitch = NV * kTilePitch;
-  alignas(64) float partial[kBlocks * kTileItems * kLanes];
-  float* const sums = accumulate ? partial : out;
-  zero_sums<kBlocks, NV>();
-  for (int64_t tap = 0; tap < count; ++tap) {
-    add_split<kBlocks, NV>(a.data + taps[tap].input, a.stride, weights + taps[tap].weight,
-                           run.steps, a.part, kSplitDepth);
-  }
-  store_sums<kBlocks, NV>(sums, kPitch);
-  asm volatile("" ::: "memory");
-  if (__builtin_expect(!all_finite<NV>(sums, rows), 0)) {
-    zero_sums<kBlocks, NV>();
-    add_runs_apart<kBlocks, NV>(a, taps, count, run, weights);
-    store_sums<kBlocks, NV>(sums, kPitch);
-    asm volatile("" ::: "memory");
-    for (int64_t i = 0; i < rows * kLanes; ++i) {
-      if (sums[i] - sums[i] == 0.0F) continue;
-      sums[i] = sum_of_runs<NV>(a, i / kLanes, taps, count, run, weights, i % kLanes);
-    }
-  }
-  if (!accumulate) return;
-  for (int64_t i = 0; i < rows * kLanes; i += kTileItems) {
-    store(out + i, load<Vec<float>>(out + i) + load<Vec<float>>(partial + i));
-  }
-}
 
 // ---- windows ----
 
 // The parts of 32 numbers, the first of them in `mask`.
 [[gnu::always_inline]] inline void store_parts(__m512 low, __m512 high, bfloat16* to, int64_t part,
                                                __mmask32 mask) {
-  alignas(64) bfloat16 items[kSplitStep];
-  store_split(low, high, items);
+  const Parts a = parts_of(low);
+  const Parts b = parts_of(high);
 #pragma GCC unroll 3
-  for (int64_t i = 0; i < kSplitParts; ++i) {
-    _mm512_mask_storeu_epi16(to + i * part, mask, _mm512_load_si512(items + i * kSplitDepth));
+  for (int i = 0; i < kSplitParts; ++i) {
+    const __m512i items = step_of(a, b, i);
+    if (mask == ~__mmask32{0}) {
+      _mm512_storeu_si512(to + i * part, items);
+    } else {
+      _mm512_mask_storeu_epi16(to + i * part, mask, items);
+    }
   }
 }
 
@@ -174,8 +71,8 @@ inline __mmask32 first_items(int64_t count) {
 #pragma GCC unroll 16
         for (int j = 0; j < kTileItems; ++j) {
           const int64_t channel = c + half * kTileItems + j;
-          square[j] = Vec<float>(load_some(from + channel * channel_stride + w, 1,
-                                           channel < channels ? count : 0));
+          square[j] = Vec<float>(
+              load_some(from + channel * channel_stride + w, 1, channel < channels ? count : 0));
         }
         transpose<float>(square);
 #pragma GCC unroll 16
@@ -186,8 +83,8 @@ inline __mmask32 first_items(int64_t count) {
       const __mmask32 mask = first_items(channels - c);
       for (int64_t j = 0; j < count; ++j) {
         const float* row = turned + j * kSplitDepth;
-        store_parts(_mm512_load_ps(row), _mm512_load_ps(row + kTileItems),
-                    to + (w + j) * pitch + c, part, mask);
+        store_parts(_mm512_load_ps(row), _mm512_load_ps(row + kTileItems), to + (w + j) * pitch + c,
+                    part, mask);
       }
     }
   }
@@ -202,9 +99,9 @@ class SplitDirect {
 
   // What a pixel of the window holds, and what runs the depth of a chunk of channels consists of.
   struct Depth {
-    bool folded;      // a pixel has the taps along time
-    bool merged;      // a run has the taps along W
-    int64_t pixel;    // items
+    bool folded;    // a pixel has the taps along time
+    bool merged;    // a run has the taps along W
+    int64_t pixel;  // items
     SplitRun run;
     int64_t runs;
 
@@ -281,8 +178,8 @@ class SplitDirect {
 
  private:
   // (T, H, W, channels, lanes) as (H, W, T, channels, lanes).
-  static const float* fold(const ConvProblem& p, int64_t channels, int64_t lanes,
-                           const float* from, float* to) {
+  static const float* fold(const ConvProblem& p, int64_t channels, int64_t lanes, const float* from,
+                           float* to) {
     const int64_t pixel = channels * lanes;
     const int64_t plane = p.taps[1].count * p.taps[2].count;
     for (int64_t q = 0; q < plane; ++q) {
@@ -314,7 +211,8 @@ class SplitDirect {
     // so that the planes fall into different sets of the first-level cache.
     const int64_t behind = 2 * W * place_.width.step * depth_.pixel + 2 * kSplitDepth;
     constexpr int64_t kLine = 32;
-    part_ = round_up(window_frames_ * place_.height.extent * row_items_ + behind, 2 * kLine) + kLine;
+    part_ =
+        round_up(window_frames_ * place_.height.extent * row_items_ + behind, 2 * kLine) + kLine;
     int64_t bytes = 0;
     const auto take = [&](int64_t size) {
       const int64_t at = bytes;
@@ -404,7 +302,8 @@ class SplitDirect {
     const Span& width = place_.width;
     const int64_t low = width.first >= 0 ? 0 : (-width.first + width.stride - 1) / width.stride;
     const int64_t first = width.first + low * width.stride;
-    const int64_t left = p_.in[2] > first ? (p_.in[2] - first + width.stride - 1) / width.stride : 0;
+    const int64_t left =
+        p_.in[2] > first ? (p_.in[2] - first + width.stride - 1) / width.stride : 0;
     const int64_t from = at_most(low, width.extent);
     return {from, at_most(low + left, width.extent), first};
   }
@@ -486,7 +385,8 @@ class SplitDirect {
     return count;
   }
 
-  void sum_frame(int64_t t, int64_t lanes, const Split* weights, float* sums, bool accumulate) {
+  void sum_frame(int64_t t, int64_t lanes, const Split* weights, float* sums, bool accumulate,
+                 WindowAhead& ahead) {
     const int64_t count = list_runs(t, lanes);
     const int64_t stride = place_.width.step * depth_.pixel;
     const int64_t whole = round_up(length_, W);
@@ -497,8 +397,9 @@ class SplitDirect {
         const bool two = left > W;
         const auto sum = lanes == W ? (two ? sum_runs<2, 1> : sum_runs<1, 1>)
                                     : (two ? sum_runs<2, 2> : sum_runs<1, 2>);
-        sum(left, {row + q * stride, stride * static_cast<int64_t>(sizeof(bfloat16)), part_}, taps_,
-            count, depth_.run, weights, sums + q * lanes, accumulate);
+        sum(left,
+            {row + q * stride, stride * static_cast<int64_t>(sizeof(bfloat16)), part_, kSplitDepth},
+            taps_, count, depth_.run, weights, sums + q * lanes, accumulate, ahead);
       }
     }
   }
@@ -518,13 +419,17 @@ class SplitDirect {
 
   void sum_chunk(bool first, bool last) {
     float* sums = sums_;
+    constexpr int64_t kCallsOfStep = 6;
+    const int64_t tiles = frames_ * stretches_ * ((length_ + kPanel - 1) / kPanel);
+    WindowAhead ahead(last ? b_.next : nullptr, (b_.last_panel - b_.first_panel) * tiles *
+                                                    depth_.runs * depth_.run.steps * kCallsOfStep);
     for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
       const int64_t lanes = lanes_of(p_, panel);
       const int64_t lane = lanes_before(p_, panel) - first_lane_;
       const Split* weights =
           static_cast<const Split*>(b_.packed) + weights_at(p_, first_channel_, channels_, panel);
       for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
-        sum_frame(t, lanes, weights, sums, !first);
+        sum_frame(t, lanes, weights, sums, !first, ahead);
         if (last) finish_frame(t, lane, lanes, sums);
         if (several_) sums += frame_rows() * lanes;
       }
@@ -536,8 +441,8 @@ class SplitDirect {
   WindowPlace place_;
   Depth depth_;  // of this chunk
   int64_t frames_, rows_, positions_;
-  bool several_;  // chunks
-  bool flat_;     // positions of all rows are one stretch
+  bool several_;                // chunks
+  bool flat_;                   // positions of all rows are one stretch
   int64_t stretches_, length_;  // of a frame
   int64_t pitch_;               // pixels of a row of the window
   int64_t window_frames_;
