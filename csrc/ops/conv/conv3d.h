@@ -142,6 +142,8 @@ struct ConvKernel {
                void* packed) = nullptr;
   // Bytes of scratch for a block, which need not have data.
   int64_t (*scratch)(const ConvBlock&) = nullptr;
+  // Positions that a block is as dear as, for tiles that are not filled. Null: those that it has.
+  double (*positions)(const ConvBlock&) = nullptr;
   void (*run)(const ConvBlock&) = nullptr;
 };
 
@@ -150,6 +152,9 @@ MAREY_DECLARE_KERNEL(select_conv3d_direct, SelectConv)
 // float32, 3 x 3 taps in space of stride and dilation 1.
 MAREY_DECLARE_KERNEL(select_conv3d_winograd, SelectConv)
 MAREY_DECLARE_KERNEL(select_conv3d_depthwise, SelectConv)
+// The first two for float32 by the tiles of AMX (core/tile_split.h); empty where there are none.
+MAREY_DECLARE_KERNEL(select_conv3d_direct_split, SelectConv)
+MAREY_DECLARE_KERNEL(select_conv3d_winograd_split, SelectConv)
 
 class LastFrames;
 

@@ -349,6 +349,7 @@ ConvKernel split_functions() {
           .packed_bytes = D::packed_bytes,
           .pack = D::pack,
           .scratch = D::scratch,
+          .positions = D::positions,
           .run = D::run};
 }
 #endif
@@ -356,10 +357,14 @@ ConvKernel split_functions() {
 }  // namespace
 
 ConvKernel select_conv3d_direct(DType dtype) {
+  return of_type(dtype, []<class S>() { return functions<S>(); });
+}
+
+ConvKernel select_conv3d_direct_split([[maybe_unused]] DType dtype) {
 #if defined(__AMX_BF16__)
   if (dtype == DType::f32 && tiles_active()) return split_functions();
 #endif
-  return of_type(dtype, []<class S>() { return functions<S>(); });
+  return {};
 }
 
 }  // namespace marey::MAREY_ISA_NS

@@ -9,8 +9,10 @@
 
 namespace marey {
 
-MAREY_STUB_SPLIT(select_conv3d_direct, SelectConv)
-MAREY_STUB_SPLIT(select_conv3d_winograd, SelectConv)
+MAREY_STUB_BF16(select_conv3d_direct, SelectConv)
+MAREY_STUB_BF16(select_conv3d_winograd, SelectConv)
+MAREY_STUB_SPLIT(select_conv3d_direct_split, SelectConv)
+MAREY_STUB_SPLIT(select_conv3d_winograd_split, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_depthwise, SelectConv)
 
 namespace {
@@ -21,8 +23,14 @@ constexpr int64_t kColumnsOfRows = 64;
 constexpr int64_t kLanesOfRows = 16;
 // Winograd's transforms pay from so many channels and filters of a group.
 constexpr int64_t kFewestForWinograd = 24;
-// And as long as their weights, 16 / 9 as many, come from the last-level cache.
-constexpr int64_t kMostWinogradBytes = int64_t{32} << 20;
+// And as long as their weights, 16 / 9 as many, come from the last-level cache. So must those of
+// the direct sum that are split.
+constexpr int64_t kMostWeightBytes = int64_t{32} << 20;
+// By the tiles of AMX, of split operands, the direct sum is faster beyond so many channels, since
+// what the transforms give takes 24 bytes an input. Their products are those of tiles up to fewer,
+// where weights do not have to be read as often.
+constexpr int64_t kMostForWinogradBesideTiles = 128;
+constexpr int64_t kMostForWinogradByTiles = 96;
 // Cost of starting a block, in multiply-adds of a register tile.
 constexpr double kBlockCost = 16.0 * 2000;
 // Calls that cost less, all threads together, are over before a second thread would have begun.
@@ -114,12 +122,12 @@ struct Cut {
 
 namespace {
 
-int64_t scratch_of(const ConvKernel& kernel, const ConvProblem& problem, const Cut& cut) {
+ConvBlock first_block(const ConvKernel& kernel, const ConvProblem& problem, const Cut& cut) {
   ConvBlock block;
   block.problem = &problem;
   block.end = cut.size;
   block.last_panel = std::min(cut.panels, divide_up(problem.filters, kernel.panel));
-  return kernel.scratch(block);
+  return block;
 }
 
 Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t repeats) {
@@ -147,7 +155,11 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
     const int64_t rows = shared ? share : cut.size[1];
     const int64_t read = (turn - 1) * window_extent(problem.taps[1], cut.size[1]) +
                          window_extent(problem.taps[1], rows - (turn - 1) * cut.size[1]);
-    const auto positions = static_cast<double>(cut.size[0] * rows * cut.size[2]);
+    double positions = static_cast<double>(cut.size[0] * rows * cut.size[2]);
+    if (kernel.positions != nullptr) {
+      positions = static_cast<double>(rows) / static_cast<double>(cut.size[1]) *
+                  kernel.positions(first_block(kernel, problem, cut));
+    }
     const double part = 1.0 / static_cast<double>(cut.panel_groups);
     const double window = channels * (problem.depthwise ? part : 1.0) *
                           static_cast<double>(window_extent(problem.taps[0], cut.size[0]) * read *
@@ -158,7 +170,7 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
     // The longest thread.
     cut.cost = static_cast<double>(divide_up(cut.blocks() / turn * repeats, threads)) * cost;
     if (cut.cost >= best.cost) return;
-    cut.scratch = scratch_of(kernel, problem, cut);
+    cut.scratch = kernel.scratch(first_block(kernel, problem, cut));
     const bool least = cut.size[0] == 1 && size[1] == 1 && parts >= most_parts;
     if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) return;
     best = cut;
@@ -186,7 +198,7 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
       best.count[axis] = divide_up(problem.out[axis], best.size[axis]);
     }
     best.panel_groups = divide_up(panels, best.panels);
-    best.scratch = scratch_of(kernel, problem, best);
+    best.scratch = kernel.scratch(first_block(kernel, problem, best));
   }
   return best;
 }
@@ -244,16 +256,25 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
     pack(all, 0);
     return;
   }
-  const ConvKernel direct = select_conv3d_direct_stub.get()(dtype);
-  const ConvKernel winograd = select_conv3d_winograd_stub.get()(dtype);
+  int64_t taps = 1;
+  for (const ConvAxis& axis : axes_) taps *= static_cast<int64_t>(axis.offset.size());
+  ConvKernel direct = select_conv3d_direct_split_stub.get()(dtype);
+  constexpr int64_t kSplitItem = 6;
+  const bool by_tiles =
+      direct.run != nullptr && kSplitItem * taps * channels * filters <= kMostWeightBytes;
+  if (!by_tiles) direct = select_conv3d_direct_stub.get()(dtype);
   if (algorithm_ == ConvAlgorithm::automatic) {
-    const auto taps = static_cast<int64_t>(axes_[0].offset.size());
-    const int64_t transformed = 16 * taps * channels * filters * item_size(dtype);
-    algorithm_ = winograd_fits(dtype, axes_) && winograd.product_cost < direct.product_cost &&
-                         channels >= kFewestForWinograd && filters >= kFewestForWinograd &&
-                         transformed <= kMostWinogradBytes
-                     ? ConvAlgorithm::winograd
-                     : ConvAlgorithm::direct;
+    const auto frames = static_cast<int64_t>(axes_[0].offset.size());
+    const int64_t transformed = 16 * frames * channels * filters * item_size(dtype);
+    const bool pays = channels >= kFewestForWinograd && filters >= kFewestForWinograd &&
+                      transformed <= kMostWeightBytes &&
+                      !(by_tiles && channels > kMostForWinogradBesideTiles);
+    algorithm_ =
+        winograd_fits(dtype, axes_) && pays ? ConvAlgorithm::winograd : ConvAlgorithm::direct;
+  }
+  ConvKernel winograd = select_conv3d_winograd_split_stub.get()(dtype);
+  if (winograd.run == nullptr || channels > kMostForWinogradByTiles) {
+    winograd = select_conv3d_winograd_stub.get()(dtype);
   }
   kernel_ = algorithm_ == ConvAlgorithm::winograd ? winograd : direct;
   pack(weights, group_stride);

@@ -174,6 +174,15 @@ class SplitDirect {
   }
 
   static int64_t scratch(const ConvBlock& b) { return SplitDirect(b).scratch_bytes_; }
+  static double positions(const ConvBlock& b) {
+    // Of two tiles one above the other; one alone takes more than half as long.
+    constexpr double kAlone = 20.0;
+    const SplitDirect block(b);
+    const int64_t left = block.length_ % kPanel;
+    const double rest = left == 0 ? 0.0 : (left > W ? static_cast<double>(kPanel) : kAlone);
+    return static_cast<double>(block.frames_ * block.stretches_) *
+           (static_cast<double>(block.length_ - left) + rest);
+  }
   static void run(const ConvBlock& b) { SplitDirect(b).run(); }
 
  private:

@@ -34,7 +34,6 @@ constexpr int W = kLanesOf<float>;
 constexpr int64_t kPanel = kConvVectors * W;
 constexpr int64_t kPoints = 16;
 constexpr int64_t kLine = 16;  // floats of a cache line
-constexpr int64_t kBlockBytes = int64_t{1} << 20;
 // The transforms, too: measured, for 64 and 128 channels, blocks of one frame and of four.
 constexpr double kCopyCost = 48.0;
 
@@ -110,6 +109,7 @@ int64_t lanes_of(const ConvProblem& p, int64_t panel) {
 // them.
 struct Floats {
   static constexpr double kProductCost = 16.0 / 36.0;
+  static constexpr int64_t kBlockBytes = int64_t{1} << 20;
 
   static int64_t depth(const ConvProblem& p) { return p.channels; }
   // Items of 4 bytes from one tile to the next.
@@ -150,6 +150,7 @@ struct Floats {
 struct SplitFloats {
   // As a tile does them, without what it waits for.
   static constexpr double kProductCost = 0.4 * 16.0 / 36.0;
+  static constexpr int64_t kBlockBytes = int64_t{5} << 18;
 
   static int64_t steps(const ConvProblem& p) { return split_steps(p.channels); }
   static int64_t depth(const ConvProblem& p) { return steps(p) * kSplitDepth; }
@@ -299,6 +300,9 @@ class Winograd {
       }
       pack_pixels(x + (top + h) * strides.s[1], strides.c, strides.s[2], left,
                   left + window_columns(), p_.in[2], p_.channels, depth_, to);
+      // Packed are whole vectors of channels.
+      const int64_t behind = depth_ - round_up(p_.channels, W);
+      if (behind > 0) clear_behind(to, window_columns(), depth_ - behind, depth_);
     }
   }
 
@@ -387,23 +391,42 @@ class Winograd {
 #endif
   }
 
+  // The taps along time of a frame of outputs that lie inside are [first, last).
+  void find_taps(int64_t t, int64_t& first, int64_t& last) const {
+    const ConvTaps& time = p_.taps[0];
+    const auto frame = [&](int64_t i) { return (b_.begin[0] + t) * time.step + time.offset[i]; };
+    first = 0;
+    last = time.count;
+    while (first < last && frame(first) < 0) ++first;
+    while (first < last && frame(last - 1) >= p_.in[0]) --last;
+  }
+
   void multiply(int64_t panel) {
     const int64_t lanes = lanes_of(p_, panel);
     const ConvTaps& time = p_.taps[0];
     // Rows of split inputs are counted in items of bfloat16.
     const int64_t items = kSplit ? 2 : 1;
-    for (int64_t q = 0; q < kPoints; ++q) {
-      for (int64_t t = 0; t < frames_; ++t) {
-        int64_t count = 0;
-        for (int64_t i = 0; i < time.count; ++i) {
-          const int64_t frame = (b_.begin[0] + t) * time.step + time.offset[i];
-          if (frame < 0 || frame >= p_.in[0]) continue;
-          taps_[count++] = {(frame - first_frame_) * tiles_ * pitch_ * items,
-                            i * Operands::of_tap(p_, lanes)};
-        }
-        Operands::sum(p_, q, panel, tiles_, inputs_ + q * input_plane_, taps_, count, b_.packed,
-                      sums_ + q * sums_plane_ + t * tiles_ * lanes);
+    for (int64_t t = 0; t < frames_;) {
+      int64_t first, last;
+      find_taps(t, first, last);
+      int64_t count = 0;
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t frame = (b_.begin[0] + t) * time.step + time.offset[i];
+        taps_[count++] = {(frame - first_frame_) * tiles_ * pitch_ * items,
+                          i * Operands::of_tap(p_, lanes)};
       }
+      // Frames with the same taps are one run of tiles.
+      int64_t frames = 1;
+      for (; time.step == 1 && t + frames < frames_; ++frames) {
+        int64_t next_first, next_last;
+        find_taps(t + frames, next_first, next_last);
+        if (next_first != first || next_last != last) break;
+      }
+      for (int64_t q = 0; q < kPoints; ++q) {
+        Operands::sum(p_, q, panel, frames * tiles_, inputs_ + q * input_plane_, taps_, count,
+                      b_.packed, sums_ + q * sums_plane_ + t * tiles_ * lanes);
+      }
+      t += frames;
     }
   }
 
@@ -479,7 +502,7 @@ template <class Operands>
 ConvKernel functions() {
   return {.panel = kPanel,
           .tile = 2,
-          .block_bytes = kBlockBytes,
+          .block_bytes = Operands::kBlockBytes,
           .product_cost = Operands::kProductCost,
           .copy_cost = kCopyCost,
           .packed_bytes = Operands::packed_bytes,
@@ -490,15 +513,19 @@ ConvKernel functions() {
 
 }  // namespace
 
-ConvKernel select_conv3d_winograd([[maybe_unused]] DType dtype) {
-#if defined(__AMX_BF16__)
-  if (dtype == DType::f32 && tiles_active()) return functions<SplitFloats>();
-#endif
+ConvKernel select_conv3d_winograd(DType) {
 #if defined(MAREY_ONLY_BF16)
   return {};
 #else
   return functions<Floats>();
 #endif
+}
+
+ConvKernel select_conv3d_winograd_split([[maybe_unused]] DType dtype) {
+#if defined(__AMX_BF16__)
+  if (dtype == DType::f32 && tiles_active()) return functions<SplitFloats>();
+#endif
+  return {};
 }
 
 }  // namespace marey::MAREY_ISA_NS
