@@ -77,22 +77,15 @@ struct Parts {
   return _mm512_load_ps(items);
 }
 
-// Sixteen runs of 32 of the depth, `run_stride` apart, as 32 rows of sixteen lanes.
-[[gnu::always_inline]] inline void turn_runs(const float* from, int64_t run_stride,
-                                             int64_t item_stride, int64_t runs, int64_t items,
-                                             float* to) {
-  for (int half = 0; half < 2; ++half) {
-    Vec<float> square[kTileItems];
+// to[i * pitch + j] = item i of vector(j): a square of sixteen.
+template <class Vector>
+[[gnu::always_inline]] inline void turn_square(const Vector& vector, float* to, int64_t pitch) {
+  Vec<float> square[kTileItems];
 #pragma GCC unroll 16
-    for (int i = 0; i < kTileItems; ++i) {
-      square[i] = Vec<float>(load_some(from + i * run_stride + half * kTileItems * item_stride,
-                                       item_stride, i < runs ? items - half * kTileItems : 0));
-    }
-    transpose<float>(square);
+  for (int j = 0; j < kTileItems; ++j) square[j] = Vec<float>(vector(j));
+  transpose<float>(square);
 #pragma GCC unroll 16
-    for (int i = 0; i < kTileItems; ++i)
-      store(to + (half * kTileItems + i) * kTileItems, square[i]);
-  }
+  for (int i = 0; i < kTileItems; ++i) store(to + i * pitch, square[i]);
 }
 
 // Rows of A: item (i, k) is from[i * row_stride + k * item_stride].
@@ -104,19 +97,12 @@ struct Parts {
     for (int64_t i = 0; i < rows; i += kTileItems) {
       const int64_t count = std::min<int64_t>(kTileItems, rows - i);
       for (int64_t k = 0; k < depth; k += kSplitDepth) {
-        for (int half = 0; half < 2; ++half) {
-          Vec<float> square[kTileItems];
-#pragma GCC unroll 16
-          for (int j = 0; j < kTileItems; ++j) {
-            const int64_t item = k + half * kTileItems + j;
-            square[j] =
-                Vec<float>(load_some(from + item * item_stride + i, 1, item < depth ? count : 0));
-          }
-          transpose<float>(square);
-#pragma GCC unroll 16
-          for (int j = 0; j < kTileItems; ++j) {
-            store(turned + j * kSplitDepth + half * kTileItems, square[j]);
-          }
+        for (int64_t half = 0; half < kSplitDepth; half += kTileItems) {
+          const auto rows_of_item = [&](int j) {
+            const int64_t item = k + half + j;
+            return load_some(from + item * item_stride + i, 1, item < depth ? count : 0);
+          };
+          turn_square(rows_of_item, turned + half, kSplitDepth);
         }
         for (int64_t j = 0; j < count; ++j) {
           const float* row = turned + j * kSplitDepth;
@@ -162,7 +148,13 @@ template <int NV>
                           load_some(at + i * depth_stride, 1, k + i < depth ? count : 0));
         }
       } else {
-        turn_runs(at, lane_stride, depth_stride, count, depth - k, rows);
+        for (int64_t half = 0; half < kSplitDepth; half += kTileItems) {
+          const auto items_of_lane = [&](int j) {
+            return load_some(at + j * lane_stride + half * depth_stride, depth_stride,
+                             j < count ? depth - k - half : 0);
+          };
+          turn_square(items_of_lane, rows + half * kTileItems, kTileItems);
+        }
       }
       Pair* pairs = reinterpret_cast<Pair*>(to) + group * kTileItems;
       for (int64_t i = 0; i < kTileItems; ++i, pairs += kLanes) {
