@@ -15,12 +15,17 @@ MAREY_STUB_NO_BF16(select_recurrent_norm, SelectNorm)
 
 namespace {
 
+// A message is made when it is needed: these checks are a part of every step of a stream.
+std::string for_weight_hh(const View& hh) {
+  return " for weight_hh of shape " + to_string(hh.shape);
+}
+
 void check_shape(std::string_view function, const char* argument, const View& view,
-                 std::initializer_list<int64_t> shape, const std::string& why) {
+                 std::initializer_list<int64_t> shape, const View& hh) {
   Shape expected;
   for (const int64_t extent : shape) expected.push_back(extent);
   if (!(view.shape == expected)) {
-    throw ValueError(function, argument, "shape " + to_string(expected) + why,
+    throw ValueError(function, argument, "shape " + to_string(expected) + for_weight_hh(hh),
                      to_string(view.shape));
   }
 }
@@ -103,31 +108,30 @@ void check_weights(std::string_view function, Cell cell, const WeightViews& view
                      to_string(views.hh.shape));
   }
   const int64_t hidden = views.hidden();
-  const std::string why = " for weight_hh of shape " + to_string(views.hh.shape);
   if (views.hr != nullptr) check_dtype(function, "weight_hr", *views.hr, dtype);
   if (views.ih.ndim() != 2 || views.ih.shape[0] != gates * hidden) {
     throw ValueError(function, "weight_ih",
-                     "shape (" + std::to_string(gates * hidden) + ", I)" + why,
+                     "shape (" + std::to_string(gates * hidden) + ", I)" + for_weight_hh(views.hh),
                      to_string(views.ih.shape));
   }
   check_dtype(function, "weight_ih", views.ih, dtype);
   for (const auto& [argument, bias] :
        {std::pair{"bias_ih", views.bias_ih}, {"bias_hh", views.bias_hh}}) {
     if (bias == nullptr) continue;
-    check_shape(function, argument, *bias, {gates * hidden}, why);
+    check_shape(function, argument, *bias, {gates * hidden}, views.hh);
     check_dtype(function, argument, *bias, dtype);
   }
   if (views.peephole != nullptr) {
-    check_shape(function, "peephole", *views.peephole, {3, hidden}, why);
+    check_shape(function, "peephole", *views.peephole, {3, hidden}, views.hh);
     check_dtype(function, "peephole", *views.peephole, dtype);
   }
   if (views.norm_c != nullptr) {
     for (const auto& [argument, gain] :
          {std::pair{"norm_ih", views.norm_ih}, {"norm_hh", views.norm_hh}}) {
-      check_shape(function, argument, *gain, {gates * hidden}, why);
+      check_shape(function, argument, *gain, {gates * hidden}, views.hh);
       check_dtype(function, argument, *gain, dtype);
     }
-    check_shape(function, "norm_c", *views.norm_c, {2, hidden}, why);
+    check_shape(function, "norm_c", *views.norm_c, {2, hidden}, views.hh);
     check_dtype(function, "norm_c", *views.norm_c, dtype);
   }
 }
