@@ -2,7 +2,8 @@
 // One table per kernel, with a slot for each instruction set.
 //
 // A kernel file is compiled once for each instruction set, every time into its own namespace
-// (MAREY_ISA_NS); avx512_amx has no copies and runs those before it. MAREY_DECLARE_KERNEL declares
+// (MAREY_ISA_NS); avx512_amx has no copies and runs those before it, but what it adds to (those of
+// MAREY_STUB_SPLIT) has slots of its own there. MAREY_DECLARE_KERNEL declares
 // the function in each namespace that was compiled, and MAREY_STUB makes the table from them: plain
 // symbols, resolved by the linker, nothing registered at run time that a static library could lose.
 #include <array>
@@ -87,34 +88,41 @@ std::vector<std::pair<std::string, Isa>> list_kernels();
   Fn fn;                             \
   }
 
-#define MAREY_STUB_SLOTS(fn, Fn, bf16)                                                       \
+#define MAREY_STUB_SLOTS(fn, Fn, bf16, amx)                                                  \
   namespace {                                                                                \
   const ::marey::Stub<Fn> fn##_stub{                                                         \
       #fn,                                                                                   \
       {MAREY_IF_BASELINE(&isa_baseline::fn, nullptr), MAREY_IF_AVX2(&isa_avx2::fn, nullptr), \
-       MAREY_IF_AVX512(&isa_avx512::fn, nullptr), bf16, nullptr}};                           \
+       MAREY_IF_AVX512(&isa_avx512::fn, nullptr), bf16, amx}};                               \
   }
 
 // Use inside namespace marey, in the one file that is compiled once: defines `fn##_stub`.
 #define MAREY_STUB(fn, Fn) \
-  MAREY_STUB_SLOTS(fn, Fn, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr))
+  MAREY_STUB_SLOTS(fn, Fn, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr), nullptr)
 
 // The same for a kernel without products of bfloat16 pairs, one of those after NO_BF16 in
 // marey_add_kernels: with avx512_bf16 its copy for avx512 runs, and another is compiled only where
 // that one is not.
-#define MAREY_STUB_NO_BF16(fn, Fn) \
-  MAREY_STUB_SLOTS(fn, Fn,         \
-                   MAREY_IF_AVX512(nullptr, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)))
+#define MAREY_STUB_NO_BF16(fn, Fn)                                                                \
+  MAREY_STUB_SLOTS(fn, Fn,                                                                        \
+                   MAREY_IF_AVX512(nullptr, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)), \
+                   nullptr)
 
-// The same for a function of a DType: the copy for avx512_bf16 is of bfloat16 alone, and that for
-// avx512 serves the other types, where it is compiled (core/select.h).
-#define MAREY_STUB_BF16(fn, Fn)                                                       \
-  MAREY_STUB_SLOTS(fn, Fn,                                                            \
-                   MAREY_IF_AVX512_BF16(MAREY_IF_AVX512(                              \
-                                            [](DType dtype) {                         \
-                                              return dtype == DType::bf16             \
-                                                         ? isa_avx512_bf16::fn(dtype) \
-                                                         : isa_avx512::fn(dtype);     \
-                                            },                                        \
-                                            &isa_avx512_bf16::fn),                    \
-                                        nullptr))
+// For a function of a DType: its copy for avx512_bf16 of the types for which `of_bf16` holds, and
+// that for avx512 of the others, where it is compiled (core/select.h).
+#define MAREY_BY_TYPE(fn, of_bf16)                                                                \
+  MAREY_IF_AVX512_BF16(MAREY_IF_AVX512(                                                           \
+                           [](DType dtype) {                                                      \
+                             return of_bf16 ? isa_avx512_bf16::fn(dtype) : isa_avx512::fn(dtype); \
+                           },                                                                     \
+                           &isa_avx512_bf16::fn),                                                 \
+                       nullptr)
+
+// The copy for avx512_bf16 is of bfloat16 alone.
+#define MAREY_STUB_BF16(fn, Fn) \
+  MAREY_STUB_SLOTS(fn, Fn, MAREY_BY_TYPE(fn, dtype == DType::bf16), nullptr)
+
+// The same, and with avx512_amx of float32 by split operands too (core/tile_split.h).
+#define MAREY_STUB_SPLIT(fn, Fn)                                    \
+  MAREY_STUB_SLOTS(fn, Fn, MAREY_BY_TYPE(fn, dtype == DType::bf16), \
+                   MAREY_BY_TYPE(fn, dtype != DType::f64))

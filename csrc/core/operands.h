@@ -29,9 +29,16 @@ struct alignas(4) Pair {
   bfloat16 low, high;
 };
 
+// Of two neighbours along the depth, which are float32, the three parts of bfloat16 that they are
+// the sums of (core/tile_split.h). How the parts of many lie is said there.
+inline constexpr int kSplitParts = 3;
+struct Split {
+  Pair parts[kSplitParts];
+};
+
 // What products of T are summed in.
 template <class T>
-using SumOf = std::conditional_t<std::is_same_v<T, Pair>, float, T>;
+using SumOf = std::conditional_t<std::is_same_v<T, Pair> || std::is_same_v<T, Split>, float, T>;
 
 // What products of a type in memory are of: pairs of bfloat16 where there are dot products of them.
 #if defined(__AVX512BF16__)

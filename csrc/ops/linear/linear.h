@@ -6,7 +6,8 @@
 // A and B are read with any strides, so that one kernel does a layer (B is the transposed weight)
 // and both of its gradients (grad W, and grad^T x). All of float32, float64 or bfloat16; bfloat16
 // is summed in float32; the activation is none, relu or gelu. Sums over k are taken in one order,
-// whatever the number of threads.
+// whatever the number of threads. Float32 is multiplied as three parts of bfloat16 where there are
+// tiles (core/tile_split.h).
 #include "core/activation.h"
 #include "core/buffer.h"
 #include "core/dispatch.h"
@@ -73,14 +74,14 @@ struct LinearRows {
   std::byte* scratch;
 };
 
-inline constexpr int64_t kLinearRows = 96;    // in a call, at most
 inline constexpr int64_t kLinearDepth = 384;  // units of the depth in a block
-inline constexpr int64_t kLinearPanels = 8;   // in a call, at most
 
 struct LinearKernel {
   int64_t lanes = 0;       // of a panel
   int64_t unit_items = 0;  // items of the depth in a unit
   int64_t unit_bytes = 0;
+  int64_t rows_of_call = 0, panels_of_call = 0;  // at most
+  int64_t tile_rows = 0;                         // rows had better be a multiple
   int64_t scratch_bytes = 0;
   // Columns [first, first + lanes) of B, zeros beyond the last.
   void (*pack)(const Matrix& b, int64_t depth, int64_t columns, int64_t first, void* to) = nullptr;
