@@ -12,6 +12,7 @@ namespace marey {
 
 MAREY_STUB_BF16(select_recurrent, SelectRecurrent)
 MAREY_STUB_NO_BF16(select_recurrent_norm, SelectNorm)
+MAREY_STUB(select_recurrent_split, SelectSplit)
 
 namespace {
 
@@ -37,19 +38,25 @@ void check_dtype(std::string_view function, const char* argument, const View& vi
 // Bytes that are worth a thread's time.
 constexpr int64_t kPackedAtOnce = int64_t{256} << 10;
 
+// `bytes`: of a block's panels.
+Buffer packed(void (*pack)(const PackArgs&), const View& weight, int gates, int64_t hidden,
+              int64_t blocks, int64_t bytes) {
+  Buffer buffer(blocks * bytes);
+  const int64_t item = item_size(weight.dtype);
+  const int64_t grain = std::max<int64_t>(kPackedAtOnce / std::max<int64_t>(bytes, 1), 1);
+  parallel_for(blocks, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
+    pack({weight.data, weight.stride(0) / item, weight.stride(1) / item, gates, hidden,
+          weight.shape[1], begin, end, buffer.data()});
+  });
+  return buffer;
+}
+
 Buffer packed(const RecurrentKernels& kernels, const View& weight, int gates, int64_t hidden) {
   const int64_t depth = weight.shape[1];
   const int64_t items = weight.dtype == DType::bf16 ? (depth + 1) / 2 : depth;
   const int64_t blocks = (hidden + kernels.lanes - 1) / kernels.lanes;
-  Buffer buffer(blocks * gates * items * kernels.lanes * kernels.item_size);
-  const int64_t item = item_size(weight.dtype);
-  const int64_t of_block = gates * items * kernels.lanes * kernels.item_size;
-  const int64_t grain = std::max<int64_t>(kPackedAtOnce / std::max<int64_t>(of_block, 1), 1);
-  parallel_for(blocks, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
-    kernels.pack({weight.data, weight.stride(0) / item, weight.stride(1) / item, gates, hidden,
-                  depth, begin, end, buffer.data()});
-  });
-  return buffer;
+  return packed(kernels.pack, weight, gates, hidden, blocks,
+                gates * items * kernels.lanes * kernels.item_size);
 }
 
 double item_at(const View& view, int64_t offset) {
@@ -88,6 +95,12 @@ const RecurrentKernels& recurrent_kernels(DType dtype) {
 }
 
 const NormKernels& norm_kernels(DType dtype) { return *select_recurrent_norm_stub.get()(dtype); }
+
+const SplitKernels* split_kernels(DType dtype, int64_t depth) {
+  // Less fills too little of a tile.
+  constexpr int64_t kLeast = 8;
+  return dtype == DType::f32 && depth >= kLeast ? select_recurrent_split_stub.get()() : nullptr;
+}
 
 void check_weights(std::string_view function, Cell cell, const WeightViews& views) {
   const int gates = weight_gates(cell);
@@ -148,7 +161,13 @@ CellWeights::CellWeights(std::string_view function, Cell cell, const WeightViews
   input_ = views.ih.shape[1];
   kernels_ = &recurrent_kernels(dtype_);
   norm_kernels_ = &marey::norm_kernels(dtype_);
-  ih_ = packed(*kernels_, views.ih, gates, hidden_);
+  split_ = split_kernels(dtype_, input_);
+  if (split_ == nullptr) {
+    ih_ = packed(*kernels_, views.ih, gates, hidden_);
+  } else {
+    ih_ = packed(split_->pack, views.ih, gates, hidden_, blocks(),
+                 gates * split_depth(input_) * kernels_->lanes * split_->item_size);
+  }
   hh_ = packed(*kernels_, views.hh, gates, hidden_);
   if (views.hr != nullptr) hr_ = packed(*kernels_, *views.hr, 1, state_);
 
