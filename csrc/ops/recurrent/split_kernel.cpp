@@ -45,8 +45,7 @@ void project(const ProjectArgs& args) {
       const bool product = gate < args.weight_gates;
       if (product) {
         split_product<kVectors>(args.rows, a, weights + gate * panel, split_steps(args.depth), to,
-                                args.bias == nullptr);
-        if (args.bias == nullptr) continue;
+                                false);
       }
       for (int64_t lane = 0; lane < kLanes; lane += kWidth<float>) {
         const V of_units = load<V>(bias + gate * kLanes + lane);
@@ -59,7 +58,13 @@ void project(const ProjectArgs& args) {
   }
 }
 
-constexpr SplitKernels kKernels = {sizeof(Split) / 2, &pack, &split, &project};
+void product(const SplitProductArgs& args) {
+  split_product<kVectors>(args.rows, {static_cast<const bfloat16*>(args.a), args.a_pitch},
+                          static_cast<const Split*>(args.panel), split_steps(args.depth),
+                          static_cast<float*>(args.to), args.accumulate);
+}
+
+constexpr SplitKernels kKernels = {sizeof(Split) / 2, &pack, &split, &project, &product};
 
 }  // namespace
 #endif
