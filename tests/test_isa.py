@@ -35,7 +35,8 @@ def python(code: str, forced: str | None) -> subprocess.CompletedProcess[str]:
 def versions(isa: str) -> set[str]:
     """Whose versions of the kernels run under an instruction set."""
     if isa == "avx512_amx":
-        return versions("avx512_bf16")  # of which products of bfloat16 take tiles then
+        # Products of bfloat16 take tiles then; those of float32 are chosen for it alone.
+        return versions("avx512_bf16") | {isa}
     if isa == "avx512_bf16" and "avx512" in _cpu.compiled_isas():
         return {isa, "avx512"}  # those without products of its pairs serve both
     return {isa}
@@ -92,6 +93,7 @@ class TestSwitching:
         # What multiplies pairs of bfloat16 is compiled for each.
         copy = "avx512_bf16" if isa == "avx512_amx" else isa
         assert {kernels["probe"], kernels["select_attention_rows"]} == {copy}
+        assert kernels["select_linear"] == isa
 
     def test_the_vectors_are_as_wide_as_the_instruction_set(self, isa: str) -> None:
         bits = {"baseline": 128, "avx2": 256}.get(isa, 512)

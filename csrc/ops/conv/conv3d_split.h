@@ -66,19 +66,12 @@ inline __mmask32 first_items(int64_t count) {
   for (int64_t w = 0; w < pixels; w += kTileItems) {
     const int64_t count = at_most(kTileItems, pixels - w);
     for (int64_t c = 0; c < channels; c += kSplitDepth) {
-      for (int half = 0; half < 2; ++half) {
-        Vec<float> square[kTileItems];
-#pragma GCC unroll 16
-        for (int j = 0; j < kTileItems; ++j) {
-          const int64_t channel = c + half * kTileItems + j;
-          square[j] = Vec<float>(
-              load_some(from + channel * channel_stride + w, 1, channel < channels ? count : 0));
-        }
-        transpose<float>(square);
-#pragma GCC unroll 16
-        for (int j = 0; j < kTileItems; ++j) {
-          store(turned + j * kSplitDepth + half * kTileItems, square[j]);
-        }
+      for (int64_t half = 0; half < kSplitDepth; half += kTileItems) {
+        const auto pixels_of = [&](int j) {
+          const int64_t channel = c + half + j;
+          return load_some(from + channel * channel_stride + w, 1, channel < channels ? count : 0);
+        };
+        turn_square(pixels_of, turned + half, kSplitDepth);
       }
       const __mmask32 mask = first_items(channels - c);
       for (int64_t j = 0; j < count; ++j) {

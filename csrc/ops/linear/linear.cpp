@@ -73,10 +73,12 @@ void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* 
   const LinearKernel kernel = select_linear_stub.get()(b.dtype());
   const int64_t size = item_size(b.dtype());
   const int64_t wanted = kRangesPerThread * num_threads();
-  const int64_t blocks = divided(rows, kLinearRows);
-  const int64_t block =
-      std::min(divided(divided(rows, blocks), kernel.tile_rows) * kernel.tile_rows, kLinearRows);
-  const int64_t group = std::clamp<int64_t>(b.panels() * blocks / wanted, 1, kernel.panels);
+  const int64_t blocks = divided(rows, kernel.rows_of_call);
+  const int64_t tile = kernel.tile_rows;
+  const int64_t block = std::min(divided(divided(rows, blocks), tile) * tile, kernel.rows_of_call);
+  const int64_t groups_wanted = std::clamp<int64_t>(
+      divided(wanted, blocks), divided(b.panels(), kernel.panels_of_call), b.panels());
+  const int64_t group = divided(b.panels(), groups_wanted);
   const int64_t groups = divided(b.panels(), group);
   const int64_t row_blocks = divided(rows, block);
   // The blocks of rows of one group follow each other and find its panels in the cache.

@@ -74,15 +74,14 @@ struct LinearRows {
   std::byte* scratch;
 };
 
-inline constexpr int64_t kLinearRows = 96;    // in a call, at most
 inline constexpr int64_t kLinearDepth = 384;  // units of the depth in a block
 
 struct LinearKernel {
   int64_t lanes = 0;       // of a panel
   int64_t unit_items = 0;  // items of the depth in a unit
   int64_t unit_bytes = 0;
-  int64_t panels = 0;     // in a call, at most
-  int64_t tile_rows = 0;  // a call's rows had better be a multiple
+  int64_t rows_of_call = 0, panels_of_call = 0;  // at most
+  int64_t tile_rows = 0;                         // rows had better be a multiple
   int64_t scratch_bytes = 0;
   // Columns [first, first + lanes) of B, zeros beyond the last.
   void (*pack)(const Matrix& b, int64_t depth, int64_t columns, int64_t first, void* to) = nullptr;

@@ -18,41 +18,34 @@ const S* item_at(const Matrix& m, int64_t row, int64_t item) {
   return static_cast<const S*>(m.data) + row * m.row + item * m.item;
 }
 
-// Of S in memory, computed in T.
+// The sums, panel by panel `panel_sums` apart, to C, row by row. Of S in memory, computed in T.
 template <class S, class T>
-[[gnu::noinline, gnu::flatten]] void finish(const LinearRows& p, int64_t panel, const T* sums) {
+[[gnu::noinline, gnu::flatten]] void finish(const LinearRows& p, const T* sums,
+                                            int64_t panel_sums) {
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
   constexpr int64_t kLanes = kWide * W;
-  const int64_t column = panel * kLanes;
-  for (int j = 0; j < kWide && column + j * W < p.columns; ++j) {
-    const int64_t lanes = at_most<int64_t>(W, p.columns - column - j * W);
-    V bias(T(0));
-    if (p.bias != nullptr) {
-      alignas(64) T values[W] = {};
-      const S* from = static_cast<const S*>(p.bias) + column + j * W;
-      for (int64_t i = 0; i < lanes; ++i) values[i] = convert<T>(from[i]);
-      bias = load<V>(values);
-    }
-    const T* from = sums + panel * kLinearRows * kLanes + j * W;
-    for (int64_t i = 0; i < p.rows; ++i) {
-      V x = load<V>(from + i * kLanes) + bias;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    for (int64_t column = 0; column < p.columns; column += W) {
+      const int64_t lanes = at_most<int64_t>(W, p.columns - column);
+      V x = load<V>(sums + column / kLanes * panel_sums + i * kLanes + column % kLanes);
+      // In C's type, or beyond its last column.
+      const auto values_of = [&](const S* from, int64_t step) {
+        if (lanes == W && step == 1) return load_as<V>(from);
+        alignas(64) T values[W] = {};
+        for (int64_t k = 0; k < lanes; ++k) values[k] = convert<T>(from[k * step]);
+        return load<V>(values);
+      };
+      if (p.bias != nullptr) x += values_of(static_cast<const S*>(p.bias) + column, 1);
       if (p.activation == Activation::relu) {
         stdx::where(x < V(T(0)), x) = V(T(0));
       } else if (p.activation == Activation::gelu) {
         x = x * V(T(0.5)) * (V(T(1)) + math::erf<T>(x * V(T(0.70710678118654752440))));
       }
       if (p.residual.data != nullptr) {
-        const S* more = item_at<S>(p.residual, i, column + j * W);
-        if (lanes == W && p.residual.item == 1) {
-          x += load_as<V>(more);
-        } else {
-          alignas(64) T values[W] = {};
-          for (int64_t k = 0; k < lanes; ++k) values[k] = convert<T>(more[k * p.residual.item]);
-          x += load<V>(values);
-        }
+        x += values_of(item_at<S>(p.residual, i, column), p.residual.item);
       }
-      S* to = const_cast<S*>(item_at<S>(p.c, i, column + j * W));
+      S* to = const_cast<S*>(item_at<S>(p.c, i, column));
       if (lanes == W && p.c.item == 1) {
         store_as(to, x);
       } else {
@@ -89,7 +82,7 @@ struct Kernel {
   static constexpr int64_t kLanes = kWide * W;
   static constexpr bool kPairs = std::is_same_v<Unit, Pair>;
   static constexpr int64_t kStep = kPairs ? 2 : 1;
-  static constexpr int64_t kPanels = 8;
+  static constexpr int64_t kRows = 96, kPanels = 8;  // in a call
   using Item = std::conditional_t<kPairs, bfloat16, T>;
   using ItemRows = std::conditional_t<kPairs, PairRows, Rows<T>>;
   // A cache line more than a block, so that rows fall in different sets.
@@ -148,17 +141,17 @@ struct Kernel {
   }
   static void pack_columns(const Matrix& a, int64_t rows, int64_t first, int64_t depth, Unit* to) {
     if constexpr (kPairs) {
-      pair_rows(at(a, 0, first), a.item, a.row, depth, rows, to, kLinearRows);
+      pair_rows(at(a, 0, first), a.item, a.row, depth, rows, to, kRows);
     } else {
       for (int64_t k = 0; k < depth; ++k) {
-        copy_rows<T, S>(at(a, 0, first + k), 0, a.row, 1, rows, to + k * kLinearRows);
+        copy_rows<T, S>(at(a, 0, first + k), 0, a.row, 1, rows, to + k * kRows);
       }
     }
   }
 
-  static constexpr int64_t kBlockBytes = kLinearRows * kPitch * static_cast<int64_t>(sizeof(Item));
+  static constexpr int64_t kBlockBytes = kRows * kPitch * static_cast<int64_t>(sizeof(Item));
   static constexpr int64_t kScratchBytes =
-      kBlockBytes + kLinearRows * kPanels * kLanes * static_cast<int64_t>(sizeof(T));
+      kBlockBytes + kRows * kPanels * kLanes * static_cast<int64_t>(sizeof(T));
 
   static bool have_tiles() {
 #if defined(__AMX_BF16__)
@@ -202,9 +195,9 @@ struct Kernel {
       for (int64_t panel = 0; panel < p.panels; ++panel) {
         const Unit* b =
             reinterpret_cast<const Unit*>(p.b + panel * p.panel_bytes) + first / kStep * kLanes;
-        T* to = sums + panel * kLinearRows * kLanes;
+        T* to = sums + panel * kRows * kLanes;
         if (columns) {
-          const Columns<Unit> a{reinterpret_cast<const Unit*>(p.scratch), kLinearRows};
+          const Columns<Unit> a{reinterpret_cast<const Unit*>(p.scratch), kRows};
           product<kWide, Unit>(p.rows, a, b, units, to, first > 0);
         } else {
           product<kWide, Unit>(p.rows, rows, b, units, to, first > 0);
@@ -212,14 +205,15 @@ struct Kernel {
       }
       first += depth;
     } while (first < p.depth);
-    for (int64_t panel = 0; panel < p.panels; ++panel) finish<S, T>(p, panel, sums);
+    finish<S, T>(p, sums, kRows * kLanes);
   }
 
   static LinearKernel make() {
     return {.lanes = kLanes,
             .unit_items = kStep,
             .unit_bytes = static_cast<int64_t>(sizeof(Unit)),
-            .panels = kPanels,
+            .rows_of_call = kRows,
+            .panels_of_call = kPanels,
             .tile_rows = 12,
             .scratch_bytes = kScratchBytes,
             .pack = pack,
@@ -229,16 +223,16 @@ struct Kernel {
 };
 
 #if defined(__AMX_BF16__)
-// Float32 as parts of bfloat16. Sums of more panels stand beside a block of rows, since these are
-// split once for all of them.
+// Float32 as parts of bfloat16. A block has more rows, because panels of three parts do not all fit
+// the second-level cache and come from the third for each, and sums of more panels beside it,
+// because its rows are split once for all of them.
 struct SplitKernel {
   static constexpr int64_t kLanes = kWide * kLanesOf<float>;
-  static constexpr int64_t kPanels = 24;
+  static constexpr int64_t kRows = 256, kPanels = 24;
   static constexpr int64_t kPitch = kLinearDepth * kSplitParts + kSplitDepth;
-  static constexpr int64_t kBlockBytes =
-      kLinearRows * kPitch * static_cast<int64_t>(sizeof(bfloat16));
+  static constexpr int64_t kBlockBytes = kRows * kPitch * static_cast<int64_t>(sizeof(bfloat16));
   static constexpr int64_t kScratchBytes =
-      kBlockBytes + kLinearRows * kPanels * kLanes * static_cast<int64_t>(sizeof(float));
+      kBlockBytes + kRows * kPanels * kLanes * static_cast<int64_t>(sizeof(float));
 
   static void pack(const Matrix& b, int64_t depth, int64_t columns, int64_t first, void* to) {
     pack_split<kWide>(item_at<float>(b, 0, first), b.row, b.item, depth,
@@ -252,21 +246,25 @@ struct SplitKernel {
     do {
       const int64_t depth = at_most(kLinearDepth, p.depth - first);
       split_rows(item_at<float>(p.a, 0, first), p.a.row, p.a.item, p.rows, depth, block, kPitch);
+      const int64_t step = first / 2 * kLanes;
       for (int64_t panel = 0; panel < p.panels; ++panel) {
-        const auto* b = reinterpret_cast<const Split*>(p.b + panel * p.panel_bytes);
-        split_product<kWide>(p.rows, {block, kPitch}, b + first / 2 * kLanes, split_steps(depth),
-                             sums + panel * kLinearRows * kLanes, first > 0);
+        const auto* b = reinterpret_cast<const Split*>(p.b + panel * p.panel_bytes) + step;
+        const auto* next = reinterpret_cast<const Split*>(p.b + (panel + 1) * p.panel_bytes) + step;
+        split_product<kWide>(p.rows, {block, kPitch}, b, split_steps(depth),
+                             sums + panel * kRows * kLanes, first > 0,
+                             panel + 1 < p.panels ? next : nullptr);
       }
       first += depth;
     } while (first < p.depth);
-    for (int64_t panel = 0; panel < p.panels; ++panel) finish<float, float>(p, panel, sums);
+    finish<float, float>(p, sums, kRows * kLanes);
   }
 
   static LinearKernel make() {
     return {.lanes = kLanes,
             .unit_items = kSplitDepth,
             .unit_bytes = kSplitDepth / 2 * static_cast<int64_t>(sizeof(Split)),
-            .panels = kPanels,
+            .rows_of_call = kRows,
+            .panels_of_call = kPanels,
             .tile_rows = 2 * kTileItems,
             .scratch_bytes = kScratchBytes,
             .pack = pack,
