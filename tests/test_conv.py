@@ -195,8 +195,7 @@ class TestNumbers:
 
 
 @pytest.mark.skipif("avx512_amx" not in config.available_isas(), reason="no tiles of AMX here")
-@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
-def test_tiles_are_as_exact_as_multiply_adds(algorithm: str) -> None:
+def test_tiles_are_as_exact_as_multiply_adds() -> None:
     case = Case(64, 40, (3, 3, 3), (3, 9, 17), padding=1)
     exact = expected(case, DTYPES[0], np.float64)
     before = _cpu.active_isa()
@@ -204,7 +203,7 @@ def test_tiles_are_as_exact_as_multiply_adds(algorithm: str) -> None:
     try:
         for isa in ("avx512_bf16", "avx512_amx"):
             _cpu.set_isa(isa)
-            results.append(convolve(case, DTYPES[0], algorithm=algorithm))
+            results.append(convolve(case, DTYPES[0], algorithm="direct"))
     finally:
         _cpu.set_isa(before)
     assert np.any(results[0] != results[1])

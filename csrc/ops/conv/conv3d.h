@@ -152,9 +152,8 @@ MAREY_DECLARE_KERNEL(select_conv3d_direct, SelectConv)
 // float32, 3 x 3 taps in space of stride and dilation 1.
 MAREY_DECLARE_KERNEL(select_conv3d_winograd, SelectConv)
 MAREY_DECLARE_KERNEL(select_conv3d_depthwise, SelectConv)
-// The first two for float32 by the tiles of AMX (core/tile_split.h); empty where there are none.
+// The first for float32 by the tiles of AMX (core/tile_split.h); empty where there are none.
 MAREY_DECLARE_KERNEL(select_conv3d_direct_split, SelectConv)
-MAREY_DECLARE_KERNEL(select_conv3d_winograd_split, SelectConv)
 
 class LastFrames;
 

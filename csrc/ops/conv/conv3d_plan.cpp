@@ -10,9 +10,8 @@
 namespace marey {
 
 MAREY_STUB_BF16(select_conv3d_direct, SelectConv)
-MAREY_STUB_BF16(select_conv3d_winograd, SelectConv)
 MAREY_STUB_SPLIT(select_conv3d_direct_split, SelectConv)
-MAREY_STUB_SPLIT(select_conv3d_winograd_split, SelectConv)
+MAREY_STUB_NO_BF16(select_conv3d_winograd, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_depthwise, SelectConv)
 
 namespace {
@@ -25,12 +24,8 @@ constexpr int64_t kLanesOfRows = 16;
 constexpr int64_t kFewestForWinograd = 24;
 // And as long as their weights, 16 / 9 as many, come from the last-level cache. So must those of
 // the direct sum that are split.
+constexpr int64_t kSplitBytes = 6;  // of a weight
 constexpr int64_t kMostWeightBytes = int64_t{32} << 20;
-// By the tiles of AMX, of split operands, the direct sum is faster beyond so many channels, since
-// what the transforms give takes 24 bytes an input. Their products are those of tiles up to fewer,
-// where weights do not have to be read as often.
-constexpr int64_t kMostForWinogradBesideTiles = 128;
-constexpr int64_t kMostForWinogradByTiles = 96;
 // Cost of starting a block, in multiply-adds of a register tile.
 constexpr double kBlockCost = 16.0 * 2000;
 // Calls that cost less, all threads together, are over before a second thread would have begun.
@@ -256,27 +251,23 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
     pack(all, 0);
     return;
   }
-  int64_t taps = 1;
-  for (const ConvAxis& axis : axes_) taps *= static_cast<int64_t>(axis.offset.size());
-  ConvKernel direct = select_conv3d_direct_split_stub.get()(dtype);
-  constexpr int64_t kSplitItem = 6;
-  const bool by_tiles =
-      direct.run != nullptr && kSplitItem * taps * channels * filters <= kMostWeightBytes;
-  if (!by_tiles) direct = select_conv3d_direct_stub.get()(dtype);
   if (algorithm_ == ConvAlgorithm::automatic) {
     const auto frames = static_cast<int64_t>(axes_[0].offset.size());
     const int64_t transformed = 16 * frames * channels * filters * item_size(dtype);
-    const bool pays = channels >= kFewestForWinograd && filters >= kFewestForWinograd &&
-                      transformed <= kMostWeightBytes &&
-                      !(by_tiles && channels > kMostForWinogradBesideTiles);
-    algorithm_ =
-        winograd_fits(dtype, axes_) && pays ? ConvAlgorithm::winograd : ConvAlgorithm::direct;
+    algorithm_ = winograd_fits(dtype, axes_) && channels >= kFewestForWinograd &&
+                         filters >= kFewestForWinograd && transformed <= kMostWeightBytes
+                     ? ConvAlgorithm::winograd
+                     : ConvAlgorithm::direct;
   }
-  ConvKernel winograd = select_conv3d_winograd_split_stub.get()(dtype);
-  if (winograd.run == nullptr || channels > kMostForWinogradByTiles) {
-    winograd = select_conv3d_winograd_stub.get()(dtype);
+  kernel_ = (algorithm_ == ConvAlgorithm::winograd ? select_conv3d_winograd_stub
+                                                   : select_conv3d_direct_stub)
+                .get()(dtype);
+  if (algorithm_ == ConvAlgorithm::direct) {
+    int64_t items = channels * filters;
+    for (const ConvAxis& axis : axes_) items *= static_cast<int64_t>(axis.offset.size());
+    const ConvKernel split = select_conv3d_direct_split_stub.get()(dtype);
+    if (split.run != nullptr && items * kSplitBytes <= kMostWeightBytes) kernel_ = split;
   }
-  kernel_ = algorithm_ == ConvAlgorithm::winograd ? winograd : direct;
   pack(weights, group_stride);
 }
 
