@@ -74,9 +74,12 @@ struct AttentionRows {
 };
 
 inline constexpr int64_t kAttentionRows = 256;  // at most in a call
+// The same where float32 goes by the tiles of AMX: to split a key takes as long as to attend it from
+// fifteen queries.
+inline constexpr int64_t kSplitAttentionRows = 512;
 inline constexpr int64_t kAttentionKeys = 128;  // in a block
 // Bytes of scratch for rows of a call.
-std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item);
+std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dtype);
 
 using AttentionRowsFn = void(const AttentionRows&);
 using SelectAttentionRows = AttentionRowsFn*(DType);
