@@ -76,10 +76,10 @@ template <int NV>
                                             int64_t steps, float* c) {
   for (int64_t i = 0; i < rows * NV; ++i, c += kTileItems) {
     const __mmask16 odd = not_finite(_mm512_loadu_ps(c));
-    for (int lane = 0; odd != 0 && lane < kTileItems; ++lane) {
-      if ((odd >> lane & 1U) == 0) continue;
-      c[lane] = split_sum<NV>(a.data + i / NV * a.stride, b, i % NV * kTileItems + lane, steps, 0);
-    }
+    if (odd == 0) continue;
+    const auto* lanes = reinterpret_cast<const Pair*>(b) + i % NV * kTileItems;
+    const Vec<float> again = split_sums<NV>(a.data + i / NV * a.stride, lanes, steps);
+    _mm512_mask_storeu_ps(c, odd, static_cast<__m512>(again));
   }
 }
 
