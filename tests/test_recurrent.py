@@ -182,6 +182,23 @@ class TestSequences:
             assert found == pytest.approx(slope, rel=2e-4, abs=2e-4), name
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("isa")
+def test_a_step_does_not_depend_on_where_its_weights_lie(
+    dtype: type, rng: np.random.Generator
+) -> None:
+    (x, *weights), options = inputs("lstm", {}, (1, 2, 32, 48), dtype, rng)
+    states = (options["h0"], options["c0"])
+    expected = recurrent.lstm_step(x[0], *states, *weights)
+    memory = np.empty(2 * weights[1].size, dtype)
+    for offset in range(0, 64 // memory.itemsize, 3):
+        moved = [w.copy() for w in weights]
+        moved[1] = memory[offset : offset + weights[1].size].reshape(weights[1].shape)
+        moved[1][...] = weights[1]
+        for a, b in zip(recurrent.lstm_step(x[0], *states, *moved), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @every_cell
 def test_checkpoints_give_the_same_gradients(
     kind: str, options: Any, rng: np.random.Generator

@@ -99,14 +99,15 @@ View view_of(std::string_view function, std::string_view argument, const py::han
     throw ValueError(function, argument, "at most " + std::to_string(accepted.dims) + " axes",
                      std::to_string(array.ndim()));
   }
-  const auto item = static_cast<uintptr_t>(item_size(view.dtype));
+  // A power of two: to divide by it for every axis was a good part of what a call costs.
+  const auto within = static_cast<uintptr_t>(item_size(view.dtype)) - 1;
   view.data = const_cast<void*>(array.data());
-  bool aligned = reinterpret_cast<uintptr_t>(view.data) % item == 0;
+  bool aligned = (reinterpret_cast<uintptr_t>(view.data) & within) == 0;
   for (int axis = 0; axis < static_cast<int>(array.ndim()); ++axis) {
     view.shape.push_back(array.shape(axis));
     view.stride(axis) = array.strides(axis);
-    aligned =
-        aligned && (array.shape(axis) <= 1 || view.stride(axis) % static_cast<int64_t>(item) == 0);
+    aligned = aligned &&
+              (array.shape(axis) <= 1 || (static_cast<uintptr_t>(view.stride(axis)) & within) == 0);
   }
   if (!aligned && view.shape.count() != 0) {
     throw ValueError(function, argument, "items aligned to their size", "a misaligned array");
@@ -135,9 +136,19 @@ py::dtype numpy_dtype(DType dtype) {
 }
 
 py::array new_array(const Shape& shape, DType dtype) {
-  const std::vector<py::ssize_t> extents(shape.dims.begin(), shape.dims.begin() + shape.ndim);
   const int64_t bytes = shape.count() * item_size(dtype);
-  if (bytes < Buffer::kKeptBytes) return {numpy_dtype(dtype), extents};
+  if (bytes < Buffer::kKeptBytes) {
+    // Without the vectors of extents and strides that pybind11 makes on the way.
+    const auto& api = py::detail::npy_api::get();
+    py::ssize_t extents[kMaxDims];
+    std::copy_n(shape.dims.begin(), shape.ndim, extents);
+    PyObject* array =
+        api.PyArray_NewFromDescr_(api.PyArray_Type_, numpy_dtype(dtype).release().ptr(), shape.ndim,
+                                  extents, nullptr, nullptr, 0, nullptr);
+    if (array == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::array>(array);
+  }
+  const std::vector<py::ssize_t> extents(shape.dims.begin(), shape.dims.begin() + shape.ndim);
   auto buffer = std::make_unique<Buffer>(bytes);
   std::byte* data = buffer->data();
   const py::capsule owner(buffer.release(), [](void* p) { delete static_cast<Buffer*>(p); });

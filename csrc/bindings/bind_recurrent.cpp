@@ -235,10 +235,11 @@ void check_rows(std::string_view function, const char* argument, const View& vie
 }
 
 // h of the next step; an LSTM's with c, as a pair. `c` and `c_out` are None for others.
-py::object run_step(const char* function, int cell, const py::handle& x, const py::handle& h,
-                    const py::handle& c, const py::handle& ih, const py::handle& hh,
-                    const py::object& bias_ih, const py::object& bias_hh,
+py::object run_step(const char* name_of_function, int cell, const py::handle& x,
+                    const py::handle& h, const py::handle& c, const py::handle& ih,
+                    const py::handle& hh, const py::object& bias_ih, const py::object& bias_hh,
                     const py::object& peephole, const py::object& h_out, const py::object& c_out) {
+  const std::string_view function = name_of_function;
   CellStep step;
   step.cell = static_cast<Cell>(cell);
   step.weights.ih = view_of(function, "weight_ih", ih, kWithBfloat16);

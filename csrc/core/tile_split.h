@@ -50,18 +50,21 @@ struct Parts {
   return {{first, second, _mm512_castps_si512(left)}};
 }
 
-// 32 numbers of a row: a step of it.
-[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
+// One part of 32 numbers.
+[[gnu::always_inline]] inline __m512i step_of(const Parts& low, const Parts& high, int part) {
   alignas(64) static constexpr uint16_t kUpperHalves[32] = {
       1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  const __m512i halves = _mm512_load_si512(kUpperHalves);
+  return _mm512_permutex2var_epi16(low.of[part], _mm512_load_si512(kUpperHalves), high.of[part]);
+}
+
+// 32 numbers of a row: a step of it.
+[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
   const Parts a = parts_of(low);
   const Parts b = parts_of(high);
 #pragma GCC unroll 3
   for (int part = 0; part < kSplitParts; ++part) {
-    _mm512_storeu_si512(to + part * kSplitDepth,
-                        _mm512_permutex2var_epi16(a.of[part], halves, b.of[part]));
+    _mm512_storeu_si512(to + part * kSplitDepth, step_of(a, b, part));
   }
 }
 
@@ -77,22 +80,15 @@ struct Parts {
   return _mm512_load_ps(items);
 }
 
-// Sixteen runs of 32 of the depth, `run_stride` apart, as 32 rows of sixteen lanes.
-[[gnu::always_inline]] inline void turn_runs(const float* from, int64_t run_stride,
-                                             int64_t item_stride, int64_t runs, int64_t items,
-                                             float* to) {
-  for (int half = 0; half < 2; ++half) {
-    Vec<float> square[kTileItems];
+// to[i * pitch + j] = item i of vector(j): a square of sixteen.
+template <class Vector>
+[[gnu::always_inline]] inline void turn_square(const Vector& vector, float* to, int64_t pitch) {
+  Vec<float> square[kTileItems];
 #pragma GCC unroll 16
-    for (int i = 0; i < kTileItems; ++i) {
-      square[i] = Vec<float>(load_some(from + i * run_stride + half * kTileItems * item_stride,
-                                       item_stride, i < runs ? items - half * kTileItems : 0));
-    }
-    transpose<float>(square);
+  for (int j = 0; j < kTileItems; ++j) square[j] = Vec<float>(vector(j));
+  transpose<float>(square);
 #pragma GCC unroll 16
-    for (int i = 0; i < kTileItems; ++i)
-      store(to + (half * kTileItems + i) * kTileItems, square[i]);
-  }
+  for (int i = 0; i < kTileItems; ++i) store(to + i * pitch, square[i]);
 }
 
 // Rows of A: item (i, k) is from[i * row_stride + k * item_stride].
@@ -104,19 +100,12 @@ struct Parts {
     for (int64_t i = 0; i < rows; i += kTileItems) {
       const int64_t count = std::min<int64_t>(kTileItems, rows - i);
       for (int64_t k = 0; k < depth; k += kSplitDepth) {
-        for (int half = 0; half < 2; ++half) {
-          Vec<float> square[kTileItems];
-#pragma GCC unroll 16
-          for (int j = 0; j < kTileItems; ++j) {
-            const int64_t item = k + half * kTileItems + j;
-            square[j] =
-                Vec<float>(load_some(from + item * item_stride + i, 1, item < depth ? count : 0));
-          }
-          transpose<float>(square);
-#pragma GCC unroll 16
-          for (int j = 0; j < kTileItems; ++j) {
-            store(turned + j * kSplitDepth + half * kTileItems, square[j]);
-          }
+        for (int64_t half = 0; half < kSplitDepth; half += kTileItems) {
+          const auto rows_of_item = [&](int j) {
+            const int64_t item = k + half + j;
+            return load_some(from + item * item_stride + i, 1, item < depth ? count : 0);
+          };
+          turn_square(rows_of_item, turned + half, kSplitDepth);
         }
         for (int64_t j = 0; j < count; ++j) {
           const float* row = turned + j * kSplitDepth;
@@ -162,7 +151,13 @@ template <int NV>
                           load_some(at + i * depth_stride, 1, k + i < depth ? count : 0));
         }
       } else {
-        turn_runs(at, lane_stride, depth_stride, count, depth - k, rows);
+        for (int64_t half = 0; half < kSplitDepth; half += kTileItems) {
+          const auto items_of_lane = [&](int j) {
+            return load_some(at + j * lane_stride + half * depth_stride, depth_stride,
+                             j < count ? depth - k - half : 0);
+          };
+          turn_square(items_of_lane, rows + half * kTileItems, kTileItems);
+        }
       }
       Pair* pairs = reinterpret_cast<Pair*>(to) + group * kTileItems;
       for (int64_t i = 0; i < kTileItems; ++i, pairs += kLanes) {
@@ -181,19 +176,22 @@ template <int NV>
 
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
-// that of B is NV vectors.
-template <int kBlocks, int NV>
+// that of B is NV vectors. Where A is no SplitRows: `part_of_a` items from one part to the next,
+// `step_of_a` from one step to the next. `beside` is called six times a step: the products leave
+// most instructions of their cycles to others.
+template <int kBlocks, int NV, class Beside>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
-                                             int64_t steps) {
+                                             int64_t steps, int64_t part_of_a, int64_t step_of_a,
+                                             Beside& beside) {
   constexpr int64_t kPitch = NV * kTilePitch;
   constexpr int64_t kPart = kTileItems * NV * kTileItems;  // pairs
   const auto* of_b = reinterpret_cast<const Pair*>(b);
   const auto* below =
       reinterpret_cast<const bfloat16*>(reinterpret_cast<const std::byte*>(a) + kTileItems * pitch);
   // NOLINTBEGIN(bugprone-macro-parentheses): the intrinsics take the numbers of tiles literally.
-  const auto a_upper = [&](int part) { _tile_loadd(4, a + part * kSplitDepth, pitch); };
+  const auto a_upper = [&](int part) { _tile_loadd(4, a + part * part_of_a, pitch); };
   const auto a_lower = [&](int part) {
-    if constexpr (kBlocks > 1) _tile_loadd(5, below + part * kSplitDepth, pitch);
+    if constexpr (kBlocks > 1) _tile_loadd(5, below + part * part_of_a, pitch);
   };
   const auto b_left = [&](int part) { _tile_loadd(6, of_b + part * kPart, kPitch); };
   const auto b_right = [&](int part) {
@@ -235,19 +233,25 @@ template <int kBlocks, int NV>
   b_right(2);
   for (int64_t step = 1;; ++step) {
     then_b(1);  // a0 b2
+    beside();
     then_a(1);  // a0 b1
+    beside();
     then_b(0);  // a1 b1
+    beside();
     then_a(2);  // a1 b0
+    beside();
     then_a(0);  // a2 b0, and a0 b0 below
+    beside();
     upper_left();
     upper_right();
+    beside();
     if (step == steps) {
       lower_left();
       lower_right();
       return;
     }
-    a += kSplitStep;
-    below += kSplitStep;
+    a += step_of_a;
+    below += step_of_a;
     of_b += kSplitParts * kPart;
     a_upper(0);
     lower_left();
@@ -256,6 +260,14 @@ template <int kBlocks, int NV>
     a_lower(0);
     b_right(2);
   }
+}
+
+template <int kBlocks, int NV>
+[[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
+                                             int64_t steps, int64_t part_of_a = kSplitDepth,
+                                             int64_t step_of_a = kSplitStep) {
+  auto nothing = [] {};
+  add_split<kBlocks, NV>(a, pitch, b, steps, part_of_a, step_of_a, nothing);
 }
 
 // The number that three parts make. An infinite or NaN one is its first part.
@@ -287,15 +299,16 @@ template <int NV>
 inline __mmask16 not_finite(__m512 sums) { return _mm512_fpclass_ps_mask(sums, 0x99); }
 
 // Sixteen rows, or 32, of which the first `rows` are wanted.
-template <int kBlocks, int NV>
+template <int kBlocks, int NV, class Beside>
 [[gnu::always_inline]] inline void split_rows_product(int64_t rows, const SplitRows& a,
                                                       const Split* b, int64_t steps, float* c,
-                                                      bool accumulate) {
+                                                      bool accumulate, Beside& beside) {
   constexpr int64_t kLanes = NV * kTileItems;
   alignas(64) float sums[kBlocks * kTileItems * kLanes];
   float* to = accumulate || rows < kBlocks * kTileItems ? sums : c;
   zero_sums<kBlocks, NV>();
-  add_split<kBlocks, NV>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps);
+  add_split<kBlocks, NV>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps,
+                         kSplitDepth, kSplitStep, beside);
   store_sums<kBlocks, NV>(to, NV * kTilePitch);
   asm volatile("" ::: "memory");
   for (int64_t i = 0; i < rows; ++i) {
@@ -319,17 +332,34 @@ template <int kBlocks, int NV>
   }
 }
 
-// As panel_product of core/tile.h; `steps` of the depth.
+// Fetches what a product reads later from the third-level cache: `bytes` a call.
+struct Ahead {
+  const char* next = nullptr;
+  int64_t bytes = 0;
+  void operator()() {
+    for (int64_t i = 0; i < bytes; i += 64, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+  }
+};
+
+// As panel_product of core/tile.h; `steps` of the depth. With many rows, the panel that the thread
+// multiplies next, if it says so, comes into the second-level cache meanwhile (a tenth faster where
+// panels come from the third; with few rows the fetches are in the way).
 template <int NV>
 [[gnu::noinline, gnu::flatten]] void split_product(int64_t rows, SplitRows a, const Split* b,
-                                                   int64_t steps, float* c, bool accumulate) {
+                                                   int64_t steps, float* c, bool accumulate,
+                                                   const Split* next = nullptr) {
   const TileRegion region;
   prepare_tiles();
   constexpr int64_t kBlock = 2 * kTileItems;
-  for (; rows > kTileItems; rows -= kBlock, a = a.below(kBlock), c += kBlock * NV * kTileItems) {
-    split_rows_product<2, NV>(std::min(rows, kBlock), a, b, steps, c, accumulate);
+  constexpr int64_t kStepLines = kSplitParts * NV * kTileItems;
+  Ahead ahead;
+  if (const int64_t calls = 6 * ((rows + kBlock - 1) / kBlock); next != nullptr && calls >= 24) {
+    ahead = {reinterpret_cast<const char*>(next), (kStepLines + calls - 1) / calls * 64};
   }
-  if (rows > 0) split_rows_product<1, NV>(rows, a, b, steps, c, accumulate);
+  for (; rows > kTileItems; rows -= kBlock, a = a.below(kBlock), c += kBlock * NV * kTileItems) {
+    split_rows_product<2, NV>(std::min(rows, kBlock), a, b, steps, c, accumulate, ahead);
+  }
+  if (rows > 0) split_rows_product<1, NV>(rows, a, b, steps, c, accumulate, ahead);
 }
 
 }  // namespace marey::MAREY_ISA_NS

@@ -2,8 +2,11 @@
 
 The instruction set is chosen when marey is imported: the best that the processor has, or the one
 that the environment variable ``MAREY_ISA`` names (``baseline``, ``avx2``, ``avx512``,
-``avx512_bf16``, ``avx512_amx``). The last takes the tiles of Intel's AMX for products of bfloat16
-and is otherwise ``avx512_bf16``; it is there where the operating system lets the process use tiles.
+``avx512_bf16``, ``avx512_amx``). The last takes the tiles of Intel's AMX for matrix products and is
+otherwise ``avx512_bf16``; it is there where the operating system lets the process use tiles. Tiles
+multiply bfloat16. A float32 is exactly the sum of three of those, and six of the products of such
+parts make one of float32, with an error below that of a fused multiply-add's sums; parts smaller
+than 2**-126 count as zero.
 """
 
 from __future__ import annotations

@@ -13,11 +13,18 @@
 // are the register tiles of the direct kernel, with tiles for positions and filters for lanes; one
 // panel of filters at a time goes through all 16 points and is transformed back. Planes are padded
 // so that the 16 streams of a transform fall into different sets of the first-level cache.
+//
+// Where there are tiles of AMX the products are theirs, of split operands (core/tile_split.h): what
+// a transform gives is split once for all filters.
 #include "core/tile.h"
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d.h"
 #include "ops/conv/conv3d_tile.h"
 #include "ops/conv/conv3d_window.h"
+#if defined(__AMX_BF16__)
+#include "core/buffer.h"
+#include "ops/conv/conv3d_split_tiles.h"
+#endif
 
 namespace marey::MAREY_ISA_NS {
 namespace {
@@ -27,7 +34,6 @@ constexpr int W = kLanesOf<float>;
 constexpr int64_t kPanel = kConvVectors * W;
 constexpr int64_t kPoints = 16;
 constexpr int64_t kLine = 16;  // floats of a cache line
-constexpr int64_t kBlockBytes = int64_t{1} << 20;
 // The transforms, too: measured, for 64 and 128 channels, blocks of one frame and of four.
 constexpr double kCopyCost = 48.0;
 
@@ -36,7 +42,7 @@ int64_t padded(int64_t channels) {
   const int64_t pitch = round_up(channels, kLine);
   return pitch % 256 == 0 ? pitch + kLine : pitch;
 }
-// Floats of a plane of a transform: an odd number of lines.
+// Items of 4 bytes of a plane of a transform: an odd number of lines.
 int64_t plane(int64_t items) { return round_up(items, 2 * kLine) + kLine; }
 
 // G w G', all lanes at once.
@@ -66,49 +72,151 @@ int64_t lanes_before(const ConvProblem& p, int64_t panel) {
 int64_t lanes_of(const ConvProblem& p, int64_t panel) {
   return lanes_before(p, panel + 1) - lanes_before(p, panel);
 }
-int64_t point_pitch(const ConvProblem& p) {
-  return p.taps[0].count * p.channels * round_up(p.filters, W);
-}
-int64_t packed_bytes(const ConvProblem& p) {
-  return kPoints * point_pitch(p) * static_cast<int64_t>(sizeof(float));
-}
 
-[[gnu::flatten]] void pack(const ConvProblem& p, const ConvWeights& w, int64_t first, int64_t last,
-                           void* packed) {
-  for (int64_t panel = first; panel < last; ++panel) {
-    const int64_t lanes = lanes_of(p, panel);
-    for (int64_t lane = 0; lane < lanes; lane += W) {
-      const int64_t filter = panel * kPanel + lane;
-      const int64_t count = at_most(W, p.filters - filter);
-      float* const to = static_cast<float*>(packed) +
-                        p.taps[0].count * p.channels * lanes_before(p, panel) + lane;
-      for (int64_t i = 0; i < p.taps[0].count; ++i) {
-        const float* const from =
-            static_cast<const float*>(w.data) + filter * w.filter + p.taps[0].source[i] * w.tap[0];
-        for (int64_t c = 0; c < p.channels; ++c) {
-          alignas(64) float items[9][W] = {};
-          for (int64_t k = 0; k < count; ++k) {
-            const float* at = from + k * w.filter + c * w.channel;
-            for (int64_t j = 0; j < 9; ++j) {
-              items[j][k] =
-                  at[p.taps[1].source[j / 3] * w.tap[1] + p.taps[2].source[j % 3] * w.tap[2]];
-            }
+// A panel, transformed: to[point * pitch + (time * channels + channel) * lanes + lane].
+[[gnu::flatten]] void transform_panel(const ConvProblem& p, const ConvWeights& w, int64_t panel,
+                                      int64_t pitch, float* panel_to) {
+  const int64_t lanes = lanes_of(p, panel);
+  for (int64_t lane = 0; lane < lanes; lane += W) {
+    const int64_t filter = panel * kPanel + lane;
+    const int64_t count = at_most(W, p.filters - filter);
+    float* const to = panel_to + lane;
+    for (int64_t i = 0; i < p.taps[0].count; ++i) {
+      const float* const from =
+          static_cast<const float*>(w.data) + filter * w.filter + p.taps[0].source[i] * w.tap[0];
+      for (int64_t c = 0; c < p.channels; ++c) {
+        alignas(64) float items[9][W] = {};
+        for (int64_t k = 0; k < count; ++k) {
+          const float* at = from + k * w.filter + c * w.channel;
+          for (int64_t j = 0; j < 9; ++j) {
+            items[j][k] =
+                at[p.taps[1].source[j / 3] * w.tap[1] + p.taps[2].source[j % 3] * w.tap[2]];
           }
-          V taps[9];
-          V points[kPoints];
-          for (int j = 0; j < 9; ++j) taps[j] = load<V>(items[j]);
-          transform_weights(taps, points);
-          for (int64_t q = 0; q < kPoints; ++q) {
-            store(to + q * point_pitch(p) + (i * p.channels + c) * lanes, points[q]);
-          }
+        }
+        V taps[9];
+        V points[kPoints];
+        for (int j = 0; j < 9; ++j) taps[j] = load<V>(items[j]);
+        transform_weights(taps, points);
+        for (int64_t q = 0; q < kPoints; ++q) {
+          store(to + q * pitch + (i * p.channels + c) * lanes, points[q]);
         }
       }
     }
   }
 }
 
+// Operands of the products, which are float32: packed weights, transformed inputs, and sums of
+// them.
+struct Floats {
+  static constexpr double kProductCost = 16.0 / 36.0;
+  static constexpr int64_t kBlockBytes = int64_t{1} << 20;
+
+  static int64_t depth(const ConvProblem& p) { return p.channels; }
+  // Items of 4 bytes from one tile to the next.
+  static int64_t pitch(const ConvProblem& p) { return padded(p.channels); }
+
+  static int64_t point_pitch(const ConvProblem& p) {
+    return p.taps[0].count * p.channels * round_up(p.filters, W);
+  }
+  static int64_t packed_bytes(const ConvProblem& p) {
+    return kPoints * point_pitch(p) * static_cast<int64_t>(sizeof(float));
+  }
+  static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first, int64_t last,
+                   void* packed) {
+    for (int64_t panel = first; panel < last; ++panel) {
+      transform_panel(
+          p, w, panel, point_pitch(p),
+          static_cast<float*>(packed) + p.taps[0].count * p.channels * lanes_before(p, panel));
+    }
+  }
+
+  // The taps of a panel lie `channels * lanes` apart.
+  static int64_t of_tap(const ConvProblem& p, int64_t lanes) { return p.channels * lanes; }
+
+  static void sum(const ConvProblem& p, int64_t point, int64_t panel, int64_t tiles,
+                  const float* inputs, const TapAt* taps, int64_t count, const void* packed,
+                  float* sums) {
+    static constexpr ConvTiles<float> kTiles;
+    const int64_t lanes = lanes_of(p, panel);
+    const float* weights = static_cast<const float*>(packed) + point * point_pitch(p) +
+                           p.taps[0].count * p.channels * lanes_before(p, panel);
+    conv_row(kTiles.of[lanes / W - 1], tiles, lanes, inputs, pitch(p), 1, taps, count, p.channels,
+             weights, sums, false);
+  }
+};
+
+#if defined(__AMX_BF16__)
+// The same, split. A row of inputs is [32 channels][part][32 items].
+struct SplitFloats {
+  // As a tile does them, without what it waits for.
+  static constexpr double kProductCost = 0.4 * 16.0 / 36.0;
+  static constexpr int64_t kBlockBytes = int64_t{5} << 18;
+
+  static int64_t steps(const ConvProblem& p) { return split_steps(p.channels); }
+  static int64_t depth(const ConvProblem& p) { return steps(p) * kSplitDepth; }
+  static int64_t pitch(const ConvProblem& p) {
+    const int64_t items = steps(p) * kSplitStep / 2;
+    return items % 256 == 0 ? items + kLine : items;
+  }
+
+  static int64_t point_pitch(const ConvProblem& p) {
+    return p.taps[0].count * steps(p) * kTileItems * round_up(p.filters, W);
+  }
+  static int64_t packed_bytes(const ConvProblem& p) {
+    return kPoints * point_pitch(p) * static_cast<int64_t>(sizeof(Split));
+  }
+  static Split* panel_of(const ConvProblem& p, int64_t point, int64_t panel, void* packed) {
+    return static_cast<Split*>(packed) + point * point_pitch(p) +
+           p.taps[0].count * steps(p) * kTileItems * lanes_before(p, panel);
+  }
+  static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first, int64_t last,
+                   void* packed) {
+    const int64_t items = p.taps[0].count * p.channels * kPanel;
+    const Buffer numbers(kPoints * items * static_cast<int64_t>(sizeof(float)));
+    auto* const rows = reinterpret_cast<float*>(numbers.data());
+    for (int64_t panel = first; panel < last; ++panel) {
+      const int64_t lanes = lanes_of(p, panel);
+      transform_panel(p, w, panel, items, rows);
+      for (int64_t q = 0; q < kPoints; ++q) {
+        for (int64_t i = 0; i < p.taps[0].count; ++i) {
+          (lanes == W ? pack_split<1>
+                      : pack_split<2>)(rows + q * items + i * p.channels * lanes, lanes, 1,
+                                       p.channels, lanes,
+                                       panel_of(p, q, panel, packed) + i * of_tap(p, lanes));
+        }
+      }
+    }
+  }
+
+  static int64_t of_tap(const ConvProblem& p, int64_t lanes) {
+    return steps(p) * kTileItems * lanes;
+  }
+
+  static void sum(const ConvProblem& p, int64_t point, int64_t panel, int64_t tiles,
+                  const float* inputs, const TapAt* taps, int64_t count, const void* packed,
+                  float* sums) {
+    prepare_tiles();
+    WindowAhead nothing(nullptr, 1);
+    const int64_t lanes = lanes_of(p, panel);
+    const Split* weights = panel_of(p, point, panel, const_cast<void*>(packed));
+    const auto* rows = reinterpret_cast<const bfloat16*>(inputs);
+    for (int64_t q = 0; q < tiles; q += kPanel) {
+      const int64_t left = at_most(kPanel, tiles - q);
+      const bool two = left > W;
+      const auto sum = lanes == W ? (two ? sum_runs<2, 1> : sum_runs<1, 1>)
+                                  : (two ? sum_runs<2, 2> : sum_runs<1, 2>);
+      sum(left, {rows + q * 2 * pitch(p), 4 * pitch(p), kSplitDepth, kSplitStep}, taps, count,
+          {depth(p), steps(p)}, weights, sums + q * lanes, false, nothing);
+    }
+  }
+};
+#endif
+
+template <class Operands>
 class Winograd {
  public:
+  static constexpr bool kSplit = !std::is_same_v<Operands, Floats>;
+
   explicit Winograd(const ConvBlock& b) : b_(b), p_(*b.problem) {
     frames_ = b.end[0] - b.begin[0];
     const ConvTaps& time = p_.taps[0];
@@ -117,9 +225,12 @@ class Winograd {
     tile_rows_ = (b.end[1] - b.begin[1] + 1) / 2;
     tile_columns_ = (b.end[2] - b.begin[2] + 1) / 2;
     tiles_ = tile_rows_ * tile_columns_;
-    pitch_ = padded(p_.channels);
-    input_plane_ = plane(in_frames_ * tiles_ * pitch_);
-    sums_plane_ = plane(frames_ * tiles_ * kPanel);
+    pitch_ = Operands::pitch(p_);
+    depth_ = Operands::depth(p_);
+    // Tiles of AMX read and write whole blocks of rows, also behind the last.
+    const int64_t behind = kSplit ? kPanel : 0;
+    input_plane_ = plane((in_frames_ * tiles_ + behind) * pitch_);
+    sums_plane_ = plane((frames_ * tiles_ + behind) * kPanel);
     first_lane_ = lanes_before(p_, b.first_panel);
     lanes_ = lanes_before(p_, b.last_panel) - first_lane_;
     int64_t bytes = 0;
@@ -132,8 +243,7 @@ class Winograd {
     const int64_t taps = take(time.count * static_cast<int64_t>(sizeof(TapAt)));
     const int64_t bias = take(lanes_ * kFloat);
     const int64_t rows = take((2 * 2 * tile_columns_ + W) * kPanel * kFloat);
-    const int64_t window =
-        take(((2 * tile_rows_ + 2) * window_columns() * p_.channels + W) * kFloat);
+    const int64_t window = take(((2 * tile_rows_ + 2) * window_columns() * depth_ + W) * kFloat);
     const int64_t inputs = take(kPoints * input_plane_ * kFloat);
     const int64_t sums = take(kPoints * sums_plane_ * kFloat);
     scratch_bytes_ = bytes;
@@ -159,7 +269,11 @@ class Winograd {
       const int64_t frame = first_frame_ + t;
       if (frame < 0 || frame >= p_.in[0]) continue;
       pack_frame(frame);
-      transform_frame(inputs_ + t * tiles_ * pitch_);
+      if constexpr (kSplit) {
+        transform_and_split(inputs_ + t * tiles_ * pitch_);
+      } else {
+        transform_frame(inputs_ + t * tiles_ * pitch_);
+      }
     }
     for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
       multiply(panel);
@@ -177,7 +291,7 @@ class Winograd {
                      (past ? frame : frame - b_.history) * strides.s[0];
     const int64_t top = b_.begin[1] + p_.taps[1].offset[0];
     const int64_t left = b_.begin[2] + p_.taps[2].offset[0];
-    const int64_t row_items = window_columns() * p_.channels;
+    const int64_t row_items = window_columns() * depth_;
     for (int64_t h = 0; h < 2 * tile_rows_ + 2; ++h) {
       float* to = window_ + h * row_items;
       if (top + h < 0 || top + h >= p_.in[1]) {
@@ -185,7 +299,10 @@ class Winograd {
         continue;
       }
       pack_pixels(x + (top + h) * strides.s[1], strides.c, strides.s[2], left,
-                  left + window_columns(), p_.in[2], p_.channels, p_.channels, to);
+                  left + window_columns(), p_.in[2], p_.channels, depth_, to);
+      // Packed are whole vectors of channels.
+      const int64_t behind = depth_ - round_up(p_.channels, W);
+      if (behind > 0) clear_behind(to, window_columns(), depth_ - behind, depth_);
     }
   }
 
@@ -231,24 +348,85 @@ class Winograd {
     }
   }
 
+  // The same, split: 32 channels of a tile at a time, which are one step of a row.
+  [[gnu::flatten]] void transform_and_split([[maybe_unused]] float* to) const {
+#if defined(__AMX_BF16__)
+    const int64_t row = window_columns() * depth_;
+    alignas(64) float points[kPoints * kSplitDepth];
+    for (int64_t r = 0; r < tile_rows_; ++r) {
+      for (int64_t c = 0; c < depth_; c += kSplitDepth) {
+        const float* at = window_ + 2 * r * row + c;
+        auto* tile = reinterpret_cast<bfloat16*>(to + r * tile_columns_ * pitch_) + c * kSplitParts;
+        V left[2][4], right[2][4];
+        for (int half = 0; half < 2; ++half) {
+          transform_column(at + half * W, row, left[half]);
+          transform_column(at + half * W + depth_, row, right[half]);
+        }
+        for (int64_t j = 0; j < tile_columns_; ++j, tile += 2 * pitch_) {
+          at += 2 * depth_;
+#pragma GCC unroll 2
+          for (int half = 0; half < 2; ++half) {
+            V third[4], fourth[4];
+            transform_column(at + half * W, row, third);
+            transform_column(at + half * W + depth_, row, fourth);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) {
+              float* point = points + 4 * i * kSplitDepth + half * W;
+              store(point, left[half][i] - third[i]);
+              store(point + kSplitDepth, right[half][i] + third[i]);
+              store(point + 2 * kSplitDepth, third[i] - right[half][i]);
+              store(point + 3 * kSplitDepth, right[half][i] - fourth[i]);
+              left[half][i] = third[i];
+              right[half][i] = fourth[i];
+            }
+          }
+          for (int64_t q = 0; q < kPoints; ++q) {
+            const float* point = points + q * kSplitDepth;
+            store_split(_mm512_load_ps(point), _mm512_load_ps(point + W),
+                        tile + 2 * q * input_plane_);
+          }
+        }
+      }
+    }
+#endif
+  }
+
+  // The taps along time of a frame of outputs that lie inside are [first, last).
+  void find_taps(int64_t t, int64_t& first, int64_t& last) const {
+    const ConvTaps& time = p_.taps[0];
+    const auto frame = [&](int64_t i) { return (b_.begin[0] + t) * time.step + time.offset[i]; };
+    first = 0;
+    last = time.count;
+    while (first < last && frame(first) < 0) ++first;
+    while (first < last && frame(last - 1) >= p_.in[0]) --last;
+  }
+
   void multiply(int64_t panel) {
-    static constexpr ConvTiles<float> kTiles;
     const int64_t lanes = lanes_of(p_, panel);
     const ConvTaps& time = p_.taps[0];
-    for (int64_t q = 0; q < kPoints; ++q) {
-      const float* weights = static_cast<const float*>(b_.packed) + q * point_pitch(p_) +
-                             time.count * p_.channels * lanes_before(p_, panel);
-      for (int64_t t = 0; t < frames_; ++t) {
-        int64_t count = 0;
-        for (int64_t i = 0; i < time.count; ++i) {
-          const int64_t frame = (b_.begin[0] + t) * time.step + time.offset[i];
-          if (frame < 0 || frame >= p_.in[0]) continue;
-          taps_[count++] = {(frame - first_frame_) * tiles_ * pitch_, i * p_.channels * lanes};
-        }
-        conv_row(kTiles.of[lanes / W - 1], tiles_, lanes, inputs_ + q * input_plane_, pitch_, 1,
-                 taps_, count, p_.channels, weights, sums_ + q * sums_plane_ + t * tiles_ * lanes,
-                 false);
+    // Rows of split inputs are counted in items of bfloat16.
+    const int64_t items = kSplit ? 2 : 1;
+    for (int64_t t = 0; t < frames_;) {
+      int64_t first, last;
+      find_taps(t, first, last);
+      int64_t count = 0;
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t frame = (b_.begin[0] + t) * time.step + time.offset[i];
+        taps_[count++] = {(frame - first_frame_) * tiles_ * pitch_ * items,
+                          i * Operands::of_tap(p_, lanes)};
       }
+      // Frames with the same taps are one run of tiles.
+      int64_t frames = 1;
+      for (; time.step == 1 && t + frames < frames_; ++frames) {
+        int64_t next_first, next_last;
+        find_taps(t + frames, next_first, next_last);
+        if (next_first != first || next_last != last) break;
+      }
+      for (int64_t q = 0; q < kPoints; ++q) {
+        Operands::sum(p_, q, panel, frames * tiles_, inputs_ + q * input_plane_, taps_, count,
+                      b_.packed, sums_ + q * sums_plane_ + t * tiles_ * lanes);
+      }
+      t += frames;
     }
   }
 
@@ -307,7 +485,8 @@ class Winograd {
   int64_t first_frame_;
   int64_t in_frames_;
   int64_t tile_rows_, tile_columns_, tiles_;
-  int64_t pitch_;
+  int64_t pitch_;  // items of 4 bytes of a tile's inputs
+  int64_t depth_;  // channels of the window, zeros included
   int64_t input_plane_, sums_plane_;
   int64_t first_lane_, lanes_;
   int64_t scratch_bytes_;
@@ -319,13 +498,34 @@ class Winograd {
   float* sums_ = nullptr;
 };
 
-int64_t scratch(const ConvBlock& b) { return Winograd(b).scratch_bytes(); }
-void run(const ConvBlock& b) { Winograd(b).run(); }
+template <class Operands>
+ConvKernel functions() {
+  return {.panel = kPanel,
+          .tile = 2,
+          .block_bytes = Operands::kBlockBytes,
+          .product_cost = Operands::kProductCost,
+          .copy_cost = kCopyCost,
+          .packed_bytes = Operands::packed_bytes,
+          .pack = Operands::pack,
+          .scratch = [](const ConvBlock& b) { return Winograd<Operands>(b).scratch_bytes(); },
+          .run = [](const ConvBlock& b) { Winograd<Operands>(b).run(); }};
+}
 
 }  // namespace
 
 ConvKernel select_conv3d_winograd(DType) {
-  return {kPanel, 2, kBlockBytes, 16.0 / 36.0, kCopyCost, false, packed_bytes, pack, scratch, run};
+#if defined(MAREY_ONLY_BF16)
+  return {};
+#else
+  return functions<Floats>();
+#endif
+}
+
+ConvKernel select_conv3d_winograd_split([[maybe_unused]] DType dtype) {
+#if defined(__AMX_BF16__)
+  if (dtype == DType::f32 && tiles_active()) return functions<SplitFloats>();
+#endif
+  return {};
 }
 
 }  // namespace marey::MAREY_ISA_NS

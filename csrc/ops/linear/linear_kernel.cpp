@@ -18,41 +18,34 @@ const S* item_at(const Matrix& m, int64_t row, int64_t item) {
   return static_cast<const S*>(m.data) + row * m.row + item * m.item;
 }
 
-// Of S in memory, computed in T.
+// The sums, panel by panel `panel_sums` apart, to C, row by row. Of S in memory, computed in T.
 template <class S, class T>
-[[gnu::noinline, gnu::flatten]] void finish(const LinearRows& p, int64_t panel, const T* sums) {
+[[gnu::noinline, gnu::flatten]] void finish(const LinearRows& p, const T* sums,
+                                            int64_t panel_sums) {
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
   constexpr int64_t kLanes = kWide * W;
-  const int64_t column = panel * kLanes;
-  for (int j = 0; j < kWide && column + j * W < p.columns; ++j) {
-    const int64_t lanes = at_most<int64_t>(W, p.columns - column - j * W);
-    V bias(T(0));
-    if (p.bias != nullptr) {
-      alignas(64) T values[W] = {};
-      const S* from = static_cast<const S*>(p.bias) + column + j * W;
-      for (int64_t i = 0; i < lanes; ++i) values[i] = convert<T>(from[i]);
-      bias = load<V>(values);
-    }
-    const T* from = sums + j * W;
-    for (int64_t i = 0; i < p.rows; ++i) {
-      V x = load<V>(from + i * kLanes) + bias;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    for (int64_t column = 0; column < p.columns; column += W) {
+      const int64_t lanes = at_most<int64_t>(W, p.columns - column);
+      V x = load<V>(sums + column / kLanes * panel_sums + i * kLanes + column % kLanes);
+      // In C's type, or beyond its last column.
+      const auto values_of = [&](const S* from, int64_t step) {
+        if (lanes == W && step == 1) return load_as<V>(from);
+        alignas(64) T values[W] = {};
+        for (int64_t k = 0; k < lanes; ++k) values[k] = convert<T>(from[k * step]);
+        return load<V>(values);
+      };
+      if (p.bias != nullptr) x += values_of(static_cast<const S*>(p.bias) + column, 1);
       if (p.activation == Activation::relu) {
         stdx::where(x < V(T(0)), x) = V(T(0));
       } else if (p.activation == Activation::gelu) {
         x = x * V(T(0.5)) * (V(T(1)) + math::erf<T>(x * V(T(0.70710678118654752440))));
       }
       if (p.residual.data != nullptr) {
-        const S* more = item_at<S>(p.residual, i, column + j * W);
-        if (lanes == W && p.residual.item == 1) {
-          x += load_as<V>(more);
-        } else {
-          alignas(64) T values[W] = {};
-          for (int64_t k = 0; k < lanes; ++k) values[k] = convert<T>(more[k * p.residual.item]);
-          x += load<V>(values);
-        }
+        x += values_of(item_at<S>(p.residual, i, column), p.residual.item);
       }
-      S* to = const_cast<S*>(item_at<S>(p.c, i, column + j * W));
+      S* to = const_cast<S*>(item_at<S>(p.c, i, column));
       if (lanes == W && p.c.item == 1) {
         store_as(to, x);
       } else {
@@ -212,9 +205,7 @@ struct Kernel {
       }
       first += depth;
     } while (first < p.depth);
-    for (int64_t panel = 0; panel < p.panels; ++panel) {
-      finish<S, T>(p, panel, sums + panel * kRows * kLanes);
-    }
+    finish<S, T>(p, sums, kRows * kLanes);
   }
 
   static LinearKernel make() {
@@ -255,16 +246,17 @@ struct SplitKernel {
     do {
       const int64_t depth = at_most(kLinearDepth, p.depth - first);
       split_rows(item_at<float>(p.a, 0, first), p.a.row, p.a.item, p.rows, depth, block, kPitch);
+      const int64_t step = first / 2 * kLanes;
       for (int64_t panel = 0; panel < p.panels; ++panel) {
-        const auto* b = reinterpret_cast<const Split*>(p.b + panel * p.panel_bytes);
-        split_product<kWide>(p.rows, {block, kPitch}, b + first / 2 * kLanes, split_steps(depth),
-                             sums + panel * kRows * kLanes, first > 0);
+        const auto* b = reinterpret_cast<const Split*>(p.b + panel * p.panel_bytes) + step;
+        const auto* next = reinterpret_cast<const Split*>(p.b + (panel + 1) * p.panel_bytes) + step;
+        split_product<kWide>(p.rows, {block, kPitch}, b, split_steps(depth),
+                             sums + panel * kRows * kLanes, first > 0,
+                             panel + 1 < p.panels ? next : nullptr);
       }
       first += depth;
     } while (first < p.depth);
-    for (int64_t panel = 0; panel < p.panels; ++panel) {
-      finish<float, float>(p, panel, sums + panel * kRows * kLanes);
-    }
+    finish<float, float>(p, sums, kRows * kLanes);
   }
 
   static LinearKernel make() {

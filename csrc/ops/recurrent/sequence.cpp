@@ -12,14 +12,18 @@
 namespace marey {
 namespace {
 
-// Rows whose input product is taken at once: a multiple of every tile's rows.
-constexpr int64_t kChunkRows = 96;
+// Rows whose input product is taken at once: a multiple of every tile's rows. Tiles of AMX are so
+// fast that panels from the third cache must serve more (a thread's GFLOP/s, 512 units: 244 with 96
+// rows, 317 with 192).
+constexpr int64_t kChunkRows = 96, kSplitChunkRows = 192;
 // Tasks for each thread from which on they are taken one by one: fewer would not come out more
 // even.
 constexpr int64_t kSharedTasks = 6;
 // Rows of a task of a step, where there are too few blocks of units alone: a tile's. bfloat16 has
 // larger tiles, which would be cut.
 constexpr int64_t kTaskRows = 12;
+// The same of an input product by tiles of AMX.
+constexpr int64_t kSplitTaskRows = 64;
 
 void check(std::string_view function, const CellWeights& weights, const SequenceArgs& args) {
   const View& x = args.x;
@@ -54,18 +58,23 @@ class Sequence {
         steps_(steps),
         storage_(item_size(weights.dtype())),
         real_(item_size(weights.real())),
-        x_pitch_(padded_pitch(weights.input())),
+        split_(weights.split()),
+        x_pitch_(split_ != nullptr ? split_pitch(weights.input()) : padded_pitch(weights.input())),
         h_pitch_(padded_pitch(weights.state_blocks() * weights.kernels().lanes)),
         output_pitch_(padded_pitch(weights.padded())),
-        chunk_rows_(steps.most_rows(kChunkRows)),
+        rows_wanted_(split_ != nullptr ? kSplitChunkRows : kChunkRows),
+        chunk_rows_(steps.most_rows(rows_wanted_)),
         gates_(panel_gates(weights.cell())),
-        row_tasks_(row_tasks(weights, steps, threads)),
+        row_tasks_(row_tasks(weights, steps.batch(), kTaskRows, threads)),
+        project_row_tasks_(split_ == nullptr
+                               ? row_tasks_
+                               : row_tasks(weights, chunk_rows_, kSplitTaskRows, threads)),
         shared_(threads > 1 && weights.blocks() * row_tasks_ >= kSharedTasks * threads),
-        project_tasks_(threads, weights.blocks() * row_tasks_),
+        project_tasks_(threads, weights.blocks() * project_row_tasks_),
         step_tasks_(threads, weights.blocks() * row_tasks_) {
     const bool lstm = weights.cell() == Cell::lstm;
     const int64_t N = steps.batch();
-    const int64_t x_bytes = chunk_rows_ * x_pitch_ * storage_;
+    const int64_t x_bytes = (chunk_rows_ + (split_ != nullptr ? kSplitRest : 0)) * x_row_bytes();
     const int64_t pre_bytes = weights.blocks() * gates_ * gate_stride() * real_;
     const int64_t h_bytes = N * h_pitch_ * storage_;
     const int64_t c_bytes = lstm ? N * weights.padded() * real_ : 0;
@@ -106,7 +115,7 @@ class Sequence {
     std::vector<void*> kept(args_.kept != nullptr ? static_cast<std::size_t>(rows_of_thread) : 0);
     clear_after_ends(team.size(), thread);
     for (int64_t begin = 0; begin < steps_.count();) {
-      const int64_t end = steps_.chunk_end(begin, kChunkRows);
+      const int64_t end = steps_.chunk_end(begin, rows_wanted_);
       pack_input(begin, end, team.size(), thread);
       if (!team.barrier(thread)) return;
       project(begin, end, grid, team, thread);
@@ -171,14 +180,22 @@ class Sequence {
   }
 
   void pack_input(int64_t begin, int64_t end, int threads, int thread) const {
-    pack_rows(steps_, args_.x, begin, end, threads, thread, x_, x_pitch_);
+    if (split_ == nullptr) {
+      pack_rows(steps_, args_.x, begin, end, threads, thread, x_, x_pitch_);
+      return;
+    }
+    const int64_t item_stride = args_.x.stride(2) / storage_;
+    each_row(steps_, begin, end, threads, thread, [&](int64_t k, int64_t step, int64_t row) {
+      split_->split({reinterpret_cast<const float*>(steps_.at(args_.x, row, step)), 0, item_stride,
+                     1, weights_.input(), x_ + k * x_row_bytes(), x_pitch_});
+    });
   }
 
   void project(int64_t begin, int64_t end, const Grid& grid, const Team& team, int thread) {
     const int64_t rows = steps_.offset(end) - steps_.offset(begin);
     const auto [first, last] = shared_ ? std::pair{int64_t{0}, rows} : grid.rows(thread, rows);
     ProjectArgs args{last - first,
-                     x_ + first * x_pitch_ * storage_,
+                     x_ + first * x_row_bytes(),
                      x_pitch_,
                      weights_.ih(),
                      weights_.input(),
@@ -191,20 +208,27 @@ class Sequence {
                      0};
     if (shared_) {
       project_tasks_.each(team, thread, false, [&](int64_t task) {
-        const auto [begin_row, end_row] = rows_of_task(task, rows);
+        const auto [begin_row, end_row] =
+            rows_of_task(task, rows, project_row_tasks_, split_ ? kSplitTaskRows : kTaskRows);
         ProjectArgs part = args;
         part.rows = end_row - begin_row;
-        part.a = x_ + begin_row * x_pitch_ * storage_;
+        part.a = x_ + begin_row * x_row_bytes();
         part.to = pre_ + begin_row * kernels_.lanes * real_;
-        part.block_begin = task / row_tasks_;
+        part.block_begin = task / project_row_tasks_;
         part.block_end = part.block_begin + 1;
-        if (part.rows > 0) kernels_.project(part);
+        if (part.rows > 0) project_input(part);
       });
       return;
     }
     std::tie(args.block_begin, args.block_end) = grid.blocks(thread);
     if (first == last || args.block_begin == args.block_end) return;
-    kernels_.project(args);
+    project_input(args);
+  }
+  void project_input(const ProjectArgs& args) const {
+    (split_ != nullptr ? split_->project : kernels_.project)(args);
+  }
+  int64_t x_row_bytes() const {
+    return x_pitch_ * (split_ != nullptr ? item_size(DType::bf16) : storage_);
   }
 
   void take_step(int64_t chunk, int64_t step, int phase, const Grid& grid, const Team& team,
@@ -215,7 +239,8 @@ class Sequence {
       args.row_end = steps_.active(step);
       set_step(args, chunk, step, y, kept);
       step_tasks_.each(team, thread, args.descending, [&](int64_t task) {
-        std::tie(args.row_begin, args.row_end) = rows_of_task(task, steps_.active(step));
+        std::tie(args.row_begin, args.row_end) =
+            rows_of_task(task, steps_.active(step), row_tasks_, kTaskRows);
         args.block_begin = task / row_tasks_;
         args.block_end = args.block_begin + 1;
         if (args.row_begin < args.row_end) kernels_.step(args);
@@ -229,16 +254,17 @@ class Sequence {
     kernels_.step(args);
   }
 
-  static int64_t row_tasks(const CellWeights& weights, const Steps& steps, int threads) {
+  static int64_t row_tasks(const CellWeights& weights, int64_t rows, int64_t tile, int threads) {
     const bool narrow = weights.dtype() == DType::bf16;
     if (narrow || weights.blocks() >= kSharedTasks * threads) return 1;
-    return std::max<int64_t>((steps.batch() + kTaskRows - 1) / kTaskRows, 1);
+    return std::max<int64_t>((rows + tile - 1) / tile, 1);
   }
   // Whole tiles, the last task's rows excepted.
-  std::pair<int64_t, int64_t> rows_of_task(int64_t task, int64_t rows) const {
-    const int64_t tiles = (rows + kTaskRows - 1) / kTaskRows;
-    const auto [first, last] = Grid::part(tiles, task % row_tasks_, row_tasks_);
-    return {std::min(first * kTaskRows, rows), std::min(last * kTaskRows, rows)};
+  static std::pair<int64_t, int64_t> rows_of_task(int64_t task, int64_t rows, int64_t row_tasks,
+                                                  int64_t tile) {
+    const int64_t tiles = (rows + tile - 1) / tile;
+    const auto [first, last] = Grid::part(tiles, task % row_tasks, row_tasks);
+    return {std::min(first * tile, rows), std::min(last * tile, rows)};
   }
 
   // from_h_ = the products of the gates with the state, without the bias.
@@ -340,10 +366,12 @@ class Sequence {
   const SequenceArgs& args_;
   const Steps& steps_;
   int64_t storage_, real_;
-  int64_t x_pitch_, h_pitch_, output_pitch_, chunk_rows_;
+  const SplitKernels* split_;  // of the input product, or null
+  int64_t x_pitch_, h_pitch_, output_pitch_;
+  int64_t rows_wanted_, chunk_rows_;  // of a chunk: about, at most
   int gates_;
-  int64_t row_tasks_;  // that the rows of a block make
-  bool shared_;        // tasks are taken one by one
+  int64_t row_tasks_, project_row_tasks_;  // that the rows of a block make
+  bool shared_;                            // tasks are taken one by one
   SharedBlocks project_tasks_, step_tasks_;
   Workspace workspace_;
   std::byte *x_, *pre_, *h_[2], *c_, *reset_;

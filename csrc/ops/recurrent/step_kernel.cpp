@@ -1,9 +1,9 @@
 // One step from unpacked weights.
 //
 // Vectorised over the depth: a vector of units of one gate has as many sums in registers, one a
-// row of the weight matrix, which are added up across lanes by one transposition at the end (5
-// instructions a row). All sequences of the batch go past these rows while the first cache has
-// them. One sequence is bound by reading the weights.
+// row of the weight matrix, whose lanes are added up at the end. All sequences of the batch go past
+// these rows while the first cache has them. One sequence is bound by reading the weights.
+#include "core/transpose.h"
 #include "ops/recurrent/panels.h"
 #include "ops/recurrent/step.h"
 
@@ -12,22 +12,109 @@ namespace {
 
 using namespace recurrent;
 
-// sums[j] += row j of a matrix times x, lane by lane.
+// Lanes [begin, end) of what lies at p, zeros beside them.
 template <class S>
-[[gnu::flatten]] inline void accumulate(const S* const (&rows)[kWidth<S>], const S* x,
-                                        int64_t depth, VecOf<S> (&sums)[kWidth<S>]) {
+inline VecOf<S> load_between(const S* p, int64_t begin, int64_t end) {
   using V = VecOf<S>;
   constexpr int64_t W = kWidth<S>;
-  int64_t k = 0;
-  for (; k + W <= depth; k += W) {
-    const V item = load_as<V>(x + k);
+#if defined(__AVX512F__)
+  const auto mask = static_cast<uint32_t>((1U << end) - (1U << begin));
+  if constexpr (std::is_same_v<S, float>) {
+    return V(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p));
+  } else if constexpr (std::is_same_v<S, double>) {
+    return V(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+  }
+#endif
+  alignas(64) S lanes[W] = {};
+  std::memcpy(lanes + begin, p + begin, static_cast<std::size_t>(end - begin) * sizeof(S));
+  return load_as<V>(static_cast<const S*>(lanes));
+}
+
+// Items at the start of rows before the first whole vector that lies in one line of a cache: arrays
+// of NumPy's start anywhere, and to read all weights across lines took 11 us where 8 are enough.
+template <class S>
+inline int64_t unaligned_items([[maybe_unused]] const S* rows, [[maybe_unused]] int64_t stride) {
+#if defined(__AVX512F__)
+  if constexpr (!std::is_same_v<S, bfloat16>) {
+    constexpr int64_t W = kWidth<S>;
+    const auto items = static_cast<int64_t>(reinterpret_cast<uintptr_t>(rows) / sizeof(S));
+    return stride % W == 0 ? -items & (W - 1) : 0;
+  }
+#endif
+  return 0;
+}
+
+// In lane j the product of row j of a matrix, whose rows lie `stride` apart, with x. A lane of a
+// sum takes every W-th item from some item on, and since lanes are added up by halves the result is
+// the same wherever that is.
+template <class S>
+[[gnu::noinline, gnu::flatten]] VecOf<S> rows_times(const S* rows, int64_t stride, const S* x,
+                                                    int64_t depth) {
+  using V = VecOf<S>;
+  constexpr int W = static_cast<int>(kWidth<S>);
+  // Of four rows one has its address in a register, and the others' follow from it: sixteen did
+  // not fit.
+  constexpr int kNear = W < 4 ? W : 4;
+  const S* near[W / kNear];
+  V sums[W];
 #pragma GCC unroll 16
-    for (int64_t j = 0; j < W; ++j) sums[j] += load_as<V>(rows[j] + k) * item;
+  for (int j = 0; j < W; ++j) sums[j] = V(RealOf<S>(0));
+  const int64_t twice = 2 * stride, thrice = 3 * stride;
+  const auto add = [&](const auto& load_items) {
+    const V item = load_items(x);
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) {
+      const S* row = near[j / kNear];
+      const int of = j % kNear;
+      const S* at = of == 0 ? row : row + (of == 1 ? stride : of == 2 ? twice : thrice);
+      sums[j] += load_items(at) * item;
+    }
+  };
+  // Whole vectors lie from here on.
+  const int64_t lead = unaligned_items(rows, stride);
+  const int64_t before = lead == 0 ? 0 : W - lead;
+  x -= before;
+  depth += before;
+#pragma GCC unroll 16
+  for (int g = 0; g < W / kNear; ++g) near[g] = rows - before + g * kNear * stride;
+  int64_t begin = before;
+  const auto move = [&] {
+    x += W;
+    depth -= W;
+#pragma GCC unroll 16
+    for (int g = 0; g < W / kNear; ++g) {
+      near[g] += W;
+      // The compiler shall not make a pointer of every row's address.
+      asm("" : "+r"(near[g]));
+    }
+  };
+  while (depth > 0) {
+    if (begin > 0 || depth < W) {
+      const int64_t end = std::min<int64_t>(depth, W);
+      add([begin, end](const S* p) { return load_between(p, begin, end); });
+      begin = 0;
+      move();
+    }
+    for (; depth >= W; move()) add([](const S* p) { return load_as<V>(p); });
   }
-  if (k < depth) {
-    const V item = load_lanes<V>(x + k, depth - k);
-    for (int64_t j = 0; j < W; ++j) sums[j] += load_lanes<V>(rows[j] + k, depth - k) * item;
+  return sum_of_lanes<RealOf<S>>(sums);
+}
+
+// The same of the first `count` rows alone.
+template <class S>
+[[gnu::noinline]] VecOf<S> some_rows_times(int64_t count, const S* rows, int64_t stride, const S* x,
+                                           int64_t depth) {
+  using V = VecOf<S>;
+  constexpr int64_t W = kWidth<S>;
+  V sums[W];
+  for (int64_t j = 0; j < W; ++j) {
+    sums[j] = V(RealOf<S>(0));
+    for (int64_t k = 0; j < count && k < depth; k += W) {
+      const int64_t end = std::min(depth - k, W);
+      sums[j] += load_between(rows + j * stride + k, 0, end) * load_between(x + k, 0, end);
+    }
   }
+  return sum_of_lanes<RealOf<S>>(sums);
 }
 
 template <class S>
@@ -40,30 +127,19 @@ struct Unit {
   int64_t unit, count;
 
   // One gate's sums for a sequence: of what comes from the input, from the state, or both.
-  [[gnu::noinline]] V gate(int g, const S* x, const S* h) const {
-    V sums[W];
-    for (V& sum : sums) sum = V(T(0));
-    const S* rows[W];
+  V gate(int g, const S* x, const S* h) const {
     const int64_t first = g * args.hidden + unit;
-    if (x != nullptr) {
-      const S* weight = static_cast<const S*>(args.ih) + first * args.ih_stride;
-      for (int64_t j = 0; j < W; ++j) rows[j] = weight + (j < count ? j : 0) * args.ih_stride;
-      accumulate<S>(rows, x, args.input, sums);
-    }
-    if (h != nullptr) {
-      const S* weight = static_cast<const S*>(args.hh) + first * args.hh_stride;
-      for (int64_t j = 0; j < W; ++j) rows[j] = weight + (j < count ? j : 0) * args.hh_stride;
-      accumulate<S>(rows, h, args.hidden, sums);
-    }
-    transpose<T>(sums);
-#pragma GCC unroll 4
-    for (int64_t step = W / 2; step > 0; step /= 2) {
-#pragma GCC unroll 8
-      for (int64_t j = 0; j < step; ++j) sums[j] += sums[j + step];
-    }
-    V total = sums[0];
-    if (x != nullptr && args.bias_ih != nullptr) total += lanes<S>(args.bias_ih, first);
-    if (h != nullptr && args.bias_hh != nullptr) total += lanes<S>(args.bias_hh, first);
+    V total(T(0));
+    const auto add = [&](const void* weight, int64_t stride, const S* items, int64_t depth,
+                         const void* bias) {
+      if (items == nullptr) return;
+      const S* rows = static_cast<const S*>(weight) + first * stride;
+      total += count == W ? rows_times(rows, stride, items, depth)
+                          : some_rows_times(count, rows, stride, items, depth);
+      if (bias != nullptr) total += lanes<S>(bias, first);
+    };
+    add(args.ih, args.ih_stride, x, args.input, args.bias_ih);
+    add(args.hh, args.hh_stride, h, args.hidden, args.bias_hh);
     return total;
   }
 

@@ -164,21 +164,30 @@ inline void copy_row(const std::byte* from, int64_t stride, int64_t count, int64
   }
 }
 
+// Calls fn(k, step, row) for this thread's part of the rows of steps [begin, end), counted from 0.
+template <class Fn>
+inline void each_row(const Steps& steps, int64_t begin, int64_t end, int64_t threads,
+                     int64_t thread, Fn&& fn) {
+  const auto [first, last] = Grid::part(steps.offset(end) - steps.offset(begin), thread, threads);
+  int64_t step = begin;
+  for (int64_t k = first; k < last; ++k) {
+    const int64_t index = steps.offset(begin) + k;
+    while (steps.offset(step + 1) <= index) ++step;
+    fn(k, step, index - steps.offset(step));
+  }
+}
+
 // This thread's part of the rows of steps [begin, end) of an array (T, N, K), side by side. One
 // item more is zeroed, for bfloat16 that is read in pairs.
 inline void pack_rows(const Steps& steps, const View& view, int64_t begin, int64_t end,
                       int64_t threads, int64_t thread, std::byte* to, int64_t pitch) {
   const int64_t item = item_size(view.dtype);
   const int64_t depth = view.shape[2];
-  const auto [first, last] = Grid::part(steps.offset(end) - steps.offset(begin), thread, threads);
-  int64_t step = begin;
-  for (int64_t k = first; k < last; ++k) {
-    const int64_t index = steps.offset(begin) + k;
-    while (steps.offset(step + 1) <= index) ++step;
-    std::byte* row = to + k * pitch * item;
-    copy_row(steps.at(view, index - steps.offset(step), step), view.stride(2), depth, item, row);
-    std::memset(row + depth * item, 0, static_cast<std::size_t>(item));
-  }
+  each_row(steps, begin, end, threads, thread, [&](int64_t k, int64_t step, int64_t row) {
+    std::byte* at = to + k * pitch * item;
+    copy_row(steps.at(view, row, step), view.stride(2), depth, item, at);
+    std::memset(at + depth * item, 0, static_cast<std::size_t>(item));
+  });
 }
 
 }  // namespace marey

@@ -12,15 +12,21 @@ namespace marey {
 
 MAREY_STUB_BF16(select_recurrent, SelectRecurrent)
 MAREY_STUB_NO_BF16(select_recurrent_norm, SelectNorm)
+MAREY_STUB(select_recurrent_split, SelectSplit)
 
 namespace {
 
+// A message is made when it is needed: these checks are a part of every step of a stream.
+std::string for_weight_hh(const View& hh) {
+  return " for weight_hh of shape " + to_string(hh.shape);
+}
+
 void check_shape(std::string_view function, const char* argument, const View& view,
-                 std::initializer_list<int64_t> shape, const std::string& why) {
+                 std::initializer_list<int64_t> shape, const View& hh) {
   Shape expected;
   for (const int64_t extent : shape) expected.push_back(extent);
   if (!(view.shape == expected)) {
-    throw ValueError(function, argument, "shape " + to_string(expected) + why,
+    throw ValueError(function, argument, "shape " + to_string(expected) + for_weight_hh(hh),
                      to_string(view.shape));
   }
 }
@@ -32,19 +38,25 @@ void check_dtype(std::string_view function, const char* argument, const View& vi
 // Bytes that are worth a thread's time.
 constexpr int64_t kPackedAtOnce = int64_t{256} << 10;
 
+// `bytes`: of a block's panels.
+Buffer packed(void (*pack)(const PackArgs&), const View& weight, int gates, int64_t hidden,
+              int64_t blocks, int64_t bytes) {
+  Buffer buffer(blocks * bytes);
+  const int64_t item = item_size(weight.dtype);
+  const int64_t grain = std::max<int64_t>(kPackedAtOnce / std::max<int64_t>(bytes, 1), 1);
+  parallel_for(blocks, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
+    pack({weight.data, weight.stride(0) / item, weight.stride(1) / item, gates, hidden,
+          weight.shape[1], begin, end, buffer.data()});
+  });
+  return buffer;
+}
+
 Buffer packed(const RecurrentKernels& kernels, const View& weight, int gates, int64_t hidden) {
   const int64_t depth = weight.shape[1];
   const int64_t items = weight.dtype == DType::bf16 ? (depth + 1) / 2 : depth;
   const int64_t blocks = (hidden + kernels.lanes - 1) / kernels.lanes;
-  Buffer buffer(blocks * gates * items * kernels.lanes * kernels.item_size);
-  const int64_t item = item_size(weight.dtype);
-  const int64_t of_block = gates * items * kernels.lanes * kernels.item_size;
-  const int64_t grain = std::max<int64_t>(kPackedAtOnce / std::max<int64_t>(of_block, 1), 1);
-  parallel_for(blocks, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
-    kernels.pack({weight.data, weight.stride(0) / item, weight.stride(1) / item, gates, hidden,
-                  depth, begin, end, buffer.data()});
-  });
-  return buffer;
+  return packed(kernels.pack, weight, gates, hidden, blocks,
+                gates * items * kernels.lanes * kernels.item_size);
 }
 
 double item_at(const View& view, int64_t offset) {
@@ -84,6 +96,12 @@ const RecurrentKernels& recurrent_kernels(DType dtype) {
 
 const NormKernels& norm_kernels(DType dtype) { return *select_recurrent_norm_stub.get()(dtype); }
 
+const SplitKernels* split_kernels(DType dtype, int64_t depth) {
+  // Less fills too little of a tile.
+  constexpr int64_t kLeast = 8;
+  return dtype == DType::f32 && depth >= kLeast ? select_recurrent_split_stub.get()() : nullptr;
+}
+
 void check_weights(std::string_view function, Cell cell, const WeightViews& views) {
   const int gates = weight_gates(cell);
   const DType dtype = views.hh.dtype;
@@ -103,31 +121,30 @@ void check_weights(std::string_view function, Cell cell, const WeightViews& view
                      to_string(views.hh.shape));
   }
   const int64_t hidden = views.hidden();
-  const std::string why = " for weight_hh of shape " + to_string(views.hh.shape);
   if (views.hr != nullptr) check_dtype(function, "weight_hr", *views.hr, dtype);
   if (views.ih.ndim() != 2 || views.ih.shape[0] != gates * hidden) {
     throw ValueError(function, "weight_ih",
-                     "shape (" + std::to_string(gates * hidden) + ", I)" + why,
+                     "shape (" + std::to_string(gates * hidden) + ", I)" + for_weight_hh(views.hh),
                      to_string(views.ih.shape));
   }
   check_dtype(function, "weight_ih", views.ih, dtype);
   for (const auto& [argument, bias] :
        {std::pair{"bias_ih", views.bias_ih}, {"bias_hh", views.bias_hh}}) {
     if (bias == nullptr) continue;
-    check_shape(function, argument, *bias, {gates * hidden}, why);
+    check_shape(function, argument, *bias, {gates * hidden}, views.hh);
     check_dtype(function, argument, *bias, dtype);
   }
   if (views.peephole != nullptr) {
-    check_shape(function, "peephole", *views.peephole, {3, hidden}, why);
+    check_shape(function, "peephole", *views.peephole, {3, hidden}, views.hh);
     check_dtype(function, "peephole", *views.peephole, dtype);
   }
   if (views.norm_c != nullptr) {
     for (const auto& [argument, gain] :
          {std::pair{"norm_ih", views.norm_ih}, {"norm_hh", views.norm_hh}}) {
-      check_shape(function, argument, *gain, {gates * hidden}, why);
+      check_shape(function, argument, *gain, {gates * hidden}, views.hh);
       check_dtype(function, argument, *gain, dtype);
     }
-    check_shape(function, "norm_c", *views.norm_c, {2, hidden}, why);
+    check_shape(function, "norm_c", *views.norm_c, {2, hidden}, views.hh);
     check_dtype(function, "norm_c", *views.norm_c, dtype);
   }
 }
@@ -144,7 +161,13 @@ CellWeights::CellWeights(std::string_view function, Cell cell, const WeightViews
   input_ = views.ih.shape[1];
   kernels_ = &recurrent_kernels(dtype_);
   norm_kernels_ = &marey::norm_kernels(dtype_);
-  ih_ = packed(*kernels_, views.ih, gates, hidden_);
+  split_ = split_kernels(dtype_, input_);
+  if (split_ == nullptr) {
+    ih_ = packed(*kernels_, views.ih, gates, hidden_);
+  } else {
+    ih_ = packed(split_->pack, views.ih, gates, hidden_, blocks(),
+                 gates * split_depth(input_) * kernels_->lanes * split_->item_size);
+  }
   hh_ = packed(*kernels_, views.hh, gates, hidden_);
   if (views.hr != nullptr) hr_ = packed(*kernels_, *views.hr, 1, state_);
 

@@ -5,6 +5,7 @@
 #include "core/buffer.h"
 #include "ops/recurrent/kernels.h"
 #include "ops/recurrent/norm_kernels.h"
+#include "ops/recurrent/split_kernels.h"
 
 namespace marey {
 
@@ -37,6 +38,9 @@ void check_weights(std::string_view function, Cell cell, const WeightViews& view
 // The kernels that would run now.
 const RecurrentKernels& recurrent_kernels(DType dtype);
 const NormKernels& norm_kernels(DType dtype);
+// For products with a depth of so many numbers, or null: then those of recurrent_kernels. No other
+// rule chooses, so that a row's products never depend on how many rows there are.
+const SplitKernels* split_kernels(DType dtype, int64_t depth);
 
 class CellWeights {
  public:
@@ -58,6 +62,7 @@ class CellWeights {
   }
   const RecurrentKernels& kernels() const { return *kernels_; }
   const NormKernels& norm_kernels() const { return *norm_kernels_; }
+  const SplitKernels* split() const { return split_; }  // that weight_ih is packed for, or null
 
   const std::byte* ih() const { return ih_.data(); }
   const std::byte* hh() const { return hh_.data(); }
@@ -75,6 +80,7 @@ class CellWeights {
   int64_t input_, hidden_, state_;
   const RecurrentKernels* kernels_;  // of the instruction set that the weights are packed for
   const NormKernels* norm_kernels_;  // of the same
+  const SplitKernels* split_;
   Buffer ih_, hh_, bias_, peephole_, hr_, norms_;
 };
 

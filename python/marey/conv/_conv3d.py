@@ -95,6 +95,8 @@ def conv3d(
     F(2 x 2, 3 x 3) [1]_ for float32 with kernels (kT, 3, 3) of stride and dilation 1 along H and W
     if a group has 24 or more channels and filters and its transformed weights, 16 kT C K numbers,
     take at most 32 MiB; else the direct sum. Winograd's error is up to 1.5 times that of the sum.
+    Where the processor has tiles of AMX (``avx512_amx``), groups of more than 128 channels take the
+    direct sum, as long as its split weights, 6 bytes each, take at most 32 MiB.
 
     References
     ----------

@@ -23,10 +23,12 @@ def _unwatched(*modules: torch.nn.Module) -> bool:
 def _project(
     module: torch.nn.Module, which: str, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Multiply by whichever is faster here, where no gradient is wanted; else by torch."""
-    if without_gradient(x, weight, bias) and linear_is_faster(x.dtype):
+    """Multiply by whichever is faster here."""
+    if not linear_is_faster(x.dtype):
+        return linear(x, weight, bias)
+    if without_gradient(x, weight, bias):
         return packed_linear(module, which, x, weight, bias)
-    return linear(x, weight, bias)
+    return ops.linear(x, weight, bias)
 
 
 def _allowed(module: Any, query: Tensor, attn_mask: Any, key_padding_mask: Any) -> Any:
