@@ -59,7 +59,7 @@ def test_what_is_not_finite_comes_out_alike(
 ) -> None:
     """In all that it reaches, and nowhere else."""
     qkv = [
-        rng.standard_normal((2, 2, n, d), np.float32) for n, d in ((150, 40), (200, 40), (200, 24))
+        rng.standard_normal((2, 2, n, d), np.float32) for n, d in ((150, 40), (300, 40), (300, 24))
     ]
     qkv[operand][0, 0, 140, 3] = value
     qkv[operand][0, 1, [20, 70], 7:9] = value
@@ -70,6 +70,46 @@ def test_what_is_not_finite_comes_out_alike(
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+@pytest.mark.parametrize(
+    ("L", "S", "D", "Dv"), [(5, 256, 1, 17), (33, 449, 70, 40), (700, 289, 130, 64)]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": "bottom_right"},
+        {"causal": "top_left", "window": (40, 7)},
+        {"softcap": 3.0, "scale": -0.5},
+        {"mask": True},
+        {"bias": True},
+    ],
+    ids=str,
+)
+def test_any_shape_and_option(
+    L: int, S: int, D: int, Dv: int, options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """Two queries to a key head; rows and columns in any order in memory."""
+    arrays = [
+        rng.standard_normal(shape, np.float32)
+        for shape in ((1, 4, L, Dv), (1, 4, L, D), (1, 2, D, S), (1, 2, S, Dv))
+    ]
+    arrays[2] = arrays[2].swapaxes(-1, -2)
+    options = dict(options)
+    if "mask" in options:
+        options["mask"] = rng.random((4, L, S)) < 0.7
+        options["mask"][:, 3] = False
+    wide = dict(options)
+    if "bias" in options:
+        options["bias"] = rng.standard_normal((4, L, S), np.float32)
+        wide["bias"] = options["bias"].astype(np.float64)
+    exact = [x.astype(np.float64) for x in arrays]
+    np.testing.assert_allclose(
+        attention(*arrays[1:], **options), attention(*exact[1:], **wide), rtol=1e-5, atol=2e-6
+    )
+    for found, right in zip(gradients(*arrays, **options), gradients(*exact, **wide), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=5e-6)
 
 
 # Scores of such a size are of no use to a softmax: large are what is summed by its weights.

@@ -11,7 +11,8 @@
 // The products are of float or double, with the scale folded into Q^T, or of pairs of bfloat16
 // where the instruction set multiplies those: then Q and K stay as they are, the scale comes with
 // the exponential, and P is rounded to bfloat16 in place. bfloat16 elsewhere is widened as it is
-// packed: a product that widens as it goes takes twice as long.
+// packed: a product that widens as it goes takes twice as long. By the tiles of AMX float32 is
+// split in parts of bfloat16 (ops/attention/split.h), and P as it is made.
 //
 // Tried without gain: values packed in strips of four rows (4% of the time, for products no
 // faster); panels of three vectors with AVX-512 (the scores of a panel then fill the first level);
@@ -421,11 +422,23 @@ void run(const AttentionRows& rows) {
   Block<S, Unit>(rows).run();
 }
 
+#if defined(__AMX_BF16__)
+// Float32, by tiles where there are keys enough.
+void run_split(const AttentionRows& rows) {
+  if (rows.keys >= kFewestSplitKeys) return run<float, Split>(rows);
+#if defined(MAREY_ONLY_BF16)
+  isa_avx512::select_attention_rows(DType::f32)(rows);
+#else
+  run<float, float>(rows);
+#endif
+}
+#endif
+
 }  // namespace
 
 AttentionRowsFn* select_attention_rows(DType dtype) {
 #if defined(__AMX_BF16__)
-  if (dtype == DType::f32 && tiles_active()) return run<float, Split>;
+  if (dtype == DType::f32 && tiles_active()) return run_split;
 #endif
   return of_type(dtype, []<class S>() -> AttentionRowsFn* { return run<S, UnitOf<S>>; });
 }

@@ -532,10 +532,12 @@ template <class S, class T>
 }
 
 #if defined(__AMX_BF16__)
-// Float32 by split operands, if these will do.
+// Float32, by tiles where there are keys enough, as in the forward kernel, and split operands do.
 void run_split(const AttentionBackwardRows& rows) {
-  Block<float, Split> block(rows);
-  if (block.stay_finite()) return block.run();
+  if (rows.forward.keys >= kFewestSplitKeys) {
+    Block<float, Split> block(rows);
+    if (block.stay_finite()) return block.run();
+  }
 #if defined(MAREY_ONLY_BF16)
   isa_avx512::select_attention_backward(DType::f32).rows(rows);
 #else
