@@ -1,6 +1,8 @@
-// Products of float32 by tiles of AMX.
-#include "ops/recurrent/panels.h"
+// Products of float32 by tiles of AMX. Other instruction sets have none, and little to compile.
 #include "ops/recurrent/split_kernels.h"
+#if defined(__AMX_BF16__)
+#include "ops/recurrent/panels.h"
+#endif
 
 namespace marey::MAREY_ISA_NS {
 
