@@ -5,7 +5,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from marey import config, recurrent
+from marey import _cpu, config, recurrent
 from marey.reference import recurrent as reference
 from numpy.typing import NDArray
 from tolerances import assert_close
@@ -242,6 +242,36 @@ def test_bfloat16_is_float32_inside(
     assert y.dtype == ml_dtypes.bfloat16
     exact = getattr(reference, kind)(*arrays, **options)[0]
     np.testing.assert_allclose(y.astype(float), exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.skipif("avx512_amx" not in config.available_isas(), reason="no AMX")
+def test_tiles_take_what_multiply_adds_take(rng: np.random.Generator) -> None:
+    """Numbers that are infinite, NaN or huge too, of inputs and of gradients."""
+    (x, *weights), _ = inputs("rnn", {}, (3, 40, 33, 70), np.float32, rng)
+    grad = rng.standard_normal((3, 40, 70)).astype(np.float32)
+    odd_x, odd_grad = x.copy(), grad.copy()
+    odd = (np.inf, -np.inf, np.nan, 0.5 * np.finfo(np.float32).max)
+    for row, value in enumerate(odd):
+        odd_x[1, 9 * row, 5 * row] = odd_grad[2, 7 * row, 20 * row] = value
+
+    def results(isa: str) -> list[NDArray[Any]]:
+        previous = _cpu.active_isa()
+        _cpu.set_isa(isa)
+        try:
+            tame = recurrent.rnn_backward(grad, x, *weights, nonlinearity="relu")
+            wild = recurrent.rnn_backward(odd_grad, odd_x, *weights, nonlinearity="relu")
+            y, _ = recurrent.rnn(odd_x, *weights, nonlinearity="relu")
+            return [*tame[:3], *wild[:3], y]
+        finally:
+            _cpu.set_isa(previous)
+
+    tiles, plain = results("avx512_amx"), results("avx512_bf16")
+    for found, expected in zip(tiles[:3], plain[:3], strict=True):
+        assert (found != expected).any(), "the tiles did not run"
+    for found, expected in zip(tiles, plain, strict=True):
+        usual = np.abs(expected) < 1e6
+        np.testing.assert_allclose(found[usual], expected[usual], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found[~usual], expected[~usual], rtol=1e-5)
 
 
 def test_bad_shapes_are_named() -> None:

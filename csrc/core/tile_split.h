@@ -270,29 +270,48 @@ template <int kBlocks, int NV>
   add_split<kBlocks, NV>(a, pitch, b, steps, part_of_a, step_of_a, nothing);
 }
 
-// The number that three parts make. An infinite or NaN one is its first part.
+// The numbers that three parts make. An infinite or NaN one is its first part.
+template <class X>
+[[gnu::always_inline]] inline X joined(const X& first, const X& second, const X& third) {
+  const X rest = second + third;
+  if constexpr (std::is_same_v<X, float>) {
+    return first - first == 0.0F ? first + rest : first;
+  } else {
+    X whole = first + rest;
+    stdx::where(!(first - first == X(0.0F)), whole) = first;
+    return whole;
+  }
+}
 inline float joined(bfloat16 first, bfloat16 second, bfloat16 third) {
-  const float x = widen(first);
-  return x - x == 0.0F ? x + (widen(second) + widen(third)) : x;
+  return joined(widen(first), widen(second), widen(third));
 }
 
-// One sum by multiply-adds: a row of A, a lane of a panel of NV vectors.
+// Sixteen lanes of a panel of NV vectors at pair row `b`, of the items that stand low in their
+// pairs or high.
 template <int NV>
-[[gnu::noinline, gnu::cold]] float split_sum(const bfloat16* a, const Split* b, int64_t lane,
-                                             int64_t steps, float sum) {
+[[gnu::always_inline]] inline Vec<float> joined_lanes(const Pair* b, bool high) {
+  using Bits = stdx::rebind_simd_t<uint32_t, Vec<float>>;
   constexpr int64_t kPart = kTileItems * NV * kTileItems;
-  const Pair* at = reinterpret_cast<const Pair*>(b) + lane;
-  for (int64_t step = 0; step < steps; ++step, a += kSplitStep, at += kSplitParts * kPart) {
+  const auto part = [&](int i) {
+    const Bits pairs = load<Bits>(reinterpret_cast<const uint32_t*>(b + i * kPart));
+    return std::bit_cast<Vec<float>>(high ? pairs & Bits(0xFFFF0000U) : pairs << 16);
+  };
+  return joined(part(0), part(1), part(2));
+}
+
+// The sums of a row of A and sixteen lanes of a panel, by multiply-adds.
+template <int NV>
+[[gnu::noinline, gnu::cold]] Vec<float> split_sums(const bfloat16* a, const Pair* b,
+                                                   int64_t steps) {
+  Vec<float> sums(0.0F);
+  for (int64_t step = 0; step < steps; ++step, a += kSplitStep) {
     for (int64_t k = 0; k < kSplitDepth; ++k) {
-      const auto item = [&](int part) {
-        const Pair& pair = at[part * kPart + k / 2 * NV * kTileItems];
-        return k % 2 == 0 ? pair.low : pair.high;
-      };
-      sum = fma(joined(a[k], a[kSplitDepth + k], a[2 * kSplitDepth + k]),
-                joined(item(0), item(1), item(2)), sum);
+      const float item = joined(a[k], a[kSplitDepth + k], a[2 * kSplitDepth + k]);
+      sums = fma(Vec<float>(item), joined_lanes<NV>(b + k / 2 * NV * kTileItems, k % 2 != 0), sums);
     }
+    b += kSplitParts * kTileItems * NV * kTileItems;
   }
-  return sum;
+  return sums;
 }
 
 // Which of 16 sums are not finite.
@@ -315,13 +334,11 @@ template <int kBlocks, int NV, class Beside>
 #pragma GCC unroll 2
     for (int j = 0; j < NV; ++j) {
       float* from = to + i * kLanes + j * kTileItems;
-      if (__mmask16 odd = not_finite(_mm512_loadu_ps(from)); __builtin_expect(odd != 0, 0)) {
-        for (int lane = 0; lane < kTileItems; ++lane) {
-          if ((odd >> lane & 1U) != 0) {
-            from[lane] =
-                split_sum<NV>(a.data + i * a.stride, b, j * kTileItems + lane, steps, 0.0F);
-          }
-        }
+      const __mmask16 odd = not_finite(_mm512_loadu_ps(from));
+      if (__builtin_expect(odd != 0, 0)) {
+        const auto* lanes = reinterpret_cast<const Pair*>(b) + j * kTileItems;
+        const Vec<float> again = split_sums<NV>(a.data + i * a.stride, lanes, steps);
+        _mm512_mask_storeu_ps(from, odd, static_cast<__m512>(again));
       }
       if (to == c) continue;
       __m512 sum = _mm512_loadu_ps(from);

@@ -118,30 +118,25 @@ template <int kBlocks, int NV>
   }
 }
 
-// One sum by multiply-adds.
+// The sums of a row and sixteen lanes from `lane` on, by multiply-adds.
 template <int NV>
-[[gnu::noinline, gnu::cold]] float sum_of_runs(const SplitPlanes& a, int64_t row, const TapAt* taps,
-                                               int64_t count, const SplitRun& run,
-                                               const Split* weights, int64_t lane) {
-  constexpr int64_t kPart = kTileItems * NV * kTileItems;
-  float sum = 0.0F;
+[[gnu::noinline, gnu::cold]] Vec<float> sums_of_runs(const SplitPlanes& a, int64_t row,
+                                                     const TapAt* taps, int64_t count,
+                                                     const SplitRun& run, const Split* weights,
+                                                     int64_t lane) {
+  Vec<float> sums(0.0F);
   for (int64_t tap = 0; tap < count; ++tap) {
     const auto* from = reinterpret_cast<const bfloat16*>(
         reinterpret_cast<const std::byte*>(a.data + taps[tap].input) + row * a.stride);
     const auto* b = reinterpret_cast<const Pair*>(weights + taps[tap].weight) + lane;
     for (int64_t k = 0; k < run.items; ++k) {
-      const auto item = [&](int64_t part) {
-        const int64_t in_step = k % kSplitDepth;
-        const Pair& pair =
-            b[(k / kSplitDepth * kSplitParts + part) * kPart + in_step / 2 * NV * kTileItems];
-        return k % 2 == 0 ? pair.low : pair.high;
-      };
-      const bfloat16* of_a = from + k / kSplitDepth * a.step + k % kSplitDepth;
-      sum = fma(joined(of_a[0], of_a[a.part], of_a[2 * a.part]), joined(item(0), item(1), item(2)),
-                sum);
+      const bfloat16* item = from + k / kSplitDepth * a.step + k % kSplitDepth;
+      const int64_t pairs = k / kSplitDepth * kSplitParts * kTileItems + k % kSplitDepth / 2;
+      sums = fma(Vec<float>(joined(item[0], item[a.part], item[2 * a.part])),
+                 joined_lanes<NV>(b + pairs * NV * kTileItems, k % 2 != 0), sums);
     }
   }
-  return sum;
+  return sums;
 }
 
 template <int NV>
@@ -174,9 +169,12 @@ template <int kBlocks, int NV>
     add_runs_apart<kBlocks, NV>(a, taps, count, run, weights);
     store_sums<kBlocks, NV>(sums, kPitch);
     asm volatile("" ::: "memory");
-    for (int64_t i = 0; i < rows * kLanes; ++i) {
-      if (sums[i] - sums[i] == 0.0F) continue;
-      sums[i] = sum_of_runs<NV>(a, i / kLanes, taps, count, run, weights, i % kLanes);
+    for (int64_t i = 0; i < rows * kLanes; i += kTileItems) {
+      const __mmask16 odd = not_finite(_mm512_loadu_ps(sums + i));
+      if (odd == 0) continue;
+      const Vec<float> again =
+          sums_of_runs<NV>(a, i / kLanes, taps, count, run, weights, i % kLanes);
+      _mm512_mask_storeu_ps(sums + i, odd, static_cast<__m512>(again));
     }
   }
   if (!accumulate) return;

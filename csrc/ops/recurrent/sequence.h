@@ -38,7 +38,7 @@ struct SequenceArgs {
 // Units of whole blocks of any instruction set.
 constexpr int64_t kept_pitch(int64_t hidden) { return (hidden + 31) / 32 * 32; }
 
-// Workspace: the packed input and the gates of about 100 rows, or of N, and three states.
+// Workspace: the packed input and the gates of about 100 or 200 rows, or of N, and three states.
 void run_sequence(std::string_view function, const CellWeights& weights, const SequenceArgs& args);
 
 }  // namespace marey

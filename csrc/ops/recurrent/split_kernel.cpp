@@ -1,6 +1,8 @@
-// Products of float32 by tiles of AMX.
-#include "ops/recurrent/panels.h"
+// Products of float32 by tiles of AMX. Other instruction sets have none, and little to compile.
 #include "ops/recurrent/split_kernels.h"
+#if defined(__AMX_BF16__)
+#include "ops/recurrent/panels.h"
+#endif
 
 namespace marey::MAREY_ISA_NS {
 
@@ -44,8 +46,10 @@ void project(const ProjectArgs& args) {
       float* to = first + gate * args.gate_stride;
       const bool product = gate < args.weight_gates;
       if (product) {
-        split_product<kVectors>(args.rows, a, weights + gate * panel, split_steps(args.depth), to,
-                                false);
+        const Split* b = weights + gate * panel;
+        // The panel behind it is most often the next. To fetch what is behind the last does no
+        // harm.
+        split_product<kVectors>(args.rows, a, b, split_steps(args.depth), to, false, b + panel);
       }
       for (int64_t lane = 0; lane < kLanes; lane += kWidth<float>) {
         const V of_units = load<V>(bias + gate * kLanes + lane);
