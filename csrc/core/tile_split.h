@@ -50,21 +50,18 @@ struct Parts {
   return {{first, second, _mm512_castps_si512(left)}};
 }
 
-// One part of 32 numbers.
-[[gnu::always_inline]] inline __m512i step_of(const Parts& low, const Parts& high, int part) {
+// 32 numbers of a row: a step of it.
+[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
   alignas(64) static constexpr uint16_t kUpperHalves[32] = {
       1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  return _mm512_permutex2var_epi16(low.of[part], _mm512_load_si512(kUpperHalves), high.of[part]);
-}
-
-// 32 numbers of a row: a step of it.
-[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
+  const __m512i halves = _mm512_load_si512(kUpperHalves);
   const Parts a = parts_of(low);
   const Parts b = parts_of(high);
 #pragma GCC unroll 3
   for (int part = 0; part < kSplitParts; ++part) {
-    _mm512_storeu_si512(to + part * kSplitDepth, step_of(a, b, part));
+    _mm512_storeu_si512(to + part * kSplitDepth,
+                        _mm512_permutex2var_epi16(a.of[part], halves, b.of[part]));
   }
 }
 
@@ -176,22 +173,20 @@ template <int NV>
 
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
-// that of B is NV vectors. Where A is no SplitRows: `part_of_a` items from one part to the next,
-// `step_of_a` from one step to the next. `beside` is called six times a step: the products leave
-// most instructions of their cycles to others.
+// that of B is NV vectors. `beside` is called six times a step: the products leave most
+// instructions of their cycles to others.
 template <int kBlocks, int NV, class Beside>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
-                                             int64_t steps, int64_t part_of_a, int64_t step_of_a,
-                                             Beside& beside) {
+                                             int64_t steps, Beside& beside) {
   constexpr int64_t kPitch = NV * kTilePitch;
   constexpr int64_t kPart = kTileItems * NV * kTileItems;  // pairs
   const auto* of_b = reinterpret_cast<const Pair*>(b);
   const auto* below =
       reinterpret_cast<const bfloat16*>(reinterpret_cast<const std::byte*>(a) + kTileItems * pitch);
   // NOLINTBEGIN(bugprone-macro-parentheses): the intrinsics take the numbers of tiles literally.
-  const auto a_upper = [&](int part) { _tile_loadd(4, a + part * part_of_a, pitch); };
+  const auto a_upper = [&](int part) { _tile_loadd(4, a + part * kSplitDepth, pitch); };
   const auto a_lower = [&](int part) {
-    if constexpr (kBlocks > 1) _tile_loadd(5, below + part * part_of_a, pitch);
+    if constexpr (kBlocks > 1) _tile_loadd(5, below + part * kSplitDepth, pitch);
   };
   const auto b_left = [&](int part) { _tile_loadd(6, of_b + part * kPart, kPitch); };
   const auto b_right = [&](int part) {
@@ -250,8 +245,8 @@ template <int kBlocks, int NV, class Beside>
       lower_right();
       return;
     }
-    a += step_of_a;
-    below += step_of_a;
+    a += kSplitStep;
+    below += kSplitStep;
     of_b += kSplitParts * kPart;
     a_upper(0);
     lower_left();
@@ -264,10 +259,9 @@ template <int kBlocks, int NV, class Beside>
 
 template <int kBlocks, int NV>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
-                                             int64_t steps, int64_t part_of_a = kSplitDepth,
-                                             int64_t step_of_a = kSplitStep) {
+                                             int64_t steps) {
   auto nothing = [] {};
-  add_split<kBlocks, NV>(a, pitch, b, steps, part_of_a, step_of_a, nothing);
+  add_split<kBlocks, NV>(a, pitch, b, steps, nothing);
 }
 
 // The numbers that three parts make. An infinite or NaN one is its first part.
@@ -327,7 +321,7 @@ template <int kBlocks, int NV, class Beside>
   float* to = accumulate || rows < kBlocks * kTileItems ? sums : c;
   zero_sums<kBlocks, NV>();
   add_split<kBlocks, NV>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps,
-                         kSplitDepth, kSplitStep, beside);
+                         beside);
   store_sums<kBlocks, NV>(to, NV * kTilePitch);
   asm volatile("" ::: "memory");
   for (int64_t i = 0; i < rows; ++i) {
