@@ -246,7 +246,7 @@ def test_bfloat16_is_float32_inside(
 
 @pytest.mark.skipif("avx512_amx" not in config.available_isas(), reason="no AMX")
 def test_tiles_take_what_multiply_adds_take(rng: np.random.Generator) -> None:
-    """Numbers that are infinite, NaN or huge too, of inputs and of gradients."""
+    """Inputs and gradients that are infinite, NaN or huge too."""
     (x, *weights), _ = inputs("rnn", {}, (3, 40, 33, 70), np.float32, rng)
     grad = rng.standard_normal((3, 40, 70)).astype(np.float32)
     odd_x, odd_grad = x.copy(), grad.copy()
@@ -258,16 +258,16 @@ def test_tiles_take_what_multiply_adds_take(rng: np.random.Generator) -> None:
         previous = _cpu.active_isa()
         _cpu.set_isa(isa)
         try:
-            tame = recurrent.rnn_backward(grad, x, *weights, nonlinearity="relu")
+            tame, _ = recurrent.rnn(x, *weights, nonlinearity="relu")
             wild = recurrent.rnn_backward(odd_grad, odd_x, *weights, nonlinearity="relu")
             y, _ = recurrent.rnn(odd_x, *weights, nonlinearity="relu")
-            return [*tame[:3], *wild[:3], y]
+            return [tame, *wild[:3], y]
         finally:
             _cpu.set_isa(previous)
 
     tiles, plain = results("avx512_amx"), results("avx512_bf16")
-    for found, expected in zip(tiles[:3], plain[:3], strict=True):
-        assert (found != expected).any(), "the tiles did not run"
+    assert (tiles[0] != plain[0]).any(), "the tiles did not run"
+    np.testing.assert_allclose(tiles[0], plain[0], rtol=2e-6, atol=2e-6)
     for found, expected in zip(tiles, plain, strict=True):
         usual = np.abs(expected) < 1e6
         np.testing.assert_allclose(found[usual], expected[usual], rtol=1e-4, atol=1e-4)

@@ -44,8 +44,8 @@ def test_any_rows_and_any_depth(depth: int, rng: np.random.Generator) -> None:
     weight = rng.integers(1, 2**20, (65, depth)).astype(np.float32)
     layer = attention.Linear(weight)
     for rows in range(1, 35):
-        x = rng.integers(1, 9, (rows, depth)).astype(np.float32)
-        assert errors(layer(x), x, weight).max() < 2**-21
+        x = rng.integers(1, 2**20, (rows, depth)).astype(np.float32)
+        assert errors(layer(x), x, weight).max() < 2**-20
 
 
 @pytest.mark.parametrize("depth", [8, 64, 1000, 5000])
@@ -133,11 +133,39 @@ def test_sums_beyond_the_largest_number(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(found[:, 4], np.float32(3e38) * weight[4, 0], rtol=1e-6)
 
 
-def test_packed_weights_follow_the_instruction_set(rng: np.random.Generator) -> None:
-    x, weight = rng.standard_normal((2, 30, 30)).astype(np.float32)
-    layer = attention.Linear(weight)
-    by_tiles = layer(x)
-    _cpu.set_isa("avx512_bf16")
-    np.testing.assert_array_equal(layer(x), attention.linear(x, weight))
-    _cpu.set_isa("avx512_amx")
-    np.testing.assert_array_equal(layer(x), by_tiles)
+def test_parts_of_a_sum_may_overflow_where_the_sum_does_not() -> None:
+    """What is low in its pair is summed apart from what is high: infinity minus infinity."""
+    x = np.full((20, 64), 3e38, np.float32)
+    weight = np.ones((3, 64), np.float32)
+    weight[:, 1::2] = -1
+    found = attention.linear(x, weight)
+    np.testing.assert_array_equal(found, by_multiply_adds(x, weight))
+    np.testing.assert_array_equal(found, 0)
+
+
+def test_small_numbers_lose_what_denormals_hold(rng: np.random.Generator) -> None:
+    """Products of 2**-113: their last parts are below 2**-126, which count as zero."""
+    x, weight = 1e-17 * rng.uniform(1, 2, (2, 40, 96))
+    x, weight = x.astype(np.float32), weight.astype(np.float32)
+    exact = x.astype(np.float64) @ weight.astype(np.float64).T
+    found = attention.linear(x, weight)
+    assert np.abs(found - exact).max() < 6 * 96 * 2.0**-126 + 2**-22 * exact.max()
+    tiny = attention.linear(x, (1e-25 * weight).astype(np.float32))
+    assert np.abs(tiny).max() < 2.0**-126
+
+
+@pytest.mark.parametrize("rows", [1, 17, 1030])
+def test_many_panels_with_what_follows_the_product(rows: int, rng: np.random.Generator) -> None:
+    """More columns and rows than a thread takes at once, and all strided."""
+    x = rng.standard_normal((rows, 385)).astype(np.float32)
+    weight = rng.standard_normal((801, 385)).astype(np.float32)
+    bias = rng.standard_normal(801).astype(np.float32)
+    residual = rng.standard_normal((rows, 2 * 801)).astype(np.float32)[:, ::-2]
+    out = np.zeros((rows, 3 * 801), np.float32)[:, 1::3]
+    with config.threads(1):
+        attention.linear(x, weight, bias, activation="relu", residual=residual, out=out)
+    exact = x.astype(np.float64) @ weight.astype(np.float64).T + bias
+    expected = np.maximum(exact, 0) + residual
+    np.testing.assert_allclose(out, expected, rtol=1e-6, atol=2e-5)
+    again = attention.linear(x, weight, bias, activation="relu", residual=residual)
+    np.testing.assert_array_equal(out, again)

@@ -317,6 +317,7 @@ def test_an_error_in_the_model_leaves_no_trace() -> None:
 def test_training_is_unchanged(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty steps down the same curve, with convolution, attention and linear layers of ours."""
     monkeypatch.setattr(_accelerate, "linear_is_faster", lambda _: faster)
+    monkeypatch.setattr(_transformer, "linear_is_faster", lambda _: faster)
     model = Video()
     model.layer.dropout1.p = model.layer.dropout2.p = model.layer.dropout.p = 0.0
     model.layer.self_attn.dropout = 0.0

@@ -2,9 +2,9 @@
 // One table per kernel, with a slot for each instruction set.
 //
 // A kernel file is compiled once for each instruction set, every time into its own namespace
-// (MAREY_ISA_NS); avx512_amx has no copies and runs those before it, but what it adds to (those of
-// MAREY_STUB_SPLIT) has slots of its own there. MAREY_DECLARE_KERNEL declares
-// the function in each namespace that was compiled, and MAREY_STUB makes the table from them: plain
+// (MAREY_ISA_NS). avx512_amx has no copies: those before it run, and ask whether it is active; but
+// what chooses by type has a slot for it (MAREY_STUB_SPLIT). MAREY_DECLARE_KERNEL declares the
+// function in each namespace that was compiled, and MAREY_STUB makes the table from them: plain
 // symbols, resolved by the linker, nothing registered at run time that a static library could lose.
 #include <array>
 #include <string>
@@ -108,14 +108,15 @@ std::vector<std::pair<std::string, Isa>> list_kernels();
                    MAREY_IF_AVX512(nullptr, MAREY_IF_AVX512_BF16(&isa_avx512_bf16::fn, nullptr)), \
                    nullptr)
 
-// For a function of a DType: its copy for avx512_bf16 of the types for which `of_bf16` holds, and
-// that for avx512 of the others, where it is compiled (core/select.h).
-#define MAREY_BY_TYPE(fn, of_bf16)                                                                \
-  MAREY_IF_AVX512_BF16(MAREY_IF_AVX512(                                                           \
-                           [](DType dtype) {                                                      \
-                             return of_bf16 ? isa_avx512_bf16::fn(dtype) : isa_avx512::fn(dtype); \
-                           },                                                                     \
-                           &isa_avx512_bf16::fn),                                                 \
+// For a function of a DType: its copy for avx512_bf16 of the types for which `of_bf16` holds, a
+// condition on `dtype`, and that for avx512 of the others, where it is compiled (core/select.h).
+#define MAREY_BY_TYPE(fn, of_bf16)                                         \
+  MAREY_IF_AVX512_BF16(MAREY_IF_AVX512(                                    \
+                           [](DType dtype) {                               \
+                             return (of_bf16) ? isa_avx512_bf16::fn(dtype) \
+                                              : isa_avx512::fn(dtype);     \
+                           },                                              \
+                           &isa_avx512_bf16::fn),                          \
                        nullptr)
 
 // The copy for avx512_bf16 is of bfloat16 alone.

@@ -9,7 +9,8 @@
 namespace marey {
 
 // From least to most capable: a processor that has one has all before it. No kernel is compiled for
-// avx512_amx: the copies for avx512_bf16 run, and their products of bfloat16 take tiles.
+// avx512_amx: the copies for avx512_bf16 run, and their products of bfloat16 take tiles, and
+// some of float32 (core/tile_split.h).
 enum class Isa : int { baseline, avx2, avx512, avx512_bf16, avx512_amx };
 
 inline constexpr int kIsaCount = 5;

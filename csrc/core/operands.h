@@ -38,7 +38,7 @@ struct Split {
 
 // What products of T are summed in.
 template <class T>
-using SumOf = std::conditional_t<std::is_same_v<T, Pair> || std::is_same_v<T, Split>, float, T>;
+using SumOf = std::conditional_t<std::is_same_v<T, Pair>, float, T>;
 
 // What products of a type in memory are of: pairs of bfloat16 where there are dot products of them.
 #if defined(__AVX512BF16__)

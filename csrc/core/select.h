@@ -6,8 +6,8 @@
 namespace marey::MAREY_ISA_NS {
 
 // f.operator()<S>() for the floating type S that `dtype` names, and what is empty for others. The
-// copies for avx512_bf16 are of bfloat16 alone (MAREY_STUB_BF16), but for what is chosen before
-// this.
+// copies for avx512_bf16 are of bfloat16 alone (MAREY_STUB_BF16); split operands of float32 are
+// chosen before this is asked (MAREY_STUB_SPLIT).
 template <class F>
 auto of_type(DType dtype, const F& f) -> decltype(f.template operator()<bfloat16>()) {
   switch (dtype) {

@@ -30,7 +30,6 @@
 #include "core/transpose.h"
 #if defined(__AMX_BF16__)
 #include "core/tile_amx.h"
-#include "core/tile_split.h"
 #endif
 
 namespace marey::MAREY_ISA_NS {

@@ -1,5 +1,5 @@
 #pragma once
-// Products of float32 by the tiles of Intel's AMX, for kernel files: included by core/tile.h.
+// Products of float32 by the tiles of Intel's AMX, for kernel files.
 //
 // A float32 is the sum of three bfloat16, of 8 bits each: x = x0 + x1 + x2, where x0 is x cut off,
 // x1 the rest rounded and x2 what is left, exactly. Of the nine products of parts six are taken,
@@ -9,22 +9,32 @@
 // and what is dropped is below 2^-22 |a b|, of either sign. A tile instruction is sixteen times as
 // fast as multiply-adds of vectors, six of them 2.7 times. It sums 32 products before it adds them
 // to a float32: a result is closer to the exact one than that of a chain of fused multiply-adds
-// (rms errors of 1.2e-8 and 2.8e-8 of the sum of the products' sizes, at any depth).
+// (tests/test_split.py).
 //
-// The instruction takes denormals as zeros. Of parts, that is an error of an operand below 2^-126.
+// The instruction takes denormals as zeros and makes none. So numbers lose what of them is below
+// 2^-126; products of less than 2^-102 lose their last parts, and results below 2^-126 are zero.
+//
 // Infinite and NaN operands make the rest of a number NaN, and the largest sums may overflow in
 // parts: sums that are not finite are taken again, by multiply-adds of the numbers that the parts
-// make. So no result depends on the rows beside it.
+// make. So no result depends on the rows beside it. (A signalling NaN whose upper half is that of
+// an infinity passes for one; arithmetic makes none.)
 //
 // A step is 32 items of the depth, which zeros fill up:
 //   rows of A    [step][part][32 items]
 //   panels of B  [step][part][16 pairs][lanes]
-#include "core/tile_amx.h"
+#include <algorithm>
+#include <utility>
+
+#include "core/tile.h"
 
 namespace marey::MAREY_ISA_NS {
 
 inline constexpr int64_t kSplitDepth = 2 * kTileItems;
 inline constexpr int64_t kSplitStep = kSplitParts * kSplitDepth;  // items of a row in a step
+
+// Which parts of A and B are multiplied, in the order in which each step adds them to a sum.
+inline constexpr std::pair<int, int> kPartsInOrder[6] = {{0, 2}, {0, 1}, {1, 1},
+                                                         {1, 0}, {2, 0}, {0, 0}};
 
 constexpr int64_t split_steps(int64_t depth) { return (depth + kSplitDepth - 1) / kSplitDepth; }
 
@@ -257,13 +267,6 @@ template <int kBlocks, int NV, class Beside>
   }
 }
 
-template <int kBlocks, int NV>
-[[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
-                                             int64_t steps) {
-  auto nothing = [] {};
-  add_split<kBlocks, NV>(a, pitch, b, steps, nothing);
-}
-
 // The numbers that three parts make. An infinite or NaN one is its first part.
 template <class X>
 [[gnu::always_inline]] inline X joined(const X& first, const X& second, const X& third) {
@@ -311,6 +314,32 @@ template <int NV>
 // Which of 16 sums are not finite.
 inline __mmask16 not_finite(__m512 sums) { return _mm512_fpclass_ps_mask(sums, 0x99); }
 
+// The first `rows` of sums to C, or added to it; what is not finite is summed again. `sums` may be
+// C.
+template <int NV>
+[[gnu::always_inline]] inline void finish_split(int64_t rows, const SplitRows& a, const Split* b,
+                                                int64_t steps, float* sums, float* c,
+                                                bool accumulate) {
+  constexpr int64_t kLanes = NV * kTileItems;
+  for (int64_t i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; ++j) {
+      float* from = sums + i * kLanes + j * kTileItems;
+      const __mmask16 odd = not_finite(_mm512_loadu_ps(from));
+      if (__builtin_expect(odd != 0, 0)) {
+        const auto* lanes = reinterpret_cast<const Pair*>(b) + j * kTileItems;
+        const Vec<float> again = split_sums<NV>(a.data + i * a.stride, lanes, steps);
+        _mm512_mask_storeu_ps(from, odd, static_cast<__m512>(again));
+      }
+      if (sums == c) continue;
+      __m512 sum = _mm512_loadu_ps(from);
+      float* at = c + i * kLanes + j * kTileItems;
+      if (accumulate) sum = _mm512_add_ps(_mm512_loadu_ps(at), sum);
+      _mm512_storeu_ps(at, sum);
+    }
+  }
+}
+
 // Sixteen rows, or 32, of which the first `rows` are wanted.
 template <int kBlocks, int NV, class Beside>
 [[gnu::always_inline]] inline void split_rows_product(int64_t rows, const SplitRows& a,
@@ -323,24 +352,7 @@ template <int kBlocks, int NV, class Beside>
   add_split<kBlocks, NV>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps,
                          beside);
   store_sums<kBlocks, NV>(to, NV * kTilePitch);
-  asm volatile("" ::: "memory");
-  for (int64_t i = 0; i < rows; ++i) {
-#pragma GCC unroll 2
-    for (int j = 0; j < NV; ++j) {
-      float* from = to + i * kLanes + j * kTileItems;
-      const __mmask16 odd = not_finite(_mm512_loadu_ps(from));
-      if (__builtin_expect(odd != 0, 0)) {
-        const auto* lanes = reinterpret_cast<const Pair*>(b) + j * kTileItems;
-        const Vec<float> again = split_sums<NV>(a.data + i * a.stride, lanes, steps);
-        _mm512_mask_storeu_ps(from, odd, static_cast<__m512>(again));
-      }
-      if (to == c) continue;
-      __m512 sum = _mm512_loadu_ps(from);
-      float* at = c + i * kLanes + j * kTileItems;
-      if (accumulate) sum = _mm512_add_ps(_mm512_loadu_ps(at), sum);
-      _mm512_storeu_ps(at, sum);
-    }
-  }
+  finish_split<NV>(rows, a, b, steps, to, c, accumulate);
 }
 
 // Fetches what a product reads later from the third-level cache: `bytes` a call.
@@ -352,6 +364,45 @@ struct Ahead {
   }
 };
 
+// Sixteen lanes of one row, in the order of tiles: of a step's products of two parts all low items
+// are summed, all high ones, then both. A tile for one row would read fifteen more beside it, and
+// took two and a half times as long.
+template <int NV>
+[[gnu::always_inline]] inline Vec<float> split_row(const bfloat16* a, const Pair* b,
+                                                   int64_t steps) {
+  using V = Vec<float>;
+  using Bits = stdx::rebind_simd_t<uint32_t, V>;
+  constexpr int64_t kPart = kTileItems * NV * kTileItems;
+  const Bits upper(0xFFFF0000U);
+  V sum(0.0F);
+  for (int64_t step = 0; step < steps; ++step, a += kSplitStep, b += kSplitParts * kPart) {
+    V low[kSplitParts][kSplitParts] = {}, high[kSplitParts][kSplitParts] = {};
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < kTileItems; ++k) {
+      V low_a[kSplitParts], high_a[kSplitParts];
+#pragma GCC unroll 3
+      for (int i = 0; i < kSplitParts; ++i) {
+        low_a[i] = V(widen(a[i * kSplitDepth + 2 * k]));
+        high_a[i] = V(widen(a[i * kSplitDepth + 2 * k + 1]));
+      }
+#pragma GCC unroll 3
+      for (int j = 0; j < kSplitParts; ++j) {
+        const Bits pairs =
+            load<Bits>(reinterpret_cast<const uint32_t*>(b + j * kPart + k * NV * kTileItems));
+        const V low_b = std::bit_cast<V>(pairs << 16);
+        const V high_b = std::bit_cast<V>(pairs & upper);
+#pragma GCC unroll 3
+        for (int i = 0; i + j < kSplitParts; ++i) {
+          multiply_add(low[i][j], low_a[i], low_b);
+          multiply_add(high[i][j], high_a[i], high_b);
+        }
+      }
+    }
+    for (const auto& [i, j] : kPartsInOrder) sum += low[i][j] + high[i][j];
+  }
+  return sum;
+}
+
 // As panel_product of core/tile.h; `steps` of the depth. With many rows, the panel that the thread
 // multiplies next, if it says so, comes into the second-level cache meanwhile (a tenth faster where
 // panels come from the third; with few rows the fetches are in the way).
@@ -359,6 +410,14 @@ template <int NV>
 [[gnu::noinline, gnu::flatten]] void split_product(int64_t rows, SplitRows a, const Split* b,
                                                    int64_t steps, float* c, bool accumulate,
                                                    const Split* next = nullptr) {
+  if (rows == 1) {
+    const auto* lanes = reinterpret_cast<const Pair*>(b);
+    float sums[NV * kTileItems];
+    for (int j = 0; j < NV; ++j) {
+      store(sums + j * kTileItems, split_row<NV>(a.data, lanes + j * kTileItems, steps));
+    }
+    return finish_split<NV>(1, a, b, steps, sums, c, accumulate);
+  }
   const TileRegion region;
   prepare_tiles();
   constexpr int64_t kBlock = 2 * kTileItems;

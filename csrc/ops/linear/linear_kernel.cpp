@@ -9,6 +9,9 @@
 #include "core/lanes.h"
 #include "core/select.h"
 #include "ops/linear/linear.h"
+#if defined(__AMX_BF16__)
+#include "core/tile_split.h"
+#endif
 
 namespace marey::MAREY_ISA_NS {
 namespace {

@@ -1,6 +1,7 @@
 // Products of float32 by tiles of AMX. Other instruction sets have none, and little to compile.
 #include "ops/recurrent/split_kernels.h"
 #if defined(__AMX_BF16__)
+#include "core/tile_split.h"
 #include "ops/recurrent/panels.h"
 #endif
 
@@ -10,6 +11,9 @@ namespace marey::MAREY_ISA_NS {
 namespace {
 
 using namespace recurrent;
+
+static_assert(split_depth(1) == kSplitDepth && kSplitRest == kTileItems);
+static_assert(split_pitch(1) == kSplitStep + kSplitDepth);
 
 constexpr int64_t kLanes = kBlock<float>;
 
@@ -62,13 +66,7 @@ void project(const ProjectArgs& args) {
   }
 }
 
-void product(const SplitProductArgs& args) {
-  split_product<kVectors>(args.rows, {static_cast<const bfloat16*>(args.a), args.a_pitch},
-                          static_cast<const Split*>(args.panel), split_steps(args.depth),
-                          static_cast<float*>(args.to), args.accumulate);
-}
-
-constexpr SplitKernels kKernels = {sizeof(Split) / 2, &pack, &split, &project, &product};
+constexpr SplitKernels kKernels = {sizeof(Split) / 2, &pack, &split, &project};
 
 }  // namespace
 #endif

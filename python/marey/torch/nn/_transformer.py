@@ -23,8 +23,8 @@ def _unwatched(*modules: torch.nn.Module) -> bool:
 def _project(
     module: torch.nn.Module, which: str, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Multiply by whichever is faster here."""
-    if not linear_is_faster(x.dtype):
+    """Multiply by whichever is faster here; a compiler, which cannot measure it, gets torch's."""
+    if torch.compiler.is_compiling() or not linear_is_faster(x.dtype):
         return linear(x, weight, bias)
     if without_gradient(x, weight, bias):
         return packed_linear(module, which, x, weight, bias)
