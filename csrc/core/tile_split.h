@@ -23,7 +23,6 @@
 //   rows of A    [step][part][32 items]
 //   panels of B  [step][part][16 pairs][lanes]
 #include <algorithm>
-#include <utility>
 
 #include "core/tile.h"
 
@@ -31,10 +30,6 @@ namespace marey::MAREY_ISA_NS {
 
 inline constexpr int64_t kSplitDepth = 2 * kTileItems;
 inline constexpr int64_t kSplitStep = kSplitParts * kSplitDepth;  // items of a row in a step
-
-// Which parts of A and B are multiplied, in the order in which each step adds them to a sum.
-inline constexpr std::pair<int, int> kPartsInOrder[6] = {{0, 2}, {0, 1}, {1, 1},
-                                                         {1, 0}, {2, 0}, {0, 0}};
 
 constexpr int64_t split_steps(int64_t depth) { return (depth + kSplitDepth - 1) / kSplitDepth; }
 
@@ -364,45 +359,6 @@ struct Ahead {
   }
 };
 
-// Sixteen lanes of one row, in the order of tiles: of a step's products of two parts all low items
-// are summed, all high ones, then both. A tile for one row would read fifteen more beside it, and
-// took two and a half times as long.
-template <int NV>
-[[gnu::always_inline]] inline Vec<float> split_row(const bfloat16* a, const Pair* b,
-                                                   int64_t steps) {
-  using V = Vec<float>;
-  using Bits = stdx::rebind_simd_t<uint32_t, V>;
-  constexpr int64_t kPart = kTileItems * NV * kTileItems;
-  const Bits upper(0xFFFF0000U);
-  V sum(0.0F);
-  for (int64_t step = 0; step < steps; ++step, a += kSplitStep, b += kSplitParts * kPart) {
-    V low[kSplitParts][kSplitParts] = {}, high[kSplitParts][kSplitParts] = {};
-#pragma GCC unroll 2
-    for (int64_t k = 0; k < kTileItems; ++k) {
-      V low_a[kSplitParts], high_a[kSplitParts];
-#pragma GCC unroll 3
-      for (int i = 0; i < kSplitParts; ++i) {
-        low_a[i] = V(widen(a[i * kSplitDepth + 2 * k]));
-        high_a[i] = V(widen(a[i * kSplitDepth + 2 * k + 1]));
-      }
-#pragma GCC unroll 3
-      for (int j = 0; j < kSplitParts; ++j) {
-        const Bits pairs =
-            load<Bits>(reinterpret_cast<const uint32_t*>(b + j * kPart + k * NV * kTileItems));
-        const V low_b = std::bit_cast<V>(pairs << 16);
-        const V high_b = std::bit_cast<V>(pairs & upper);
-#pragma GCC unroll 3
-        for (int i = 0; i + j < kSplitParts; ++i) {
-          multiply_add(low[i][j], low_a[i], low_b);
-          multiply_add(high[i][j], high_a[i], high_b);
-        }
-      }
-    }
-    for (const auto& [i, j] : kPartsInOrder) sum += low[i][j] + high[i][j];
-  }
-  return sum;
-}
-
 // As panel_product of core/tile.h; `steps` of the depth. With many rows, the panel that the thread
 // multiplies next, if it says so, comes into the second-level cache meanwhile (a tenth faster where
 // panels come from the third; with few rows the fetches are in the way).
@@ -410,14 +366,6 @@ template <int NV>
 [[gnu::noinline, gnu::flatten]] void split_product(int64_t rows, SplitRows a, const Split* b,
                                                    int64_t steps, float* c, bool accumulate,
                                                    const Split* next = nullptr) {
-  if (rows == 1) {
-    const auto* lanes = reinterpret_cast<const Pair*>(b);
-    float sums[NV * kTileItems];
-    for (int j = 0; j < NV; ++j) {
-      store(sums + j * kTileItems, split_row<NV>(a.data, lanes + j * kTileItems, steps));
-    }
-    return finish_split<NV>(1, a, b, steps, sums, c, accumulate);
-  }
   const TileRegion region;
   prepare_tiles();
   constexpr int64_t kBlock = 2 * kTileItems;
