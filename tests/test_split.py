@@ -43,7 +43,7 @@ def test_any_rows_and_any_depth(depth: int, rng: np.random.Generator) -> None:
     """All products of one sign, so that a tile that is missing or counted twice shows."""
     weight = rng.integers(1, 2**20, (65, depth)).astype(np.float32)
     layer = attention.Linear(weight)
-    for rows in range(1, 35):
+    for rows in range(16, 50):
         x = rng.integers(1, 2**20, (rows, depth)).astype(np.float32)
         assert errors(layer(x), x, weight).max() < 2**-20
 
@@ -92,11 +92,23 @@ def test_a_row_does_not_depend_on_its_neighbours(rng: np.random.Generator) -> No
     layer = attention.Linear(rng.standard_normal((40, 450)).astype(np.float32))
     together = layer(x)
     assert np.isfinite(np.delete(together, [7, 20], axis=0)).all()
-    for rows in (1, 15, 16, 33, 270):
+    for rows in (16, 17, 33, 270):
         for first in (0, 1, 30):
             np.testing.assert_array_equal(
                 layer(x[first : first + rows]), together[first : first + rows]
             )
+
+
+def test_few_rows_are_those_of_multiply_adds(rng: np.random.Generator) -> None:
+    """Tiles are sixteen rows high; the same layer takes what either wants, in any order."""
+    x = rng.standard_normal((3, 5, 200)).astype(np.float32)
+    weight = rng.standard_normal((40, 200)).astype(np.float32)
+    layer = attention.Linear(weight)
+    for few in (x, x[:1], x[0, 0], x[:0]):
+        np.testing.assert_array_equal(layer(few), by_multiply_adds(few, weight))
+    many = np.concatenate([x, x[:1]])
+    assert (layer(many)[:3] != layer(x)).any()
+    np.testing.assert_allclose(layer(many)[:3], layer(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, LARGEST, -LARGEST, 3.4e38])

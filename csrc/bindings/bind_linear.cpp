@@ -31,7 +31,8 @@ Activation activation_of(std::string_view function, const std::optional<std::str
   throw ValueError(function, "activation", "None, 'relu' or 'gelu'", "'" + *name + "'");
 }
 
-// A weight packed once, and again if the instruction set is changed.
+// A weight packed once for calls of many rows, once for those of few if there are any that want
+// another form (linear_isa), and again if the instruction set is changed.
 class Linear {
  public:
   Linear(const py::object& weight, const py::object& bias) : weight_(weight), bias_(bias) {
@@ -39,7 +40,7 @@ class Linear {
     view_ = floats_of(kName, "weight", weight);
     bias_view_ = optional_view(kName, "bias", bias);
     const py::gil_scoped_release release;
-    packed_ = std::make_shared<const PackedMatrix>(pack_weight(view_));
+    packed_[0] = std::make_shared<const PackedMatrix>(pack_weight(view_, kRowsOfTiles));
   }
 
   py::object call(const py::object& x, const std::optional<std::string>& activation,
@@ -57,26 +58,34 @@ class Linear {
     }
     py::array result = result_array(kName, out, shape, input.dtype, input);
     const View target = view_of(kName, "out", result, {.bfloat16 = true, .dims = kMaxDims});
-    auto packed = packed_.load();  // held, because another thread may replace it
     if (more) check_no_overlap(kName, target, *more, true);
     {
       // The views stay valid: the arguments are held by the caller, the others by this object.
       const py::gil_scoped_release release;
-      if (packed->isa() != active_isa()) {
-        packed = std::make_shared<const PackedMatrix>(pack_weight(view_));
-        packed_.store(packed);
-      }
+      const std::shared_ptr<const PackedMatrix> packed = packed_for(rows_of(input));
       linear(input, *packed, pointer(bias_view_), which, pointer(more), target);
     }
     return result;
   }
 
  private:
+  // Held by the caller, because another thread may replace it.
+  std::shared_ptr<const PackedMatrix> packed_for(int64_t rows) {
+    const Isa wanted = linear_isa(view_.dtype, rows);
+    const bool other = wanted != linear_isa(view_.dtype, kRowsOfTiles);
+    auto packed = packed_[other].load();
+    if (packed == nullptr || packed->isa() != wanted) {
+      packed = std::make_shared<const PackedMatrix>(pack_weight(view_, rows));
+      packed_[other].store(packed);
+    }
+    return packed;
+  }
+
   py::object weight_;
   py::object bias_;
   View view_;
   std::optional<View> bias_view_;
-  std::atomic<std::shared_ptr<const PackedMatrix>> packed_;
+  std::atomic<std::shared_ptr<const PackedMatrix>> packed_[2];
 };
 
 py::object py_linear(const py::object& x, const py::object& weight, const py::object& bias,

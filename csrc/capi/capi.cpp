@@ -428,7 +428,8 @@ marey_status marey_linear(const marey_array* x, const marey_array* weight, const
     const View matrix = view_of(name, "weight", weight);
     View added;
     if (bias != nullptr) added = view_of(name, "bias", bias);
-    marey::linear(view_of(name, "x", x), marey::pack_weight(matrix), bias ? &added : nullptr,
+    const View input = view_of(name, "x", x);
+    marey::linear(input, marey::pack_weight(matrix, marey::rows_of(input)), bias ? &added : nullptr,
                   marey::Activation::none, nullptr, view_of(name, "y", y));
   });
 }

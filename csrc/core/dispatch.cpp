@@ -13,10 +13,10 @@ std::vector<const StubBase*>& registry() {
 
 StubBase::StubBase(const char* kernel) : kernel_(kernel) { registry().push_back(this); }
 
-Isa StubBase::chosen() const {
-  int isa = static_cast<int>(active_isa());
-  while (isa > 0 && !has(static_cast<Isa>(isa))) --isa;
-  return static_cast<Isa>(isa);
+Isa StubBase::chosen(Isa isa) const {
+  int at = static_cast<int>(isa);
+  while (at > 0 && !has(static_cast<Isa>(at))) --at;
+  return static_cast<Isa>(at);
 }
 
 std::vector<std::pair<std::string, Isa>> list_kernels() {

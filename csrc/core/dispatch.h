@@ -23,8 +23,9 @@ class StubBase {
   StubBase& operator=(const StubBase&) = delete;
 
   const char* kernel() const { return kernel_; }
-  // The instruction set whose version a call would run now.
-  Isa chosen() const;
+  // The instruction set whose version a call would run now, or would if `isa` were the active one.
+  Isa chosen() const { return chosen(active_isa()); }
+  Isa chosen(Isa isa) const;
 
  protected:
   virtual bool has(Isa isa) const = 0;
@@ -40,7 +41,8 @@ class Stub final : public StubBase {
   Stub(const char* kernel, Slots slots) : StubBase(kernel), slots_(slots) {}
 
   // Look the function up once a call, outside all loops.
-  Fn* get() const { return slots_[static_cast<std::size_t>(chosen())]; }
+  Fn* get() const { return get(active_isa()); }
+  Fn* get(Isa isa) const { return slots_[static_cast<std::size_t>(chosen(isa))]; }
 
  private:
   bool has(Isa isa) const override { return slots_[static_cast<std::size_t>(isa)] != nullptr; }

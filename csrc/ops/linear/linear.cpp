@@ -53,9 +53,16 @@ void* offset(const Matrix& m, DType dtype, int64_t row, int64_t item) {
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t columns)
-    : dtype_(dtype), isa_(select_linear_stub.chosen()), depth_(depth), columns_(columns) {
-  const LinearKernel kernel = select_linear_stub.get()(dtype);
+Isa linear_isa(DType dtype, int64_t rows) {
+  const bool few = dtype == DType::f32 && rows < kRowsOfTiles;
+  const Isa active = active_isa();
+  return select_linear_stub.chosen(few && active == Isa::avx512_amx ? Isa::avx512_bf16 : active);
+}
+
+PackedMatrix::PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t columns,
+                           int64_t rows)
+    : dtype_(dtype), isa_(linear_isa(dtype, rows)), depth_(depth), columns_(columns) {
+  const LinearKernel kernel = select_linear_stub.get(isa_)(dtype);
   panels_ = divided(columns, kernel.lanes);
   panel_bytes_ = divided(depth, kernel.unit_items) * kernel.lanes * kernel.unit_bytes;
   memory_ = Buffer(panels_ * panel_bytes_);
@@ -70,7 +77,7 @@ PackedMatrix::PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t 
 void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* bias,
               Activation activation, const Matrix& residual, const Matrix& c) {
   if (rows == 0 || b.columns() == 0) return;
-  const LinearKernel kernel = select_linear_stub.get()(b.dtype());
+  const LinearKernel kernel = select_linear_stub.get(b.isa())(b.dtype());
   const int64_t size = item_size(b.dtype());
   const int64_t wanted = kRangesPerThread * num_threads();
   const int64_t blocks = divided(rows, kernel.rows_of_call);
@@ -110,13 +117,19 @@ void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* 
                });
 }
 
-PackedMatrix pack_weight(const View& weight) {
+int64_t rows_of(const View& x) {
+  int64_t rows = 1;
+  for (int axis = 0; axis + 1 < x.ndim(); ++axis) rows *= x.shape[axis];
+  return rows;
+}
+
+PackedMatrix pack_weight(const View& weight, int64_t rows) {
   if (weight.ndim() != 2) {
     throw ValueError(kName, "weight", "shape (K, C)", to_string(weight.shape));
   }
   const int64_t size = item_size(weight.dtype);
   const Matrix matrix{weight.data, weight.stride(0) / size, weight.stride(1) / size};
-  return {transposed(matrix), weight.dtype, weight.shape[1], weight.shape[0]};
+  return {transposed(matrix), weight.dtype, weight.shape[1], weight.shape[0], rows};
 }
 
 void linear(const View& x, const PackedMatrix& weight, const View* bias, Activation activation,
@@ -137,9 +150,6 @@ void linear(const View& x, const PackedMatrix& weight, const View* bias, Activat
     if (bias->dtype != x.dtype) throw TypeError(kName, "bias", name(x.dtype), name(bias->dtype));
     if (bias->shape.count() > 0 && !is_contiguous(*bias, 0, 1))
       throw ValueError(kName, "bias", "adjacent items", "others");
-  }
-  if (weight.isa() != select_linear_stub.chosen()) {
-    throw ValueError(kName, "weight", "packed for the active instruction set", "another");
   }
   if (residual != nullptr) {
     if (!(residual->shape == y.shape)) {
@@ -188,12 +198,12 @@ void linear_backward(const View& grad, const View& x, const View& weight, const 
   const Matrix g = matrix_of("grad", grad, rows);
   if (grad_x != nullptr) {
     int64_t count = 0;
-    const PackedMatrix b(w, dtype, outputs, inputs);
+    const PackedMatrix b(w, dtype, outputs, inputs, rows);
     multiply(g, rows, b, nullptr, Activation::none, {}, matrix_of("grad_x", *grad_x, count));
   }
   if (grad_weight != nullptr) {
     int64_t count = 0;
-    const PackedMatrix b(matrix_of("x", x, count), dtype, rows, inputs);
+    const PackedMatrix b(matrix_of("x", x, count), dtype, rows, inputs, outputs);
     const Matrix to{grad_weight->data, grad_weight->stride(0) / size,
                     grad_weight->stride(1) / size};
     multiply(transposed(g), outputs, b, nullptr, Activation::none, {}, to);

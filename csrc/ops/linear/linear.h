@@ -22,12 +22,22 @@ struct Matrix {
   int64_t item = 0;
 };
 
-// B, packed once: panels of so many columns as the instruction set multiplies at a time. Valid for
-// the instruction set that was active when it was packed.
+// Below so many rows float32 is multiplied without tiles, which have as many: one that is filled by
+// a few takes as long, and reads 6 bytes of a weight where multiply-adds read 4. So results of a
+// few rows differ from those of many in the last bits.
+inline constexpr int64_t kRowsOfTiles = 16;
+
+// The instruction set whose packed weights products of so many rows take.
+Isa linear_isa(DType dtype, int64_t rows);
+// Of x (..., C).
+int64_t rows_of(const View& x);
+
+// B, packed once for products of so many rows or others of the same linear_isa: panels of so many
+// columns as that multiplies at a time.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t columns);
+  PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t columns, int64_t rows);
 
   const std::byte* panel(int64_t i) const { return memory_.data() + i * panel_bytes_; }
   DType dtype() const { return dtype_; }
@@ -56,7 +66,7 @@ void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* 
 void linear(const View& x, const PackedMatrix& weight, const View* bias, Activation activation,
             const View* residual, const View& y);
 // The packed transpose of a weight (K, C).
-PackedMatrix pack_weight(const View& weight);
+PackedMatrix pack_weight(const View& weight, int64_t rows);
 
 // Gradients of a layer without activation: grad_x = grad weight, grad_weight = grad^T x, grad_bias
 // = the sum over rows; null where they are not wanted.
