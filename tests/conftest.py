@@ -50,6 +50,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
+def tiles() -> Iterator[None]:
+    """Run with the tiles of AMX, and leave what was active before."""
+    if "avx512_amx" not in config.available_isas():
+        pytest.skip("this processor has no AMX")
+    previous = _cpu.active_isa()
+    _cpu.set_isa("avx512_amx")
+    yield
+    _cpu.set_isa(previous)
+
+
+@pytest.fixture
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The instruction set that the test runs under."""
     previous = _cpu.active_isa()

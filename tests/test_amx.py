@@ -8,18 +8,7 @@ import numpy as np
 import pytest
 from marey import _cpu, attention, config, recurrent
 
-pytestmark = pytest.mark.skipif(
-    "avx512_amx" not in config.available_isas(), reason="this processor has no AMX"
-)
-
-
-@pytest.fixture(autouse=True)
-def tiles() -> object:
-    """Run with tiles, and leave what was active before."""
-    previous = _cpu.active_isa()
-    _cpu.set_isa("avx512_amx")
-    yield
-    _cpu.set_isa(previous)
+pytestmark = pytest.mark.usefixtures("tiles")
 
 
 def matrix(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:

@@ -5,21 +5,10 @@ import pytest
 from marey import _cpu, attention, config
 from numpy.typing import NDArray
 
-pytestmark = pytest.mark.skipif(
-    "avx512_amx" not in config.available_isas(), reason="this processor has no AMX"
-)
+pytestmark = pytest.mark.usefixtures("tiles")
 
 FloatArray = NDArray[np.float32]
 LARGEST = np.finfo(np.float32).max
-
-
-@pytest.fixture(autouse=True)
-def tiles() -> object:
-    """Run with tiles, and leave what was active before."""
-    previous = _cpu.active_isa()
-    _cpu.set_isa("avx512_amx")
-    yield
-    _cpu.set_isa(previous)
 
 
 def by_multiply_adds(x: FloatArray, weight: FloatArray) -> FloatArray:

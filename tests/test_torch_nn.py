@@ -313,6 +313,19 @@ def test_an_error_in_the_model_leaves_no_trace() -> None:
     assert torch.nn.functional.scaled_dot_product_attention is original
 
 
+def test_who_watches_comes_before_any_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers and tracers would follow the measurement, or run it on tensors without numbers."""
+    monkeypatch.setattr(_transformer, "linear_is_faster", lambda _: pytest.fail("measured"))
+    layer = nn.MultiheadAttention(16, 2, batch_first=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    x = torch.randn(2, 5, 16)
+    assert compiled(x, x, x, need_weights=False)[0].shape == x.shape
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        of_fake = fake.from_tensor(x)
+        found, _ = layer(of_fake, of_fake, of_fake, need_weights=False)
+    assert type(found) is torch._subclasses.FakeTensor
+
+
 @pytest.mark.parametrize("faster", [True, False])
 def test_training_is_unchanged(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty steps down the same curve, with convolution, attention and linear layers of ours."""

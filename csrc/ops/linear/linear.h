@@ -85,8 +85,8 @@ struct LinearRows {
   std::byte* scratch;
 };
 
-inline constexpr int64_t kLinearDepth =
-    384;  // of the depth in a block, or twice as many of bfloat16
+// Items of the depth in a block; twice as many of bfloat16.
+inline constexpr int64_t kLinearDepth = 384;
 
 struct LinearKernel {
   int64_t lanes = 0;       // of a panel

@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear, relu
 
 from marey.torch import attention as ops
-from marey.torch._packed import linear_is_faster, on_cpu, packed_linear, without_gradient
+from marey.torch._packed import (
+    eager,
+    linear_is_faster,
+    on_cpu,
+    packed_linear,
+    without_gradient,
+)
 
 _IN_PLACE: dict[Any, Any] = {gelu: torch.ops.aten.gelu_, relu: torch.relu_}
 
@@ -23,8 +29,8 @@ def _unwatched(*modules: torch.nn.Module) -> bool:
 def _project(
     module: torch.nn.Module, which: str, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Multiply by whichever is faster here; a compiler, which cannot measure it, gets torch's."""
-    if torch.compiler.is_compiling() or not linear_is_faster(x.dtype):
+    """Multiply by whichever is faster here; compilers and tracers, which watch, get torch's."""
+    if not eager(x, weight, bias) or not linear_is_faster(x.dtype):
         return linear(x, weight, bias)
     if without_gradient(x, weight, bias):
         return packed_linear(module, which, x, weight, bias)
