@@ -176,6 +176,24 @@ template <int NV>
   }
 }
 
+// What a product of split operands reads next, fetched to the first-level cache: some lines behind
+// every tile instruction, which had better not follow each other at once (core/tile_amx.h).
+struct Nearer {
+  const char* a = nullptr;
+  const char* b = nullptr;
+  int64_t pitch = 0;  // bytes of a row of A
+  void operator()() {
+#pragma GCC unroll 3
+    for (int part = 0; part < kSplitParts; ++part) {
+      _mm_prefetch(a + part * 64, _MM_HINT_T0);
+      _mm_prefetch(b + part * 64, _MM_HINT_T0);
+    }
+    a += pitch;
+    b += kSplitParts * 64;
+    static_assert(kSplitDepth * sizeof(bfloat16) == 64);
+  }
+};
+
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
 // that of B is NV vectors. `beside` is called six times a step: the products leave most
@@ -188,24 +206,50 @@ template <int kBlocks, int NV, class Beside>
   const auto* of_b = reinterpret_cast<const Pair*>(b);
   const auto* below =
       reinterpret_cast<const bfloat16*>(reinterpret_cast<const std::byte*>(a) + kTileItems * pitch);
+  const auto* const next_rows = reinterpret_cast<const char*>(a) + kBlocks * kTileItems * pitch;
+  Nearer nearer{nullptr, nullptr, pitch};
   // NOLINTBEGIN(bugprone-macro-parentheses): the intrinsics take the numbers of tiles literally.
-  const auto a_upper = [&](int part) { _tile_loadd(4, a + part * kSplitDepth, pitch); };
+  const auto a_upper = [&](int part) {
+    _tile_loadd(4, a + part * kSplitDepth, pitch);
+    nearer();
+  };
   const auto a_lower = [&](int part) {
-    if constexpr (kBlocks > 1) _tile_loadd(5, below + part * kSplitDepth, pitch);
+    if constexpr (kBlocks > 1) {
+      _tile_loadd(5, below + part * kSplitDepth, pitch);
+      nearer();
+    }
   };
-  const auto b_left = [&](int part) { _tile_loadd(6, of_b + part * kPart, kPitch); };
+  const auto b_left = [&](int part) {
+    _tile_loadd(6, of_b + part * kPart, kPitch);
+    nearer();
+  };
   const auto b_right = [&](int part) {
-    if constexpr (NV > 1) _tile_loadd(7, of_b + part * kPart + kTileItems, kPitch);
+    if constexpr (NV > 1) {
+      _tile_loadd(7, of_b + part * kPart + kTileItems, kPitch);
+      nearer();
+    }
   };
-  const auto upper_left = [] { _tile_dpbf16ps(0, 4, 6); };
-  const auto upper_right = [] {
-    if constexpr (NV > 1) _tile_dpbf16ps(1, 4, 7);
+  const auto upper_left = [&] {
+    _tile_dpbf16ps(0, 4, 6);
+    nearer();
   };
-  const auto lower_left = [] {
-    if constexpr (kBlocks > 1) _tile_dpbf16ps(2, 5, 6);
+  const auto upper_right = [&] {
+    if constexpr (NV > 1) {
+      _tile_dpbf16ps(1, 4, 7);
+      nearer();
+    }
   };
-  const auto lower_right = [] {
-    if constexpr (kBlocks > 1 && NV > 1) _tile_dpbf16ps(3, 5, 7);
+  const auto lower_left = [&] {
+    if constexpr (kBlocks > 1) {
+      _tile_dpbf16ps(2, 5, 6);
+      nearer();
+    }
+  };
+  const auto lower_right = [&] {
+    if constexpr (kBlocks > 1 && NV > 1) {
+      _tile_dpbf16ps(3, 5, 7);
+      nearer();
+    }
   };
   // NOLINTEND
   const auto then_a = [&](int part) {
@@ -227,11 +271,19 @@ template <int kBlocks, int NV, class Beside>
   if (steps == 0) return;
   // GCC's intrinsics for loads do not say that they read memory.
   asm volatile("" ::: "memory");
+  // The next step's lines; at the end those of the next rows' first.
+  const auto fetch_from = [&](bool last) {
+    nearer.a = last ? next_rows : reinterpret_cast<const char*>(a + kSplitStep);
+    nearer.b = reinterpret_cast<const char*>(last ? reinterpret_cast<const Pair*>(b)
+                                                  : of_b + kSplitParts * kPart);
+  };
+  fetch_from(steps == 1);
   a_upper(0);
   b_left(2);
   a_lower(0);
   b_right(2);
   for (int64_t step = 1;; ++step) {
+    fetch_from(step == steps);
     then_b(1);  // a0 b2
     beside();
     then_a(1);  // a0 b1
