@@ -63,7 +63,7 @@ class PackedMatrix {
 // bias: null or as many items of the same type as there are columns, adjacent. residual: as C,
 // which it may be, or without data. C overlaps neither operand. Each thread's scratch is at most 96
 // rows of A, 384 (768 of bfloat16) of the depth, and as many of C, 256 columns; of split operands
-// 256 rows, 384 of the depth, and 768 columns: 1.3 MiB.
+// 128 rows, 768 of the depth, and 768 columns: 1 MiB.
 void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* bias,
               Activation activation, const Matrix& residual, const Matrix& c);
 
