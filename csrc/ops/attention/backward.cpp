@@ -11,7 +11,7 @@
 
 namespace marey {
 
-MAREY_STUB_BF16(select_attention_backward, SelectAttentionBackward)
+MAREY_STUB_SPLIT(select_attention_backward, SelectAttentionBackward)
 
 namespace {
 
@@ -25,7 +25,7 @@ constexpr int64_t kMostParts = 8;
 constexpr int64_t kFewestQueries = 64;  // in a part
 
 int64_t sums_of(const AttentionRows& rows) {
-  return rows.keys * (padded_depth(rows.depth) + padded_depth(rows.value_depth));
+  return padded_keys(rows.keys) * (padded_depth(rows.depth) + padded_depth(rows.value_depth));
 }
 
 // Rows [first, last) of queries, of each head that shares the key head: calls of the kernel.
@@ -53,14 +53,24 @@ bool steps(const View& view, int first_axis, int last_axis) {
 
 }  // namespace
 
-std::size_t attention_backward_scratch(const AttentionRows& rows, int64_t count, int64_t item) {
+std::size_t attention_backward_scratch(const AttentionRows& rows, int64_t count, DType dtype) {
   constexpr int64_t kKeys = 64;
   constexpr int64_t kWidestPanel = 48;
+  const int64_t item = item_size(compute_type(dtype));
   const int64_t lanes = (count + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
   const int64_t depth = padded_depth(rows.depth) + kDepthLanes;
   const int64_t value_depth = padded_depth(rows.value_depth) + kDepthLanes;
   const int64_t items = kKeys * (6 * kWidestPanel + 2 * depth + value_depth) +
                         lanes * (2 + 3 * depth + 2 * value_depth);
+  if (dtype == DType::f32 && active_isa() == Isa::avx512_amx) {
+    // Three parts of half the size (core/tile_split.h), the head sizes up to whole steps.
+    const auto whole = [](int64_t x) { return (x + 31) / 32 * 32; };
+    const int64_t both = whole(rows.depth) + whole(rows.value_depth);
+    const int64_t bytes = kKeys * (32 * (4 * 4 + 6) + 6 * both + 2 * 64 + 2 * 4 * 64) +
+                          whole(rows.depth) * (6 * kKeys + 64) +
+                          whole(count) * (8 + 2 * 6 * both + 4 * whole(rows.depth));
+    return static_cast<std::size_t>(std::max(bytes, items * item) + 20 * 64);
+  }
   return static_cast<std::size_t>(items * item + 20 * 64);
 }
 
@@ -108,8 +118,8 @@ void attention_backward(const View& grad, const View& q, const View& k, const Vi
   const int64_t item = item_size(compute_type(q.dtype));
   const int64_t sums = sums_of(forward) * item;
   const AttentionBackwardKernel kernel = select_attention_backward_stub.get()(q.dtype);
-  const std::size_t kernel_scratch =
-      attention_backward_scratch(forward, std::min(group * forward.queries, kAttentionRows), item);
+  const std::size_t kernel_scratch = attention_backward_scratch(
+      forward, std::min(group * forward.queries, kAttentionRows), q.dtype);
   const std::size_t offset = (kernel_scratch + 63) / 64 * 64;
 
   const auto set_problem = [&](AttentionBackwardRows& part, int64_t batch, int64_t head) {
@@ -196,7 +206,7 @@ void attention_varlen_backward(const View& grad, const View& q, const View& k, c
   }
   const int64_t item = item_size(compute_type(q.dtype));
   const std::size_t kernel_scratch =
-      attention_backward_scratch(all.forward, std::min(longest, kAttentionRows), item);
+      attention_backward_scratch(all.forward, std::min(longest, kAttentionRows), q.dtype);
   const std::size_t offset = (kernel_scratch + 63) / 64 * 64;
   const auto sums = static_cast<std::size_t>(sums_of(all.forward) * item);
   const int64_t grain = std::clamp<int64_t>(
