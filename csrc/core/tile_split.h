@@ -192,12 +192,18 @@ struct Nearer {
     b += kSplitParts * 64;
     static_assert(kSplitDepth * sizeof(bfloat16) == 64);
   }
+  void rows() {  // of A alone
+#pragma GCC unroll 3
+    for (int part = 0; part < kSplitParts; ++part) _mm_prefetch(a + part * 64, _MM_HINT_T0);
+    a += pitch;
+  }
 };
 
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
 // that of B is NV vectors. `beside` is called six times a step: the products leave most
-// instructions of their cycles to others.
+// instructions of their cycles to others; what has work for more has it called behind every tile
+// instruction.
 template <int kBlocks, int NV, class Beside>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
                                              int64_t steps, Beside& beside) {
@@ -208,50 +214,61 @@ template <int kBlocks, int NV, class Beside>
       reinterpret_cast<const bfloat16*>(reinterpret_cast<const std::byte*>(a) + kTileItems * pitch);
   const auto* const next_rows = reinterpret_cast<const char*>(a) + kBlocks * kTileItems * pitch;
   Nearer nearer{nullptr, nullptr, pitch};
+  const auto between = [&] {
+    if constexpr (requires { beside.work(); }) {
+      nearer.rows();
+      beside.work();
+    } else {
+      nearer();
+    }
+  };
   // NOLINTBEGIN(bugprone-macro-parentheses): the intrinsics take the numbers of tiles literally.
   const auto a_upper = [&](int part) {
     _tile_loadd(4, a + part * kSplitDepth, pitch);
-    nearer();
+    between();
   };
   const auto a_lower = [&](int part) {
     if constexpr (kBlocks > 1) {
       _tile_loadd(5, below + part * kSplitDepth, pitch);
-      nearer();
+      between();
     }
   };
   const auto b_left = [&](int part) {
     _tile_loadd(6, of_b + part * kPart, kPitch);
-    nearer();
+    between();
   };
   const auto b_right = [&](int part) {
     if constexpr (NV > 1) {
       _tile_loadd(7, of_b + part * kPart + kTileItems, kPitch);
-      nearer();
+      between();
     }
   };
   const auto upper_left = [&] {
     _tile_dpbf16ps(0, 4, 6);
-    nearer();
+    between();
   };
   const auto upper_right = [&] {
     if constexpr (NV > 1) {
       _tile_dpbf16ps(1, 4, 7);
-      nearer();
+      between();
     }
   };
   const auto lower_left = [&] {
     if constexpr (kBlocks > 1) {
       _tile_dpbf16ps(2, 5, 6);
-      nearer();
+      between();
     }
   };
   const auto lower_right = [&] {
     if constexpr (kBlocks > 1 && NV > 1) {
       _tile_dpbf16ps(3, 5, 7);
-      nearer();
+      between();
     }
   };
   // NOLINTEND
+  const auto sometimes = [&] {
+    if constexpr (requires { beside(); }) beside();
+  };
   const auto then_a = [&](int part) {
     upper_left();
     upper_right();
@@ -285,18 +302,18 @@ template <int kBlocks, int NV, class Beside>
   for (int64_t step = 1;; ++step) {
     fetch_from(step == steps);
     then_b(1);  // a0 b2
-    beside();
+    sometimes();
     then_a(1);  // a0 b1
-    beside();
+    sometimes();
     then_b(0);  // a1 b1
-    beside();
+    sometimes();
     then_a(2);  // a1 b0
-    beside();
+    sometimes();
     then_a(0);  // a2 b0, and a0 b0 below
-    beside();
+    sometimes();
     upper_left();
     upper_right();
-    beside();
+    sometimes();
     if (step == steps) {
       lower_left();
       lower_right();

@@ -173,12 +173,12 @@ std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dt
     // Three parts of half the size, and the head sizes up to whole steps.
     const int64_t depth = up_to_multiple(rows.depth, 32);
     const int64_t value_depth = up_to_multiple(rows.value_depth, 16);
-    const int64_t split = kAttentionKeys * (32 * (4 + 6) + 6 * depth + 64) +
+    const int64_t split = kAttentionKeys * (32 * (4 + 2 * 6) + 6 * depth + 64) +
                           value_depth * (6 * kAttentionKeys + 64) +
                           lanes * (8 + 6 * depth + 4 * value_depth);
     bytes = std::max(bytes, split);
   }
-  return static_cast<std::size_t>(bytes + 9 * 64);
+  return static_cast<std::size_t>(bytes + 16 * 64);
 }
 
 std::size_t short_attention_scratch(int64_t depth, int64_t value_depth, int64_t item) {

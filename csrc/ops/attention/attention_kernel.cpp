@@ -58,7 +58,8 @@ class Block {
       memory += up_to_multiple<int64_t>(count * static_cast<int64_t>(sizeof(X)), 64);
     };
     if constexpr (kSplit) {
-      scores_ = split_.begin(p, kWide * W, take);
+      split_.begin(p, kWide * W, take);
+      scores_ = split_.scores_memory();
     } else {
       take(scores_, kWide * W * kAttentionKeys);
       take(keys_, kAttentionKeys * units_ * kStep);
@@ -108,9 +109,10 @@ class Block {
       queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) {
         fetch(panel, next);
         attend<NV>(panel, block);
-        if (next.count() <= 0 && !one_more) finish(panel, NV);
+        if (!kSplit && next.count() <= 0 && !one_more) finish(panel, NV);
       });
-      finished = next.count() <= 0 && !one_more;
+      if constexpr (kSplit) add_waiting();
+      finished = !kSplit && next.count() <= 0 && !one_more;
     }
     if (finished) return;
     if (one_more) attend_one_more();
@@ -229,6 +231,7 @@ class Block {
     pack(block);
     queries_.template for_each_panel<W>(
         [&]<int NV>(const Panel& panel) { attend<NV>(panel, block); });
+    if constexpr (kSplit) add_waiting();
   }
 
   template <int NV>
@@ -243,7 +246,10 @@ class Block {
     const int64_t at = range.first - block.first;
     const Unit* q = q_ + panel.vector * W * units_;
     if constexpr (kSplit) {
-      split_.template scores<NV>(at, range.count(), q, scores_);
+      if (NV < waiting_.vectors) add_waiting();
+      scores_ = split_.scores_memory();
+      split_.template scores<NV>(at, range.count(), q);
+      add_waiting();
     } else {
       const KeyRows rows = keys_in_place_ ? key_rows(keys(range.first), p_.k.row)
                                           : key_rows(keys_ + at * units_ * kStep, units_ * kStep);
@@ -261,10 +267,27 @@ class Block {
     T* const out = out_ + panel.vector * W * out_rows_;
     softmax<NV>(range.count(), top_ + panel.vector * W, sum_ + panel.vector * W, out);
     if constexpr (kSplit) {
-      split_.template add_values<NV>(p_, block, at, seen, range.count(), out);
+      split_.swap();
+      waiting_ = {NV, panel, block, at, seen, range.count()};
     } else {
       add_values<NV>(range, at, out);
     }
+  }
+
+  // The values of the panel whose weights wait, times these.
+  void add_waiting() {
+    if (waiting_.vectors == kWide) add_waiting_values<kWide>();
+    if (waiting_.vectors == 1) add_waiting_values<1>();
+    waiting_.vectors = 0;
+  }
+  template <int NV>
+  void add_waiting_values() {
+    const Waiting& w = waiting_;
+    const float* total = split_.template end_wait<NV>();
+    T* const sum = sum_ + w.panel.vector * W;
+    for (int j = 0; j < NV; ++j) store(sum + j * W, load<V>(total + j * W));
+    split_.template add_values<NV>(p_, w.block, w.at, w.seen, w.count,
+                                   out_ + w.panel.vector * W * out_rows_);
   }
 
   template <int NV>
@@ -350,11 +373,7 @@ class Block {
         }
       }
     } else if constexpr (kSplit) {
-      split_.template set_weights<NV>(count, [&](int64_t s, int j) {
-        const V p = math::exp2_nonpositive<T>(load<V>(scores_ + s * kPitch + j * W) - subtract[j]);
-        total[j] += p;
-        return p;
-      });
+      for (int j = 0; j < NV; ++j) split_.wait(count, j, subtract[j], total[j]);
     } else {
       for (int64_t s = 0; s < count; ++s) {
         for (int j = 0; j < NV; ++j) {
@@ -365,7 +384,9 @@ class Block {
         }
       }
     }
-    for (int j = 0; j < NV; ++j) store(sum + j * W, total[j]);
+    if constexpr (!kSplit) {
+      for (int j = 0; j < NV; ++j) store(sum + j * W, total[j]);
+    }
     if (!rescale) return;
     for (int64_t d = 0; d < p_.value_depth; ++d) {
       for (int j = 0; j < NV; ++j) {
@@ -413,6 +434,14 @@ class Block {
   T* out_;                                         // panels (Dv, lanes)
   std::conditional_t<kPairs, bfloat16, T>* keys_;  // a block (keys, D)
   Unit* values_;                                   // a block (keys, Dv), or (Dv, keys)
+  // The panel whose scores become weights while the next one's are made, and what it sees.
+  struct Waiting {
+    int vectors;
+    Panel panel;
+    Range block;
+    int64_t at, seen, count;
+  };
+  Waiting waiting_{};
   struct Nothing {};
   [[no_unique_address]] std::conditional_t<kSplit, SplitBlock, Nothing> split_;
 };

@@ -41,10 +41,11 @@ inline bool may_overflow(double a, double b, int64_t depth) {
   return !(a * b * static_cast<double>(depth) < 1e38);
 }
 
-// Sums of a block, read or set to zero, and stored, with other instructions between those of tiles
-// (core/tile_amx.h).
+// Sums of a block, read or set to zero, and stored, with `between` between the instructions of
+// tiles (core/tile_amx.h).
 template <int kBlocks, int NV>
-[[gnu::always_inline]] inline void begin_sums(const float* c, bool accumulate) {
+[[gnu::always_inline]] inline void begin_sums(const float* c, bool accumulate,
+                                              const auto& between) {
   constexpr int64_t kPitch = NV * kTilePitch;
   if (!accumulate) {
     zero_sums<kBlocks, NV>();
@@ -53,53 +54,64 @@ template <int kBlocks, int NV>
   asm volatile("" ::: "memory");  // GCC's intrinsics for loads do not say that they read memory
   const float* below = c + kTileItems * NV * kTileItems;
   _tile_loadd(0, c, kPitch);
-  space_tiles();
+  between();
   if constexpr (NV > 1) _tile_loadd(1, c + kTileItems, kPitch);
-  if constexpr (NV > 1) space_tiles();
-  if constexpr (kBlocks > 1) {
-    _tile_loadd(2, below, kPitch);
-    space_tiles();
-    if constexpr (NV > 1) _tile_loadd(3, below + kTileItems, kPitch);
-    if constexpr (NV > 1) space_tiles();
-  }
+  if constexpr (NV > 1) between();
+  if constexpr (kBlocks > 1) _tile_loadd(2, below, kPitch);
+  if constexpr (kBlocks > 1) between();
+  if constexpr (kBlocks > 1 && NV > 1) _tile_loadd(3, below + kTileItems, kPitch);
+  if constexpr (kBlocks > 1 && NV > 1) between();
 }
 
 template <int kBlocks, int NV>
-[[gnu::always_inline]] inline void end_sums(float* c) {
+[[gnu::always_inline]] inline void end_sums(float* c, const auto& between) {
   constexpr int64_t kPitch = NV * kTilePitch;
   float* below = c + kTileItems * NV * kTileItems;
-  space_tiles();
   _tile_stored(0, c, kPitch);
-  space_tiles();
+  between();
   if constexpr (NV > 1) _tile_stored(1, c + kTileItems, kPitch);
-  if constexpr (NV > 1) space_tiles();
-  if constexpr (kBlocks > 1) {
-    _tile_stored(2, below, kPitch);
-    space_tiles();
-    if constexpr (NV > 1) _tile_stored(3, below + kTileItems, kPitch);
-    if constexpr (NV > 1) space_tiles();
-  }
+  if constexpr (NV > 1) between();
+  if constexpr (kBlocks > 1) _tile_stored(2, below, kPitch);
+  if constexpr (kBlocks > 1) between();
+  if constexpr (kBlocks > 1 && NV > 1) _tile_stored(3, below + kTileItems, kPitch);
+  if constexpr (kBlocks > 1 && NV > 1) between();
 }
 
+// Products with nothing else to do but to fetch what they read next.
+struct Alone {};
+
 // C (rows, lanes) = or += A (rows, depth) B (depth, lanes), of `steps` of the depth. C has room for
-// rows up to a multiple of sixteen.
-template <int NV>
+// rows up to a multiple of sixteen. `other` is work to do between the instructions of tiles, if it
+// has any, up to its end.
+template <int NV, class Other = Alone>
 [[gnu::noinline, gnu::flatten]] void split_panel(int64_t rows, SplitRows a, const Split* b,
-                                                 int64_t steps, float* c, bool accumulate) {
+                                                 int64_t steps, float* c, bool accumulate,
+                                                 const Other& other = {}) {
+  constexpr bool kAlone = std::is_same_v<Other, Alone>;
   constexpr int64_t kItem = sizeof(bfloat16);
   const TileRegion region;
   prepare_tiles();
-  const auto nothing = [] {};
+  Other beside = other;
+  const auto between = [&] {
+    if constexpr (kAlone) {
+      space_tiles();
+    } else {
+      beside.work();
+    }
+  };
   for (; rows > kTileItems; rows -= 2 * kTileItems, a = a.below(2 * kTileItems)) {
-    begin_sums<2, NV>(c, accumulate);
-    add_split<2, NV>(a.data, a.stride * kItem, b, steps, nothing);
-    end_sums<2, NV>(c);
+    begin_sums<2, NV>(c, accumulate, between);
+    add_split<2, NV>(a.data, a.stride * kItem, b, steps, beside);
+    end_sums<2, NV>(c, between);
     c += 2 * kTileItems * NV * kTileItems;
   }
   if (rows > 0) {
-    begin_sums<1, NV>(c, accumulate);
-    add_split<1, NV>(a.data, a.stride * kItem, b, steps, nothing);
-    end_sums<1, NV>(c);
+    begin_sums<1, NV>(c, accumulate, between);
+    add_split<1, NV>(a.data, a.stride * kItem, b, steps, beside);
+    end_sums<1, NV>(c, between);
+  }
+  if constexpr (!kAlone) {
+    while (beside.left()) beside.work();
   }
   // GCC's intrinsics for stores do not say that they write memory.
   asm volatile("" ::: "memory");
@@ -238,20 +250,90 @@ template <int NV>
   }
 }
 
+// The weights of a panel, which waits for them while tiles multiply the next one's scores: two
+// vectors of scores at a time become exponentials, and those the parts of pairs.
+template <int NV>
+class MakeWeights {
+ public:
+  static constexpr int64_t kLanes = NV * kTileItems;
+
+  // Of `count` scores, for which there is room up to whole steps. `subtract` and `total` of each
+  // lane. The weights may begin as far before the scores as they are larger.
+  MakeWeights(float* scores, int64_t count, Split* to, const float* subtract, float* total)
+      : from_(scores),
+        to_(reinterpret_cast<Pair*>(to)),
+        subtract_(subtract),
+        total_(total),
+        steps_(split_steps(count)) {
+    const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    for (int64_t i = count * kLanes; i < steps_ * kSplitDepth * kLanes; i += kTileItems) {
+      _mm512_store_ps(scores + i, none);
+    }
+  }
+
+  bool left() const { return steps_ > 0; }
+
+  // One vector. Which of two it is the compiler knows, where the calls between two are as many.
+  [[gnu::always_inline]] void work() {
+    second_ = !second_;
+    if (steps_ == 0) return;
+    if (second_) {
+      low_ = weight(from_);
+      return;
+    }
+    const __m512 high = weight(from_ + kTileItems * kLanes);
+    float* const total = total_ + lane_;
+    _mm512_store_ps(total, _mm512_add_ps(_mm512_add_ps(_mm512_load_ps(total), low_), high));
+    store_split_pairs(low_, high, to_, 2 * kTileItems * kLanes);
+    from_ += kTileItems;
+    to_ += kTileItems;
+    lane_ = (lane_ + kTileItems) % kLanes;
+    if (--vectors_ > 0) return;
+    vectors_ = kTileItems * NV;
+    from_ += kTileItems * kLanes;
+    to_ += (kSplitParts - 1) * kTileItems * kLanes;
+    --steps_;
+  }
+
+ private:
+  __m512 weight(const float* score) const {
+    const __m512 x = _mm512_sub_ps(_mm512_load_ps(score), _mm512_load_ps(subtract_ + lane_));
+    return static_cast<__m512>(math::exp2_nonpositive<float>(Vec<float>(x)));
+  }
+
+  const float* from_;
+  Pair* to_;
+  const float* subtract_;
+  float* total_;
+  int64_t steps_;
+  int64_t vectors_ = kTileItems * NV;
+  int64_t lane_ = 0;
+  bool second_ = false;
+  __m512 low_ = _mm512_setzero_ps();
+};
+
 // A block of keys and values as split operands, for the forward kernel.
 class SplitBlock {
  public:
   static constexpr int64_t kKeys = kSplitDepth;  // blocks are cut at multiples of this
 
-  // `take` gives memory to a pointer, for so many items. Scores of `lanes` lanes get the end of the
-  // memory of their weights, which replace them step by step.
-  float* begin(const AttentionRows& p, int64_t lanes, const auto& take) {
+  // `take` gives memory to a pointer, for so many items.
+  void begin(const AttentionRows& p, int64_t lanes, const auto& take) {
     steps_ = split_steps(p.depth);
     pitch_ = split_pitch(steps_);
+    lanes_ = lanes;
     take(keys_, kAttentionKeys * pitch_);
     take(values_, up_to_multiple<int64_t>(p.value_depth, kTileItems) * kValuePitch);
     take(weights_, lanes * kAttentionKeys / 2);
-    return reinterpret_cast<float*>(weights_) + lanes * kAttentionKeys / 2;
+    take(next_, lanes * kAttentionKeys / 2);
+    take(subtract_, lanes);
+    take(total_, lanes);
+  }
+
+  // Memory for the scores of a panel: the end of that of their weights, which replace them step by
+  // step. Of two, since one panel's scores wait while the next one's are made.
+  float* scores_memory() const {
+    return reinterpret_cast<float*>(next_) + lanes_ * kAttentionKeys / 2;
   }
 
   // Items [first, first + depth) of the queries under the lanes of a panel.
@@ -270,32 +352,38 @@ class SplitBlock {
     large_values_ = may_overflow(value.size(), 1.0, p.keys);
   }
 
-  // Of keys from `first` of the block on.
+  // Of keys from `first` of the block on, while the weights of the panel that waits are made.
   template <int NV>
-  void scores(int64_t first, int64_t count, const Split* q, float* to) const {
+  void scores(int64_t first, int64_t count, const Split* q) {
     const SplitRows rows{keys_ + first * pitch_, pitch_};
-    split_panel<NV>(count, rows, q, steps_, to, false);
+    float* const to = scores_memory();
+    bool alone = true;
+    if constexpr (NV == kWide) {
+      if (waiting_ > 0) {
+        split_panel<NV>(count, rows, q, steps_, to, false, waiting<NV>());
+        waiting_ = 0;
+        alone = false;
+      }
+    }
+    if (alone) split_panel<NV>(count, rows, q, steps_, to, false);
     if (large_scores_) mend_sums<NV>(count, rows, q, steps_, to);
   }
 
-  // Weights of `count` keys, from weight(key, vector) of each, and zeros that fill the last step.
+  // `count` scores, done but for their exponentials, 2^(x - subtract), which are added to total.
+  void wait(int64_t count, int vector, Vec<float> subtract, Vec<float> total) {
+    store(subtract_ + vector * kTileItems, subtract);
+    store(total_ + vector * kTileItems, total);
+    waiting_ = count;
+  }
+  void swap() { std::swap(weights_, next_); }
+
+  // What waits has its weights once this is called, and its totals.
   template <int NV>
-  [[gnu::always_inline]] void set_weights(int64_t count, const auto& weight) {
-    constexpr int64_t kStride = 2 * kTileItems * NV * kTileItems;
-    const __m512 none = _mm512_setzero_ps();
-    const auto at = [&](int64_t s, int j) { return static_cast<__m512>(weight(s, j)); };
-    for (int64_t step = 0; step < count; step += kSplitDepth) {
-      const int64_t middle = step + kTileItems;
-      const int64_t whole = at_least(step, at_most(middle, count - kTileItems));
-      for (int64_t s = step; s < middle; ++s) {
-        Pair* const to = split_row<NV>(weights_, s);
-        for (int j = 0; j < NV; ++j) {
-          const __m512 low = s < count ? at(s, j) : none;
-          const __m512 high = s < whole ? at(s + kTileItems, j) : none;
-          store_split_pairs(low, high, to + j * kTileItems, kStride);
-        }
-      }
-    }
+  const float* end_wait() {
+    MakeWeights<NV> weights = waiting<NV>();
+    while (waiting_ > 0 && weights.left()) weights.work();
+    waiting_ = 0;
+    return total_;
   }
 
   // The values times their weights, which are of keys from `first` of the block on; keys before
@@ -315,10 +403,20 @@ class SplitBlock {
  private:
   static constexpr int64_t kValuePitch = split_pitch(kAttentionKeys / kSplitDepth);
 
-  int64_t steps_, pitch_;
-  bfloat16* keys_;    // (keys, D)
-  bfloat16* values_;  // (Dv, keys)
-  Split* weights_;    // (keys, lanes of a panel)
+  template <int NV>
+  MakeWeights<NV> waiting() const {
+    float* const scores = reinterpret_cast<float*>(weights_) + lanes_ * kAttentionKeys / 2;
+    return {scores, waiting_, weights_, subtract_, total_};
+  }
+
+  int64_t steps_, pitch_, lanes_;
+  int64_t waiting_ = 0;  // keys
+  bfloat16* keys_;       // (keys, D)
+  bfloat16* values_;     // (Dv, keys)
+  Split* weights_;       // (keys, lanes of a panel), or scores that become them
+  Split* next_;          // those of the next panel
+  float* subtract_;      // for each lane
+  float* total_;
   Largest query_size_;
   bool large_scores_ = false;
   bool large_values_ = false;
