@@ -373,7 +373,7 @@ class Block {
         }
       }
     } else if constexpr (kSplit) {
-      for (int j = 0; j < NV; ++j) split_.wait(count, j, subtract[j], total[j]);
+      for (int j = 0; j < NV; ++j) split_.template wait<NV>(count, j, subtract[j], total[j]);
     } else {
       for (int64_t s = 0; s < count; ++s) {
         for (int j = 0; j < NV; ++j) {

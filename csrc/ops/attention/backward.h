@@ -57,6 +57,9 @@ constexpr int64_t padded_depth(int64_t depth) {
 // Tiles of AMX add to whole ones, zeros behind the last key.
 constexpr int64_t padded_keys(int64_t keys) { return (keys + 15) / 16 * 16; }
 
+// As kFewestSplitKeys.
+inline constexpr int64_t kFewestSplitKeysBackward = 256;
+
 struct AttentionBackwardKernel {
   // grad_q of the rows, written; grad_k and grad_v, added to `sums`; grad_bias, added to.
   void (*rows)(const AttentionBackwardRows&) = nullptr;

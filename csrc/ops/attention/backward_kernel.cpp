@@ -534,7 +534,7 @@ template <class S, class T>
 #if defined(__AMX_BF16__)
 // Float32, by tiles where there are keys enough, as in the forward kernel, and split operands do.
 void run_split(const AttentionBackwardRows& rows) {
-  if (rows.forward.keys >= kFewestSplitKeys) {
+  if (rows.forward.keys >= kFewestSplitKeysBackward) {
     Block<float, Split> block(rows);
     if (block.stay_finite()) return block.run();
   }

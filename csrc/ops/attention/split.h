@@ -92,7 +92,8 @@ template <int NV, class Other = Alone>
   const TileRegion region;
   prepare_tiles();
   Other beside = other;
-  const auto between = [&] {
+  if constexpr (!kAlone) beside.begin();
+  const auto between = [&]() __attribute__((always_inline)) {
     if constexpr (kAlone) {
       space_tiles();
     } else {
@@ -132,13 +133,13 @@ template <int NV>
 
 // The parts of pairs, `stride` items of bfloat16 from one to the next.
 [[gnu::always_inline]] inline void store_split_pairs(__m512 low, __m512 high, void* to,
-                                                     int64_t stride) {
-  const Parts lower = parts_of(low);
-  const Parts upper = parts_of(high);
+                                                     int64_t stride, const Halves& halves = {}) {
+  const Parts lower = parts_of(low, halves);
+  const Parts upper = parts_of(high, halves);
 #pragma GCC unroll 3
   for (int part = 0; part < kSplitParts; ++part) {
     const __m512i pairs =
-        _mm512_mask_blend_epi16(0xAAAAAAAAU, _mm512_srli_epi32(lower.of[part], 16), upper.of[part]);
+        _mm512_mask_blend_epi16(halves.high, _mm512_srli_epi32(lower.of[part], 16), upper.of[part]);
     _mm512_store_si512(static_cast<bfloat16*>(to) + part * stride, pairs);
   }
 }
@@ -257,59 +258,59 @@ class MakeWeights {
  public:
   static constexpr int64_t kLanes = NV * kTileItems;
 
-  // Of `count` scores, for which there is room up to whole steps. `subtract` and `total` of each
-  // lane. The weights may begin as far before the scores as they are larger.
-  MakeWeights(float* scores, int64_t count, Split* to, const float* subtract, float* total)
-      : from_(scores),
-        to_(reinterpret_cast<Pair*>(to)),
-        subtract_(subtract),
-        total_(total),
-        steps_(split_steps(count)) {
+  // Of `count` scores, for which there is room up to whole steps and which their weights replace:
+  // those begin `before` items before them. `lanes` has what is to be subtracted from each
+  // lane's scores, then its total.
+  MakeWeights(float* scores, int64_t count, int64_t before, float* lanes)
+      : from_(scores), lanes_(lanes), steps_(split_steps(count)) {
     const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     for (int64_t i = count * kLanes; i < steps_ * kSplitDepth * kLanes; i += kTileItems) {
       _mm512_store_ps(scores + i, none);
     }
+    back_ = steps_ * kStep - before;
+    // As variables, which are kept, and not as constants, which are made again for each use.
+    asm volatile("" : "+v"(halves_.upper), "+v"(halves_.rounding), "+k"(halves_.high));
   }
 
-  bool left() const { return steps_ > 0; }
+  [[gnu::always_inline]] void begin() { second_ = false; }
+  [[gnu::always_inline]] bool left() const { return steps_ > 0; }
 
   // One vector. Which of two it is the compiler knows, where the calls between two are as many.
   [[gnu::always_inline]] void work() {
     second_ = !second_;
     if (steps_ == 0) return;
+    float* const subtract = lanes_ + (vectors_ & (NV - 1)) * kTileItems;
     if (second_) {
-      low_ = weight(from_);
+      low_ = weight(from_, subtract);
       return;
     }
-    const __m512 high = weight(from_ + kTileItems * kLanes);
-    float* const total = total_ + lane_;
+    const __m512 high = weight(from_ + kStep, subtract);
+    float* const total = subtract + kLanes;
     _mm512_store_ps(total, _mm512_add_ps(_mm512_add_ps(_mm512_load_ps(total), low_), high));
-    store_split_pairs(low_, high, to_, 2 * kTileItems * kLanes);
+    store_split_pairs(low_, high, from_ + back_ - steps_ * kStep, 2 * kStep, halves_);
     from_ += kTileItems;
-    to_ += kTileItems;
-    lane_ = (lane_ + kTileItems) % kLanes;
     if (--vectors_ > 0) return;
     vectors_ = kTileItems * NV;
-    from_ += kTileItems * kLanes;
-    to_ += (kSplitParts - 1) * kTileItems * kLanes;
+    from_ += kStep;
     --steps_;
   }
 
  private:
-  __m512 weight(const float* score) const {
-    const __m512 x = _mm512_sub_ps(_mm512_load_ps(score), _mm512_load_ps(subtract_ + lane_));
+  static constexpr int64_t kStep = kTileItems * kLanes;  // half of a step's scores
+
+  [[gnu::always_inline]] static __m512 weight(const float* score, const float* subtract) {
+    const __m512 x = _mm512_sub_ps(_mm512_load_ps(score), _mm512_load_ps(subtract));
     return static_cast<__m512>(math::exp2_nonpositive<float>(Vec<float>(x)));
   }
 
-  const float* from_;
-  Pair* to_;
-  const float* subtract_;
-  float* total_;
+  float* from_;
+  float* lanes_;
   int64_t steps_;
+  int64_t back_;
   int64_t vectors_ = kTileItems * NV;
-  int64_t lane_ = 0;
   bool second_ = false;
   __m512 low_ = _mm512_setzero_ps();
+  Halves halves_;
 };
 
 // A block of keys and values as split operands, for the forward kernel.
@@ -326,8 +327,7 @@ class SplitBlock {
     take(values_, up_to_multiple<int64_t>(p.value_depth, kTileItems) * kValuePitch);
     take(weights_, lanes * kAttentionKeys / 2);
     take(next_, lanes * kAttentionKeys / 2);
-    take(subtract_, lanes);
-    take(total_, lanes);
+    take(of_lanes_, 2 * lanes);
   }
 
   // Memory for the scores of a panel: the end of that of their weights, which replace them step by
@@ -370,9 +370,10 @@ class SplitBlock {
   }
 
   // `count` scores, done but for their exponentials, 2^(x - subtract), which are added to total.
+  template <int NV>
   void wait(int64_t count, int vector, Vec<float> subtract, Vec<float> total) {
-    store(subtract_ + vector * kTileItems, subtract);
-    store(total_ + vector * kTileItems, total);
+    store(of_lanes_ + vector * kTileItems, subtract);
+    store(of_lanes_ + (NV + vector) * kTileItems, total);
     waiting_ = count;
   }
   void swap() { std::swap(weights_, next_); }
@@ -383,7 +384,7 @@ class SplitBlock {
     MakeWeights<NV> weights = waiting<NV>();
     while (waiting_ > 0 && weights.left()) weights.work();
     waiting_ = 0;
-    return total_;
+    return of_lanes_ + NV * kTileItems;
   }
 
   // The values times their weights, which are of keys from `first` of the block on; keys before
@@ -405,8 +406,8 @@ class SplitBlock {
 
   template <int NV>
   MakeWeights<NV> waiting() const {
-    float* const scores = reinterpret_cast<float*>(weights_) + lanes_ * kAttentionKeys / 2;
-    return {scores, waiting_, weights_, subtract_, total_};
+    const int64_t before = lanes_ * kAttentionKeys / 2;
+    return {reinterpret_cast<float*>(weights_) + before, waiting_, before, of_lanes_};
   }
 
   int64_t steps_, pitch_, lanes_;
@@ -415,8 +416,7 @@ class SplitBlock {
   bfloat16* values_;     // (Dv, keys)
   Split* weights_;       // (keys, lanes of a panel), or scores that become them
   Split* next_;          // those of the next panel
-  float* subtract_;      // for each lane
-  float* total_;
+  float* of_lanes_;      // of the panel that waits: what is subtracted, and the totals
   Largest query_size_;
   bool large_scores_ = false;
   bool large_values_ = false;
