@@ -1,5 +1,6 @@
 """Space-time convolution."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from conv_cases import (
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from marey import config
+from marey import _cpu, config
 from marey.conv import Conv3d, conv3d, inflate
 from marey.reference import conv as reference
 from numpy.lib.stride_tricks import as_strided
@@ -153,6 +154,23 @@ class TestNumbers:
         np.testing.assert_array_equal(np.isnan(in_ncthw(y, layout)), seen)
         np.testing.assert_array_equal(in_ncthw(y, layout)[~seen], in_ncthw(clean, layout)[~seen])
 
+    @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e38])
+    @pytest.mark.parametrize("name", ["dense", "stem", "pointwise"])
+    def test_infinite_and_huge_numbers(self, name: str, value: float) -> None:
+        """Operands in parts, or beside an infinite one, are what they are."""
+        case = replace(CASES[name], padding=0, activation=None)
+        for operand, at in ((0, (0, 1, 1, 3, 4)), (1, (2, 1, 0, 0, 0))):
+            arrays = [np.array(a) for a in inputs(case, DTYPES[0])]
+            arrays[operand][at] = value
+            exact = reference.conv3d(*arrays, **case.options, dtype=np.float64)
+            for layout in LAYOUTS:
+                x = laid_out(arrays[0], layout)
+                options = {"algorithm": "direct", "layout": layout, **case.options}
+                y = in_ncthw(conv3d(x, *arrays[1:], **options), layout)
+                finite = np.isfinite(exact)
+                np.testing.assert_array_equal(y[~finite], exact[~finite])
+                np.testing.assert_allclose(y[finite], exact[finite], rtol=1e-6, atol=1e-5)
+
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise", "pointwise", "groups"])
@@ -174,6 +192,23 @@ class TestNumbers:
             np.testing.assert_array_equal(
                 conv3d(x[n : n + 1], weight, bias, **options), whole[n : n + 1]
             )
+
+
+@pytest.mark.skipif("avx512_amx" not in config.available_isas(), reason="no tiles of AMX here")
+def test_tiles_are_as_exact_as_multiply_adds() -> None:
+    case = Case(64, 40, (3, 3, 3), (3, 9, 17), padding=1)
+    exact = expected(case, DTYPES[0], np.float64)
+    before = _cpu.active_isa()
+    results = []
+    try:
+        for isa in ("avx512_bf16", "avx512_amx"):
+            _cpu.set_isa(isa)
+            results.append(convolve(case, DTYPES[0], algorithm="direct"))
+    finally:
+        _cpu.set_isa(before)
+    assert np.any(results[0] != results[1])
+    errors = [float(np.sqrt(np.mean((y - exact) ** 2))) for y in results]
+    assert errors[1] <= 1.1 * errors[0]
 
 
 @pytest.mark.usefixtures("isa")

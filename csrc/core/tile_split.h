@@ -55,18 +55,21 @@ struct Parts {
   return {{first, second, _mm512_castps_si512(left)}};
 }
 
-// 32 numbers of a row: a step of it.
-[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
+// One part of 32 numbers.
+[[gnu::always_inline]] inline __m512i step_of(const Parts& low, const Parts& high, int part) {
   alignas(64) static constexpr uint16_t kUpperHalves[32] = {
       1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  const __m512i halves = _mm512_load_si512(kUpperHalves);
+  return _mm512_permutex2var_epi16(low.of[part], _mm512_load_si512(kUpperHalves), high.of[part]);
+}
+
+// 32 numbers of a row: a step of it.
+[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
   const Parts a = parts_of(low);
   const Parts b = parts_of(high);
 #pragma GCC unroll 3
   for (int part = 0; part < kSplitParts; ++part) {
-    _mm512_storeu_si512(to + part * kSplitDepth,
-                        _mm512_permutex2var_epi16(a.of[part], halves, b.of[part]));
+    _mm512_storeu_si512(to + part * kSplitDepth, step_of(a, b, part));
   }
 }
 
@@ -182,11 +185,12 @@ struct Nearer {
   const char* a = nullptr;
   const char* b = nullptr;
   int64_t pitch = 0;  // bytes of a row of A
+  int64_t part = 0;   // bytes from one part of A to the next
   void operator()() {
 #pragma GCC unroll 3
-    for (int part = 0; part < kSplitParts; ++part) {
-      _mm_prefetch(a + part * 64, _MM_HINT_T0);
-      _mm_prefetch(b + part * 64, _MM_HINT_T0);
+    for (int i = 0; i < kSplitParts; ++i) {
+      _mm_prefetch(a + i * part, _MM_HINT_T0);
+      _mm_prefetch(b + i * 64, _MM_HINT_T0);
     }
     a += pitch;
     b += kSplitParts * 64;
@@ -196,26 +200,29 @@ struct Nearer {
 
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
-// that of B is NV vectors. `beside` is called six times a step: the products leave most
-// instructions of their cycles to others.
+// that of B is NV vectors. Where A is no SplitRows: `part_of_a` items from one part to the next,
+// `step_of_a` from one step to the next. What is multiplied next begins at `next_a` and `next_b`:
+// its lines are fetched at the end. `beside` is called six times a step: the products leave
+// most instructions of their cycles to others.
 template <int kBlocks, int NV, class Beside>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
-                                             int64_t steps, Beside& beside) {
+                                             int64_t steps, int64_t part_of_a, int64_t step_of_a,
+                                             const bfloat16* next_a, const Split* next_b,
+                                             Beside& beside) {
   constexpr int64_t kPitch = NV * kTilePitch;
   constexpr int64_t kPart = kTileItems * NV * kTileItems;  // pairs
   const auto* of_b = reinterpret_cast<const Pair*>(b);
   const auto* below =
       reinterpret_cast<const bfloat16*>(reinterpret_cast<const std::byte*>(a) + kTileItems * pitch);
-  const auto* const next_rows = reinterpret_cast<const char*>(a) + kBlocks * kTileItems * pitch;
-  Nearer nearer{nullptr, nullptr, pitch};
+  Nearer nearer{nullptr, nullptr, pitch, part_of_a * static_cast<int64_t>(sizeof(bfloat16))};
   // NOLINTBEGIN(bugprone-macro-parentheses): the intrinsics take the numbers of tiles literally.
   const auto a_upper = [&](int part) {
-    _tile_loadd(4, a + part * kSplitDepth, pitch);
+    _tile_loadd(4, a + part * part_of_a, pitch);
     nearer();
   };
   const auto a_lower = [&](int part) {
     if constexpr (kBlocks > 1) {
-      _tile_loadd(5, below + part * kSplitDepth, pitch);
+      _tile_loadd(5, below + part * part_of_a, pitch);
       nearer();
     }
   };
@@ -271,10 +278,10 @@ template <int kBlocks, int NV, class Beside>
   if (steps == 0) return;
   // GCC's intrinsics for loads do not say that they read memory.
   asm volatile("" ::: "memory");
-  // The next step's lines; at the end those of the next rows' first.
+  // The next step's lines.
   const auto fetch_from = [&](bool last) {
-    nearer.a = last ? next_rows : reinterpret_cast<const char*>(a + kSplitStep);
-    nearer.b = reinterpret_cast<const char*>(last ? reinterpret_cast<const Pair*>(b)
+    nearer.a = reinterpret_cast<const char*>(last ? next_a : a + step_of_a);
+    nearer.b = reinterpret_cast<const char*>(last ? reinterpret_cast<const Pair*>(next_b)
                                                   : of_b + kSplitParts * kPart);
   };
   fetch_from(steps == 1);
@@ -302,8 +309,8 @@ template <int kBlocks, int NV, class Beside>
       lower_right();
       return;
     }
-    a += kSplitStep;
-    below += kSplitStep;
+    a += step_of_a;
+    below += step_of_a;
     of_b += kSplitParts * kPart;
     a_upper(0);
     lower_left();
@@ -312,6 +319,13 @@ template <int kBlocks, int NV, class Beside>
     a_lower(0);
     b_right(2);
   }
+}
+
+template <int kBlocks, int NV>
+[[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
+                                             int64_t steps, int64_t part_of_a, int64_t step_of_a) {
+  auto nothing = [] {};
+  add_split<kBlocks, NV>(a, pitch, b, steps, part_of_a, step_of_a, a, b, nothing);
 }
 
 // The numbers that three parts make. An infinite or NaN one is its first part.
@@ -397,7 +411,7 @@ template <int kBlocks, int NV, class Beside>
   float* to = accumulate || rows < kBlocks * kTileItems ? sums : c;
   zero_sums<kBlocks, NV>();
   add_split<kBlocks, NV>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps,
-                         beside);
+                         kSplitDepth, kSplitStep, a.below(kBlocks * kTileItems).data, b, beside);
   store_sums<kBlocks, NV>(to, NV * kTilePitch);
   finish_split<NV>(rows, a, b, steps, to, c, accumulate);
 }
