@@ -202,9 +202,10 @@ struct Nearer {
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
 // that of B is NV vectors. Where A is no SplitRows: `part_of_a` items from one part to the next,
 // `step_of_a` from one step to the next. What is multiplied next begins at `next_a` and `next_b`:
-// its lines are fetched at the end. `beside` is called six times a step: the products leave
+// its lines are fetched at the end. `kTurned`: A and B have changed places, and the sums are those
+// of the other way round in every bit. `beside` is called six times a step: the products leave
 // most instructions of their cycles to others.
-template <int kBlocks, int NV, class Beside>
+template <int kBlocks, int NV, bool kTurned, class Beside>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
                                              int64_t steps, int64_t part_of_a, int64_t step_of_a,
                                              const bfloat16* next_a, const Split* next_b,
@@ -285,22 +286,36 @@ template <int kBlocks, int NV, class Beside>
                                                   : of_b + kSplitParts * kPart);
   };
   fetch_from(steps == 1);
-  a_upper(0);
-  b_left(2);
-  a_lower(0);
-  b_right(2);
+  constexpr int kFirstA = kTurned ? 2 : 0;
+  constexpr int kFirstB = kTurned ? 0 : 2;
+  a_upper(kFirstA);
+  b_left(kFirstB);
+  a_lower(kFirstA);
+  b_right(kFirstB);
   for (int64_t step = 1;; ++step) {
     fetch_from(step == steps);
-    then_b(1);  // a0 b2
-    beside();
-    then_a(1);  // a0 b1
-    beside();
-    then_b(0);  // a1 b1
-    beside();
-    then_a(2);  // a1 b0
-    beside();
-    then_a(0);  // a2 b0, and a0 b0 below
-    beside();
+    if constexpr (kTurned) {
+      then_a(1);  // a2 b0
+      beside();
+      then_b(1);  // a1 b0
+      beside();
+      then_a(0);  // a1 b1
+      beside();
+      then_b(2);  // a0 b1
+      beside();
+      then_b(0);  // a0 b2
+    } else {
+      then_b(1);  // a0 b2
+      beside();
+      then_a(1);  // a0 b1
+      beside();
+      then_b(0);  // a1 b1
+      beside();
+      then_a(2);  // a1 b0
+      beside();
+      then_a(0);  // a2 b0
+    }
+    beside();  // and a0 b0
     upper_left();
     upper_right();
     beside();
@@ -312,20 +327,20 @@ template <int kBlocks, int NV, class Beside>
     a += step_of_a;
     below += step_of_a;
     of_b += kSplitParts * kPart;
-    a_upper(0);
+    a_upper(kFirstA);
     lower_left();
-    b_left(2);
+    b_left(kFirstB);
     lower_right();
-    a_lower(0);
-    b_right(2);
+    a_lower(kFirstA);
+    b_right(kFirstB);
   }
 }
 
-template <int kBlocks, int NV>
+template <int kBlocks, int NV, bool kTurned>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
                                              int64_t steps, int64_t part_of_a, int64_t step_of_a) {
   auto nothing = [] {};
-  add_split<kBlocks, NV>(a, pitch, b, steps, part_of_a, step_of_a, a, b, nothing);
+  add_split<kBlocks, NV, kTurned>(a, pitch, b, steps, part_of_a, step_of_a, a, b, nothing);
 }
 
 // The numbers that three parts make. An infinite or NaN one is its first part.
@@ -410,8 +425,9 @@ template <int kBlocks, int NV, class Beside>
   alignas(64) float sums[kBlocks * kTileItems * kLanes];
   float* to = accumulate || rows < kBlocks * kTileItems ? sums : c;
   zero_sums<kBlocks, NV>();
-  add_split<kBlocks, NV>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps,
-                         kSplitDepth, kSplitStep, a.below(kBlocks * kTileItems).data, b, beside);
+  add_split<kBlocks, NV, false>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps,
+                                kSplitDepth, kSplitStep, a.below(kBlocks * kTileItems).data, b,
+                                beside);
   store_sums<kBlocks, NV>(to, NV * kTilePitch);
   finish_split<NV>(rows, a, b, steps, to, c, accumulate);
 }

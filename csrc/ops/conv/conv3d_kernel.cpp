@@ -346,6 +346,7 @@ ConvKernel split_functions() {
           .product_cost = 0.375,
           .copy_cost = 20.0,
           .weight_cost = 12.0,
+          .takes_rows = true,
           .packed_bytes = D::packed_bytes,
           .pack = D::pack,
           .scratch = D::scratch,

@@ -21,27 +21,12 @@
 #include "core/buffer.h"
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d_filters.h"
+#include "ops/conv/conv3d_split_rows.h"
 #include "ops/conv/conv3d_split_tiles.h"
 
 namespace marey::MAREY_ISA_NS {
 
 // ---- windows ----
-
-// The parts of 32 numbers, the first of them in `mask`.
-[[gnu::always_inline]] inline void store_parts(__m512 low, __m512 high, bfloat16* to, int64_t part,
-                                               __mmask32 mask) {
-  const Parts a = parts_of(low);
-  const Parts b = parts_of(high);
-#pragma GCC unroll 3
-  for (int i = 0; i < kSplitParts; ++i) {
-    const __m512i items = step_of(a, b, i);
-    if (mask == ~__mmask32{0}) {
-      _mm512_storeu_si512(to + i * part, items);
-    } else {
-      _mm512_mask_storeu_epi16(to + i * part, mask, items);
-    }
-  }
-}
 
 inline __mmask32 first_items(int64_t count) {
   return count >= kSplitDepth ? ~__mmask32{0} : static_cast<__mmask32>((1U << count) - 1U);
@@ -136,12 +121,24 @@ class SplitDirect {
     }
     return vectors + Depth(p, channels).of_lanes() * (lanes_before(p, panel) / W);
   }
+  // Whether calls may take SplitRowsDirect, whose weights then stand behind. Taps along time that
+  // are in the run would give other sums.
+  static bool may_be_rows(const ConvProblem& p) {
+    return SplitRowsDirect::possible(p) && !Depth(p, at_most(p.chunk, p.channels)).folded;
+  }
   static int64_t packed_bytes(const ConvProblem& p) {
+    return rows_at(p) + (may_be_rows(p) ? SplitRowsDirect::packed_bytes(p) : 0);
+  }
+  static int64_t rows_at(const ConvProblem& p) {
     return weights_at(p, p.channels, 0, 0) * static_cast<int64_t>(sizeof(Split));
   }
 
   static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first_panel,
                    int64_t last_panel, void* packed) {
+    if (may_be_rows(p)) {
+      SplitRowsDirect::pack(p, w, first_panel, last_panel,
+                            static_cast<std::byte*>(packed) + rows_at(p));
+    }
     const int64_t most = at_most(p.chunk, p.channels);
     const int64_t items = p.tap_count() * most * kPanel;
     const Buffer numbers(2 * items * static_cast<int64_t>(sizeof(float)));
@@ -166,8 +163,14 @@ class SplitDirect {
     }
   }
 
-  static int64_t scratch(const ConvBlock& b) { return SplitDirect(b).scratch_bytes_; }
+  static bool of_rows(const ConvBlock& b) {
+    return b.problem->inputs == ConvInputs::rows && may_be_rows(*b.problem);
+  }
+  static int64_t scratch(const ConvBlock& b) {
+    return of_rows(b) ? SplitRowsDirect::scratch(b) : SplitDirect(b).scratch_bytes_;
+  }
   static double positions(const ConvBlock& b) {
+    if (of_rows(b)) return SplitRowsDirect::positions(b);
     // Of two tiles one above the other; one alone takes more than half as long.
     constexpr double kAlone = 20.0;
     const SplitDirect block(b);
@@ -176,7 +179,10 @@ class SplitDirect {
     return static_cast<double>(block.frames_ * block.stretches_) *
            (static_cast<double>(block.length_ - left) + rest);
   }
-  static void run(const ConvBlock& b) { SplitDirect(b).run(); }
+  static void run(const ConvBlock& b) {
+    if (!of_rows(b)) return SplitDirect(b).run();
+    SplitRowsDirect::run(b, static_cast<const std::byte*>(b.packed) + rows_at(*b.problem));
+  }
 
  private:
   // (T, H, W, channels, lanes) as (H, W, T, channels, lanes).
@@ -397,8 +403,8 @@ class SplitDirect {
       for (int64_t q = 0; q < length_; q += kPanel) {
         const int64_t left = at_most(kPanel, length_ - q);
         const bool two = left > W;
-        const auto sum = lanes == W ? (two ? sum_runs<2, 1> : sum_runs<1, 1>)
-                                    : (two ? sum_runs<2, 2> : sum_runs<1, 2>);
+        const auto sum = lanes == W ? (two ? sum_runs<2, 1, false> : sum_runs<1, 1, false>)
+                                    : (two ? sum_runs<2, 2, false> : sum_runs<1, 2, false>);
         sum(left,
             {row + q * stride, stride * static_cast<int64_t>(sizeof(bfloat16)), part_, kSplitDepth},
             taps_, count, depth_.run, weights, sums + q * lanes, accumulate, ahead);

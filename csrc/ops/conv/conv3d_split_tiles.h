@@ -8,6 +8,22 @@
 
 namespace marey::MAREY_ISA_NS {
 
+// The parts of 32 numbers, the first of them in `mask`.
+[[gnu::always_inline]] inline void store_parts(__m512 low, __m512 high, bfloat16* to, int64_t part,
+                                               __mmask32 mask) {
+  const Parts a = parts_of(low);
+  const Parts b = parts_of(high);
+#pragma GCC unroll 3
+  for (int i = 0; i < kSplitParts; ++i) {
+    const __m512i items = step_of(a, b, i);
+    if (mask == ~__mmask32{0}) {
+      _mm512_storeu_si512(to + i * part, items);
+    } else {
+      _mm512_mask_storeu_epi16(to + i * part, mask, items);
+    }
+  }
+}
+
 // The inputs that the next block reads, which tiles fetch into the second-level cache while they
 // multiply: to read them from memory when they are needed would leave the tiles idle.
 class WindowAhead {
@@ -91,7 +107,7 @@ struct SplitRun {
 };
 
 // Sums without what lies behind the runs.
-template <int kBlocks, int NV>
+template <int kBlocks, int NV, bool kTurned>
 [[gnu::noinline, gnu::cold]] void add_runs_apart(const SplitPlanes& a, const TapAt* taps,
                                                  int64_t count, const SplitRun& run,
                                                  const Split* weights) {
@@ -103,7 +119,7 @@ template <int kBlocks, int NV>
   for (int64_t tap = 0; tap < count; ++tap) {
     const bfloat16* from = a.data + taps[tap].input;
     const Split* b = weights + taps[tap].weight;
-    add_split<kBlocks, NV>(from, a.stride, b, whole, a.part, a.step);
+    add_split<kBlocks, NV, kTurned>(from, a.stride, b, whole, a.part, a.step);
     if (rest == 0) continue;
     from += whole * a.step;
     for (int64_t part = 0; part < kSplitParts; ++part) {
@@ -113,8 +129,8 @@ template <int kBlocks, int NV>
                            _mm512_maskz_loadu_epi16(mask, at));
       }
     }
-    add_split<kBlocks, NV>(rows, kTilePitch, b + whole * kTileItems * NV * kTileItems, 1,
-                           kRows * kSplitDepth, kSplitDepth);
+    add_split<kBlocks, NV, kTurned>(rows, kTilePitch, b + whole * kTileItems * NV * kTileItems, 1,
+                                    kRows * kSplitDepth, kSplitDepth);
   }
 }
 
@@ -146,8 +162,9 @@ bool all_finite(const float* sums, int64_t rows) {
   return odd == 0;
 }
 
-// Sums of `rows` rows of A, at most 16 * kBlocks; `out` has place for all of them.
-template <int kBlocks, int NV>
+// Sums of `rows` rows of A, at most 16 * kBlocks; `out` has place for all of them. Inputs are A, or
+// B (`kTurned`).
+template <int kBlocks, int NV, bool kTurned>
 [[gnu::noinline, gnu::flatten]] void sum_runs(int64_t rows, const SplitPlanes& a, const TapAt* taps,
                                               int64_t count, const SplitRun& run,
                                               const Split* weights, float* out, bool accumulate,
@@ -164,15 +181,15 @@ template <int kBlocks, int NV>
   for (int64_t tap = 0; tap < count; ++tap) {
     const bool last = tap + 1 == count;
     const TapAt& next = taps[last ? 0 : tap + 1];
-    add_split<kBlocks, NV>(a.data + taps[tap].input, a.stride, weights + taps[tap].weight,
-                           run.steps, a.part, a.step, (last ? next_rows : a.data) + next.input,
-                           weights + next.weight, beside);
+    add_split<kBlocks, NV, kTurned>(
+        a.data + taps[tap].input, a.stride, weights + taps[tap].weight, run.steps, a.part, a.step,
+        (last ? next_rows : a.data) + next.input, weights + next.weight, beside);
   }
   store_sums<kBlocks, NV>(sums, kPitch);
   asm volatile("" ::: "memory");
   if (__builtin_expect(!all_finite<NV>(sums, rows), 0)) {
     zero_sums<kBlocks, NV>();
-    add_runs_apart<kBlocks, NV>(a, taps, count, run, weights);
+    add_runs_apart<kBlocks, NV, kTurned>(a, taps, count, run, weights);
     store_sums<kBlocks, NV>(sums, kPitch);
     asm volatile("" ::: "memory");
     for (int64_t i = 0; i < rows * kLanes; i += kTileItems) {
