@@ -26,6 +26,9 @@ from marey.conv import Conv3d, conv3d, inflate
 from marey.reference import conv as reference
 from numpy.lib.stride_tricks import as_strided
 
+# Those that float32 takes tiles of AMX for, where there are any, but for "stem".
+TILED = ["pointwise, tiles", "temporal, tiles", "dense, tiles"]
+
 
 def convolve(case: Case, dtype: np.dtype[Any], layout: str = "NCTHW", **options: Any) -> Any:
     x, weight, bias = inputs(case, dtype)
@@ -136,7 +139,7 @@ def _computed(x: Any, weight: Any, bias: Any, options: dict[str, Any], dtype: ty
 class TestNumbers:
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "groups of many", "pointwise"])
+    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "groups of many", *TILED])
     def test_nan_goes_where_it_belongs(self, name: str, dtype: np.dtype[Any], layout: str) -> None:
         case = CASES[name]
         x, weight, bias = inputs(case, dtype)
@@ -155,7 +158,7 @@ class TestNumbers:
         np.testing.assert_array_equal(in_ncthw(y, layout)[~seen], in_ncthw(clean, layout)[~seen])
 
     @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e38])
-    @pytest.mark.parametrize("name", ["dense", "stem", "pointwise"])
+    @pytest.mark.parametrize("name", ["dense", "stem", *TILED])
     def test_infinite_and_huge_numbers(self, name: str, value: float) -> None:
         """Operands in parts, or beside an infinite one, are what they are."""
         case = replace(CASES[name], padding=0, activation=None)
@@ -173,7 +176,7 @@ class TestNumbers:
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise", "pointwise", "groups"])
+    @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise", "groups", *TILED])
     def test_threads_change_nothing(self, name: str, dtype: np.dtype[Any], layout: str) -> None:
         whole = convolve(CASES[name], dtype, layout)
         with config.threads(1):
@@ -182,7 +185,7 @@ class TestNumbers:
             np.testing.assert_array_equal(convolve(CASES[name], dtype, layout), whole)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
-    @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise, few", "pointwise, many"])
+    @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise, few", *TILED])
     def test_a_batch_is_its_clips(self, name: str, layout: str) -> None:
         x, weight, bias = inputs(CASES[name], DTYPES[0])
         x = laid_out(np.concatenate([x, 2 * x, x[::-1]]), layout)
@@ -195,8 +198,9 @@ class TestNumbers:
 
 
 @pytest.mark.skipif("avx512_amx" not in config.available_isas(), reason="no tiles of AMX here")
-def test_tiles_are_as_exact_as_multiply_adds() -> None:
-    case = Case(64, 40, (3, 3, 3), (3, 9, 17), padding=1)
+@pytest.mark.parametrize("name", ["stem", *TILED])
+def test_tiles_are_as_exact_as_multiply_adds(name: str) -> None:
+    case = CASES[name]
     exact = expected(case, DTYPES[0], np.float64)
     before = _cpu.active_isa()
     results = []
@@ -215,7 +219,7 @@ def test_tiles_are_as_exact_as_multiply_adds() -> None:
 class TestArrays:
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "pointwise", "patches"])
+    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "patches", *TILED])
     def test_any_strides(self, name: str, dtype: np.dtype[Any], layout: str) -> None:
         case = CASES[name]
         x, weight, bias = inputs(case, dtype)
@@ -232,7 +236,7 @@ class TestArrays:
             np.testing.assert_array_equal(out, whole)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
-    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "pointwise", "patches"])
+    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "patches", *TILED])
     def test_parts_of_arrays(self, name: str, layout: str) -> None:
         """Every second item, backwards: nothing between is read or written."""
         case = CASES[name]

@@ -138,6 +138,18 @@ template <class Vector>
   }
 }
 
+// The pairs of sixteen lanes, `part` of them from one part to the next.
+[[gnu::always_inline]] inline void store_pairs(__m512 low, __m512 high, Pair* to, int64_t part) {
+  const Parts a = parts_of(low);
+  const Parts b = parts_of(high);
+#pragma GCC unroll 3
+  for (int i = 0; i < kSplitParts; ++i) {
+    const __m512i pairs =
+        _mm512_mask_blend_epi16(0xAAAAAAAAU, _mm512_srli_epi32(a.of[i], 16), b.of[i]);
+    _mm512_storeu_si512(to + i * part, pairs);
+  }
+}
+
 // A panel of B: item (k, lane) is from[k * depth_stride + lane * lane_stride]; lanes from `lanes`
 // on are zeros.
 template <int NV>
@@ -150,6 +162,14 @@ template <int NV>
     for (int group = 0; group < NV; ++group) {
       const int64_t count = lanes - group * kTileItems;
       const float* at = from + k * depth_stride + group * kTileItems * lane_stride;
+      Pair* pairs = reinterpret_cast<Pair*>(to) + group * kTileItems;
+      if (lane_stride == 1 && count >= kTileItems && k + kSplitDepth <= depth) {
+        for (int64_t i = 0; i < kTileItems; ++i, at += 2 * depth_stride, pairs += kLanes) {
+          store_pairs(_mm512_loadu_ps(at), _mm512_loadu_ps(at + depth_stride), pairs,
+                      kTileItems * kLanes);
+        }
+        continue;
+      }
       if (lane_stride == 1) {
         for (int64_t i = 0; i < kSplitDepth; ++i) {
           _mm512_store_ps(rows + i * kTileItems,
@@ -164,16 +184,9 @@ template <int NV>
           turn_square(items_of_lane, rows + half * kTileItems, kTileItems);
         }
       }
-      Pair* pairs = reinterpret_cast<Pair*>(to) + group * kTileItems;
       for (int64_t i = 0; i < kTileItems; ++i, pairs += kLanes) {
-        const Parts low = parts_of(_mm512_load_ps(rows + 2 * i * kTileItems));
-        const Parts high = parts_of(_mm512_load_ps(rows + (2 * i + 1) * kTileItems));
-#pragma GCC unroll 3
-        for (int part = 0; part < kSplitParts; ++part) {
-          _mm512_storeu_si512(pairs + part * kTileItems * kLanes,
-                              _mm512_mask_blend_epi16(
-                                  0xAAAAAAAAU, _mm512_srli_epi32(low.of[part], 16), high.of[part]));
-        }
+        store_pairs(_mm512_load_ps(rows + 2 * i * kTileItems),
+                    _mm512_load_ps(rows + (2 * i + 1) * kTileItems), pairs, kTileItems * kLanes);
       }
     }
   }

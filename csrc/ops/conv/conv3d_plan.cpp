@@ -25,6 +25,8 @@ constexpr int64_t kFewestForWinograd = 24;
 // And as long as their weights, 16 / 9 as many, come from the last-level cache. So must those of
 // the direct sum that are split.
 constexpr int64_t kSplitBytes = 6;  // of a weight
+constexpr int64_t kFewestForTiles = 64;
+constexpr int64_t kLeastDepthOfTiles = 128;
 constexpr int64_t kMostWeightBytes = int64_t{32} << 20;
 // Cost of starting a block, in multiply-adds of a register tile.
 constexpr double kBlockCost = 16.0 * 2000;
@@ -222,6 +224,23 @@ bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes) {
   return true;
 }
 
+// Whether the direct sum pays by tiles, as measured (docs/conv.md): a sum that is long enough, of
+// runs that fill its steps, and enough filters.
+static bool tiles_pay(const std::array<ConvAxis, 3>& axes, int64_t channels, int64_t filters) {
+  const auto frames = static_cast<int64_t>(axes[0].offset.size());
+  const auto columns = static_cast<int64_t>(axes[2].offset.size());
+  const int64_t depth = frames * static_cast<int64_t>(axes[1].offset.size()) * columns * channels;
+  if (filters < kFewestForTiles || depth < kLeastDepthOfTiles) return false;
+  if (depth * filters * kSplitBytes > kMostWeightBytes) return false;
+  constexpr int64_t kStep = 32;
+  const auto fills = [](int64_t items) { return divide_up(items, kStep) * kStep * 4 <= items * 5; };
+  if (columns == 1) return fills(channels);
+  if (channels % kStep == 0) return true;
+  // Few channels, as of colours, with strides along W and taps along time.
+  return frames > 1 && channels * frames <= kStep / 2 && axes[2].step > 1 &&
+         fills(channels * frames * columns);
+}
+
 ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
   ConvAxis axis;
   axis.step = stride;
@@ -263,10 +282,8 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
                                                    : select_conv3d_direct_stub)
                 .get()(dtype);
   if (algorithm_ == ConvAlgorithm::direct) {
-    int64_t items = channels * filters;
-    for (const ConvAxis& axis : axes_) items *= static_cast<int64_t>(axis.offset.size());
     const ConvKernel split = select_conv3d_direct_split_stub.get()(dtype);
-    if (split.run != nullptr && items * kSplitBytes <= kMostWeightBytes) kernel_ = split;
+    if (split.run != nullptr && tiles_pay(axes_, channels, filters)) kernel_ = split;
   }
   pack(weights, group_stride);
 }

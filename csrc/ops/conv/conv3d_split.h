@@ -32,17 +32,17 @@ inline __mmask32 first_items(int64_t count) {
   return count >= kSplitDepth ? ~__mmask32{0} : static_cast<__mmask32>((1U << count) - 1U);
 }
 
-// A run of numbers to three planes.
+// A run of numbers to three planes, and zeros up to `padded` items.
 [[gnu::noinline, gnu::flatten]] inline void split_run(const float* from, int64_t items,
-                                                      bfloat16* to, int64_t part) {
-  for (int64_t k = 0; k < items; k += kSplitDepth) {
+                                                      int64_t padded, bfloat16* to, int64_t part) {
+  for (int64_t k = 0; k < padded; k += kSplitDepth) {
     store_parts(load_some(from + k, 1, items - k),
                 load_some(from + k + kTileItems, 1, items - k - kTileItems), to + k, part,
-                first_items(items - k));
+                first_items(padded - k));
   }
 }
 
-// Pixels that are neighbours in memory as (pixel, channels).
+// Pixels that are neighbours in memory as (pixel, channels), and zeros up to `pitch` items.
 [[gnu::noinline, gnu::flatten]] inline void split_turned(const float* from, int64_t channel_stride,
                                                          int64_t pixels, int64_t channels,
                                                          bfloat16* to, int64_t pitch,
@@ -58,7 +58,7 @@ inline __mmask32 first_items(int64_t count) {
         };
         turn_square(pixels_of, turned + half, kSplitDepth);
       }
-      const __mmask32 mask = first_items(channels - c);
+      const __mmask32 mask = first_items(pitch - c);
       for (int64_t j = 0; j < count; ++j) {
         const float* row = turned + j * kSplitDepth;
         store_parts(_mm512_load_ps(row), _mm512_load_ps(row + kTileItems), to + (w + j) * pitch + c,
@@ -77,8 +77,12 @@ class SplitDirect {
 
   // What a pixel of the window holds, and what runs the depth of a chunk of channels consists of.
   struct Depth {
-    bool folded;    // a pixel has the taps along time
-    bool merged;    // a run has the taps along W
+    bool folded;  // a pixel has the taps along time
+    bool merged;  // a run has the taps along W
+    bool padded;  // a pixel ends with zeros
+    // Each position has a run of its own in the window, filled up: rows of A are then whole cache
+    // lines, where pixels that runs share are not.
+    bool gathered;
     int64_t pixel;  // items
     SplitRun run;
     int64_t runs;
@@ -97,7 +101,15 @@ class SplitDirect {
       }
       pixel = channels * (folded ? taps[0].count : 1);
       run.items = pixel * columns;
+      padded = false;
+      if (columns == 1 && !folded) {
+        // The step is filled up anyway: rows of A are then whole cache lines.
+        const int64_t whole = round_up(channels, kSplitDepth);
+        padded = whole != channels && 4 * whole <= 5 * channels;
+        if (padded) pixel = whole;
+      }
       run.steps = split_steps(run.items);
+      gathered = folded && merged && columns > 1 && taps[2].step > 1;
       runs = (folded ? 1 : taps[0].count) * taps[1].count * (merged ? 1 : taps[2].count);
     }
     // Of the weights of a vector of filters, in items of Split.
@@ -205,22 +217,21 @@ class SplitDirect {
     frames_ = b.end[0] - b.begin[0];
     rows_ = b.end[1] - b.begin[1];
     several_ = p_.channels > p_.chunk;
-    pitch_ = place_.width.extent;
+    pitch_ = depth_.gathered ? positions_ : place_.width.extent;
     const int64_t flat = (rows_ - 1) * pitch_ + positions_;
-    flat_ = place_.width.step == 1 && place_.height.step == 1 &&
+    flat_ = (depth_.gathered || (place_.width.step == 1 && place_.height.step == 1)) &&
             round_up(flat, W) <= rows_ * round_up(positions_, W);
     stretches_ = flat_ ? 1 : rows_;
     length_ = flat_ ? flat : positions_;
     first_lane_ = lanes_before(p_, b.first_panel);
     lanes_ = lanes_before(p_, b.last_panel) - first_lane_;
     window_frames_ = depth_.folded ? frames_ : place_.time.extent;
-    row_items_ = pitch_ * depth_.pixel;
+    row_items_ = pitch_ * place_items();
     // Rows behind the last position are read, and what lies behind a run. An odd number of lines,
     // so that the planes fall into different sets of the first-level cache.
-    const int64_t behind = 2 * W * place_.width.step * depth_.pixel + 2 * kSplitDepth;
+    const int64_t behind = 2 * W * position_items() + 2 * kSplitDepth;
     constexpr int64_t kLine = 32;
-    part_ =
-        round_up(window_frames_ * place_.height.extent * row_items_ + behind, 2 * kLine) + kLine;
+    part_ = round_up(window_frames_ * row_slots() * row_items_ + behind, 2 * kLine) + kLine;
     int64_t bytes = 0;
     const auto take = [&](int64_t size) {
       const int64_t at = bytes;
@@ -232,7 +243,7 @@ class SplitDirect {
     const int64_t taps = take(depth_.runs * static_cast<int64_t>(sizeof(TapAt)));
     const int64_t bias = take(lanes_ * kFloat);
     const int64_t sums = take((kept * frame_rows() + W * kPanel) * kFloat);
-    const int64_t row = take(row_items_ * kFloat);
+    const int64_t row = take(std::max(row_items_, place_.width.extent * depth_.pixel) * kFloat);
     const int64_t window = take(kSplitParts * part_ * static_cast<int64_t>(sizeof(bfloat16)));
     scratch_bytes_ = bytes;
     if (b.scratch == nullptr) return;
@@ -241,6 +252,24 @@ class SplitDirect {
     sums_ = reinterpret_cast<float*>(b.scratch + sums);
     row_ = reinterpret_cast<float*>(b.scratch + row);
     window_ = reinterpret_cast<bfloat16*>(b.scratch + window);
+  }
+
+  // Items of what stands side by side in a row of the window, and from one position to the next.
+  int64_t place_items() const {
+    return depth_.gathered ? depth_.run.steps * kSplitDepth : depth_.pixel;
+  }
+  int64_t position_items() const {
+    return depth_.gathered ? place_items() : place_.width.step * depth_.pixel;
+  }
+
+  // Where a row stands in a frame of the window. Of gathered rows those that neighbours among the
+  // outputs read are neighbours, so that the positions of all rows are one stretch.
+  int64_t row_step() const { return depth_.gathered ? place_.height.step : 1; }
+  int64_t row_slots() const {
+    return (place_.height.extent + row_step() - 1) / row_step() * row_step();
+  }
+  int64_t slot_of(int64_t row) const {
+    return row % row_step() * (row_slots() / row_step()) + row / row_step();
   }
 
   // Rows of sums of a frame: stretches are filled up to whole tiles.
@@ -260,7 +289,7 @@ class SplitDirect {
       first_channel_ = c;
       channels_ = at_most(p_.chunk, p_.channels - c);
       depth_ = Depth(p_, channels_);
-      row_items_ = pitch_ * depth_.pixel;
+      row_items_ = pitch_ * place_items();
       c += p_.chunk;
       pack_window();
       sum_chunk(first_channel_ == 0, c >= p_.channels);
@@ -274,10 +303,10 @@ class SplitDirect {
   }
 
   void pack_window() {
-    bfloat16* to = window_;
     const ConvTaps& time = p_.taps[0];
     for (int64_t t = 0; t < window_frames_; ++t) {
-      for (int64_t h = 0; h < place_.height.extent; ++h, to += row_items_) {
+      for (int64_t h = 0; h < place_.height.extent; ++h) {
+        bfloat16* const to = window_ + (t * row_slots() + slot_of(h)) * row_items_;
         if (!depth_.folded) {
           pack_row(place_.time.first + t * place_.time.stride, h, to);
           continue;
@@ -285,10 +314,17 @@ class SplitDirect {
         for (int64_t i = 0; i < time.count; ++i) {
           pack_few((b_.begin[0] + t) * time.step + time.offset[i], h, row_ + i * channels_);
         }
-        split_run(row_, row_items_, to, part_);
+        if (!depth_.gathered) {
+          split_run(row_, row_items_, row_items_, to, part_);
+          continue;
+        }
+        for (int64_t w = 0; w < positions_; ++w) {
+          split_run(row_ + w * place_.width.step * depth_.pixel, depth_.run.items, place_items(),
+                    to + w * place_items(), part_);
+        }
       }
     }
-    clear_planes(to, kSplitDepth);
+    clear_planes(window_ + window_frames_ * row_slots() * row_items_, kSplitDepth);
   }
 
   // The first channel of the first pixel of a row of the input; null: it is outside.
@@ -324,22 +360,25 @@ class SplitDirect {
     const int64_t pixels = in.high - in.low;
     const int64_t step = strides.s[2] * place_.width.stride;
     from += in.first * strides.s[2];
-    clear_planes(to, in.low * channels_);
-    clear_planes(to + in.high * channels_, (pitch_ - in.high) * channels_);
-    to += in.low * channels_;
+    const int64_t pixel = depth_.pixel;
+    clear_planes(to, in.low * pixel);
+    clear_planes(to + in.high * pixel, (pitch_ - in.high) * pixel);
+    to += in.low * pixel;
     if (pixels <= 0) return;
+    const int64_t items = pixels * pixel;
     if (strides.c == 1) {
-      if (step == channels_) return split_run(from, pixels * channels_, to, part_);
+      if (!depth_.padded && step == pixel) return split_run(from, items, items, to, part_);
       for (int64_t w = 0; w < pixels; ++w) {
-        split_run(from + w * step, channels_, to + w * channels_, part_);
+        split_run(from + w * step, channels_, pixel, to + w * pixel, part_);
       }
       return;
     }
     if (step == 1 && channels_ >= W / 2) {
-      return split_turned(from, strides.c, pixels, channels_, to, channels_, part_);
+      return split_turned(from, strides.c, pixels, channels_, to, pixel, part_);
     }
-    take_few(from, strides.c, step, pixels, channels_, row_);
-    split_run(row_, pixels * channels_, to, part_);
+    if (depth_.padded) std::fill_n(row_, items, 0.0F);
+    take_few(from, strides.c, step, pixels, pixel, row_);
+    split_run(row_, items, items, to, part_);
   }
 
   // A row of few channels, `depth_.pixel` items apart.
@@ -347,9 +386,9 @@ class SplitDirect {
     ConvStrides strides;
     const float* from = find_row(frame, h, strides);
     const Inside in = from != nullptr ? inside() : Inside{0, 0, 0};
-    for (int64_t w = 0; w < pitch_; ++w) {
+    for (int64_t w = 0; w < place_.width.extent; ++w) {
       if (w == in.low) w = std::max(in.high, in.low);
-      if (w < pitch_) std::fill_n(to + w * depth_.pixel, channels_, 0.0F);
+      if (w < place_.width.extent) std::fill_n(to + w * depth_.pixel, channels_, 0.0F);
     }
     if (in.high <= in.low) return;
     take_few(from + in.first * strides.s[2], strides.c, strides.s[2] * place_.width.stride,
@@ -385,7 +424,7 @@ class SplitDirect {
         for (int64_t l = 0; l < columns; ++l) {
           const int64_t column = taps[2].count > 0 ? taps[2].offset[l] - taps[2].offset[0] : 0;
           taps_[count++] = {
-              (frame * place_.height.extent + row) * row_items_ + column * depth_.pixel,
+              (frame * row_slots() + slot_of(row)) * row_items_ + column * depth_.pixel,
               ((i * taps[1].count + j) * columns + l) * weights};
         }
       }
@@ -396,10 +435,10 @@ class SplitDirect {
   void sum_frame(int64_t t, int64_t lanes, const Split* weights, float* sums, bool accumulate,
                  WindowAhead& ahead) {
     const int64_t count = list_runs(t, lanes);
-    const int64_t stride = place_.width.step * depth_.pixel;
+    const int64_t stride = position_items();
     const int64_t whole = round_up(length_, W);
     for (int64_t s = 0; s < stretches_; ++s, sums += whole * lanes) {
-      const bfloat16* row = window_ + s * place_.height.step * row_items_;
+      const bfloat16* row = window_ + s * (depth_.gathered ? 1 : place_.height.step) * row_items_;
       for (int64_t q = 0; q < length_; q += kPanel) {
         const int64_t left = at_most(kPanel, length_ - q);
         const bool two = left > W;

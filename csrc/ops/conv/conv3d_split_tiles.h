@@ -40,8 +40,9 @@ class WindowAhead {
     if (!last && strides.s[2] != 1) return;
     channels_ = last ? 1 : next->problem->channels;
     bytes_ = pixels * (last ? strides.s[2] : 1) * kFloat;
-    rows_ = place_->time.extent * place_->height.extent * channels_;
-    const int64_t lines = rows_ * ((bytes_ + kLine - 1) / kLine);
+    channel_ = channels_;
+    rows_ = place_->time.extent * place_->height.extent;
+    const int64_t lines = rows_ * channels_ * ((bytes_ + kLine - 1) / kLine);
     at_once_ = (lines + calls - 1) / std::max<int64_t>(calls, 1);
   }
 
@@ -59,34 +60,46 @@ class WindowAhead {
 
   // The next stretch that is inside; false: there is none.
   [[gnu::noinline]] bool find_row() {
+    if (channel_ == channels_ && !find_line()) {
+      at_once_ = 0;
+      return false;
+    }
+    at_ = line_ + channel_ * channel_bytes_;
+    end_ = at_ + bytes_;
+    ++channel_;
+    return true;
+  }
+
+  // The next row that is inside.
+  bool find_line() {
     const Triple& in = block_->problem->in;
     for (; row_ < rows_; ++row_) {
-      const int64_t channel = row_ % channels_;
-      const int64_t line = row_ / channels_;
-      int64_t frame = place_->time.first + line / place_->height.extent * place_->time.stride;
+      int64_t frame = place_->time.first + row_ / place_->height.extent * place_->time.stride;
       const int64_t row =
-          place_->height.first + line % place_->height.extent * place_->height.stride;
+          place_->height.first + row_ % place_->height.extent * place_->height.stride;
       if (frame < 0 || frame >= in[0] || row < 0 || row >= in[1]) continue;
       const bool past = frame < block_->history;
       const ConvStrides& x = past ? block_->past_strides : block_->x_strides;
       if (!past) frame -= block_->history;
-      const int64_t at = channel * x.c + frame * x.s[0] + row * x.s[1] +
-                         std::max<int64_t>(place_->width.first, 0) * x.s[2];
-      at_ = static_cast<const std::byte*>(past ? block_->past : block_->x) + at * kFloat;
-      end_ = at_ + bytes_;
+      const int64_t at =
+          frame * x.s[0] + row * x.s[1] + std::max<int64_t>(place_->width.first, 0) * x.s[2];
+      line_ = static_cast<const std::byte*>(past ? block_->past : block_->x) + at * kFloat;
+      channel_bytes_ = x.c * kFloat;
+      channel_ = 0;
       ++row_;
       return true;
     }
-    at_once_ = 0;
     return false;
   }
 
   const ConvBlock* block_ = nullptr;
   std::optional<WindowPlace> place_;
-  int64_t channels_ = 1;
+  int64_t channels_ = 1, channel_ = 1;
+  int64_t channel_bytes_ = 0;
   int64_t bytes_ = 0;
   int64_t row_ = 0, rows_ = 0;
   int64_t at_once_ = 0;
+  const std::byte* line_ = nullptr;  // a row's first channel
   const std::byte* at_ = nullptr;
   const std::byte* end_ = nullptr;
 };
