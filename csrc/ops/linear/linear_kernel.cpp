@@ -279,10 +279,15 @@ struct SplitKernel {
 
 }  // namespace
 
-LinearKernel select_linear(DType dtype) {
+LinearKernel select_split_linear() {
 #if defined(__AMX_BF16__)
-  if (dtype == DType::f32 && tiles_active()) return SplitKernel::make();
+  return SplitKernel::make();
+#else
+  return {};
 #endif
+}
+
+LinearKernel select_linear(DType dtype) {
   return of_type(dtype, []<class S>() { return Kernel<S, UnitOf<S>>::make(); });
 }
 
