@@ -1,5 +1,6 @@
 """Space-time convolution."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,10 +21,13 @@ from conv_cases import (
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from marey import config
+from marey import _cpu, config
 from marey.conv import Conv3d, conv3d, inflate
 from marey.reference import conv as reference
 from numpy.lib.stride_tricks import as_strided
+
+# Those that float32 takes tiles of AMX for, where there are any, but for "stem".
+TILED = ["pointwise, tiles", "temporal, tiles", "dense, tiles"]
 
 
 def convolve(case: Case, dtype: np.dtype[Any], layout: str = "NCTHW", **options: Any) -> Any:
@@ -135,7 +139,7 @@ def _computed(x: Any, weight: Any, bias: Any, options: dict[str, Any], dtype: ty
 class TestNumbers:
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "groups of many", "pointwise"])
+    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "groups of many", *TILED])
     def test_nan_goes_where_it_belongs(self, name: str, dtype: np.dtype[Any], layout: str) -> None:
         case = CASES[name]
         x, weight, bias = inputs(case, dtype)
@@ -153,9 +157,26 @@ class TestNumbers:
         np.testing.assert_array_equal(np.isnan(in_ncthw(y, layout)), seen)
         np.testing.assert_array_equal(in_ncthw(y, layout)[~seen], in_ncthw(clean, layout)[~seen])
 
+    @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e38])
+    @pytest.mark.parametrize("name", ["dense", "stem", *TILED])
+    def test_infinite_and_huge_numbers(self, name: str, value: float) -> None:
+        """Operands in parts, or beside an infinite one, are what they are."""
+        case = replace(CASES[name], padding=0, activation=None)
+        for operand, at in ((0, (0, 1, 1, 3, 4)), (1, (2, 1, 0, 0, 0))):
+            arrays = [np.array(a) for a in inputs(case, DTYPES[0])]
+            arrays[operand][at] = value
+            exact = reference.conv3d(*arrays, **case.options, dtype=np.float64)
+            for layout in LAYOUTS:
+                x = laid_out(arrays[0], layout)
+                options = {"algorithm": "direct", "layout": layout, **case.options}
+                y = in_ncthw(conv3d(x, *arrays[1:], **options), layout)
+                finite = np.isfinite(exact)
+                np.testing.assert_array_equal(y[~finite], exact[~finite])
+                np.testing.assert_allclose(y[finite], exact[finite], rtol=1e-6, atol=1e-5)
+
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise", "pointwise", "groups"])
+    @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise", "groups", *TILED])
     def test_threads_change_nothing(self, name: str, dtype: np.dtype[Any], layout: str) -> None:
         whole = convolve(CASES[name], dtype, layout)
         with config.threads(1):
@@ -164,7 +185,7 @@ class TestNumbers:
             np.testing.assert_array_equal(convolve(CASES[name], dtype, layout), whole)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
-    @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise, few", "pointwise, many"])
+    @pytest.mark.parametrize("name", ["dense, many", "stem", "depthwise, few", *TILED])
     def test_a_batch_is_its_clips(self, name: str, layout: str) -> None:
         x, weight, bias = inputs(CASES[name], DTYPES[0])
         x = laid_out(np.concatenate([x, 2 * x, x[::-1]]), layout)
@@ -176,11 +197,29 @@ class TestNumbers:
             )
 
 
+@pytest.mark.skipif("avx512_amx" not in config.available_isas(), reason="no tiles of AMX here")
+@pytest.mark.parametrize("name", ["stem", *TILED])
+def test_tiles_are_as_exact_as_multiply_adds(name: str) -> None:
+    case = CASES[name]
+    exact = expected(case, DTYPES[0], np.float64)
+    before = _cpu.active_isa()
+    results = []
+    try:
+        for isa in ("avx512_bf16", "avx512_amx"):
+            _cpu.set_isa(isa)
+            results.append(convolve(case, DTYPES[0], algorithm="direct"))
+    finally:
+        _cpu.set_isa(before)
+    assert np.any(results[0] != results[1])
+    errors = [float(np.sqrt(np.mean((y - exact) ** 2))) for y in results]
+    assert errors[1] <= 1.1 * errors[0]
+
+
 @pytest.mark.usefixtures("isa")
 class TestArrays:
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "pointwise", "patches"])
+    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "patches", *TILED])
     def test_any_strides(self, name: str, dtype: np.dtype[Any], layout: str) -> None:
         case = CASES[name]
         x, weight, bias = inputs(case, dtype)
@@ -197,7 +236,7 @@ class TestArrays:
             np.testing.assert_array_equal(out, whole)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
-    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "pointwise", "patches"])
+    @pytest.mark.parametrize("name", ["dense", "stem", "depthwise", "patches", *TILED])
     def test_parts_of_arrays(self, name: str, layout: str) -> None:
         """Every second item, backwards: nothing between is read or written."""
         case = CASES[name]

@@ -62,18 +62,21 @@ struct Halves {
   return {{first, second, _mm512_castps_si512(left)}};
 }
 
-// 32 numbers of a row: a step of it.
-[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
+// One part of 32 numbers.
+[[gnu::always_inline]] inline __m512i step_of(const Parts& low, const Parts& high, int part) {
   alignas(64) static constexpr uint16_t kUpperHalves[32] = {
       1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  const __m512i halves = _mm512_load_si512(kUpperHalves);
+  return _mm512_permutex2var_epi16(low.of[part], _mm512_load_si512(kUpperHalves), high.of[part]);
+}
+
+// 32 numbers of a row: a step of it.
+[[gnu::always_inline]] inline void store_split(__m512 low, __m512 high, bfloat16* to) {
   const Parts a = parts_of(low);
   const Parts b = parts_of(high);
 #pragma GCC unroll 3
   for (int part = 0; part < kSplitParts; ++part) {
-    _mm512_storeu_si512(to + part * kSplitDepth,
-                        _mm512_permutex2var_epi16(a.of[part], halves, b.of[part]));
+    _mm512_storeu_si512(to + part * kSplitDepth, step_of(a, b, part));
   }
 }
 
@@ -142,6 +145,18 @@ template <class Vector>
   }
 }
 
+// The pairs of sixteen lanes, `part` of them from one part to the next.
+[[gnu::always_inline]] inline void store_pairs(__m512 low, __m512 high, Pair* to, int64_t part) {
+  const Parts a = parts_of(low);
+  const Parts b = parts_of(high);
+#pragma GCC unroll 3
+  for (int i = 0; i < kSplitParts; ++i) {
+    const __m512i pairs =
+        _mm512_mask_blend_epi16(0xAAAAAAAAU, _mm512_srli_epi32(a.of[i], 16), b.of[i]);
+    _mm512_storeu_si512(to + i * part, pairs);
+  }
+}
+
 // A panel of B: item (k, lane) is from[k * depth_stride + lane * lane_stride]; lanes from `lanes`
 // on are zeros.
 template <int NV>
@@ -154,6 +169,14 @@ template <int NV>
     for (int group = 0; group < NV; ++group) {
       const int64_t count = lanes - group * kTileItems;
       const float* at = from + k * depth_stride + group * kTileItems * lane_stride;
+      Pair* pairs = reinterpret_cast<Pair*>(to) + group * kTileItems;
+      if (lane_stride == 1 && count >= kTileItems && k + kSplitDepth <= depth) {
+        for (int64_t i = 0; i < kTileItems; ++i, at += 2 * depth_stride, pairs += kLanes) {
+          store_pairs(_mm512_loadu_ps(at), _mm512_loadu_ps(at + depth_stride), pairs,
+                      kTileItems * kLanes);
+        }
+        continue;
+      }
       if (lane_stride == 1) {
         for (int64_t i = 0; i < kSplitDepth; ++i) {
           _mm512_store_ps(rows + i * kTileItems,
@@ -168,16 +191,9 @@ template <int NV>
           turn_square(items_of_lane, rows + half * kTileItems, kTileItems);
         }
       }
-      Pair* pairs = reinterpret_cast<Pair*>(to) + group * kTileItems;
       for (int64_t i = 0; i < kTileItems; ++i, pairs += kLanes) {
-        const Parts low = parts_of(_mm512_load_ps(rows + 2 * i * kTileItems));
-        const Parts high = parts_of(_mm512_load_ps(rows + (2 * i + 1) * kTileItems));
-#pragma GCC unroll 3
-        for (int part = 0; part < kSplitParts; ++part) {
-          _mm512_storeu_si512(pairs + part * kTileItems * kLanes,
-                              _mm512_mask_blend_epi16(
-                                  0xAAAAAAAAU, _mm512_srli_epi32(low.of[part], 16), high.of[part]));
-        }
+        store_pairs(_mm512_load_ps(rows + 2 * i * kTileItems),
+                    _mm512_load_ps(rows + (2 * i + 1) * kTileItems), pairs, kTileItems * kLanes);
       }
     }
   }
@@ -189,11 +205,12 @@ struct Nearer {
   const char* a = nullptr;
   const char* b = nullptr;
   int64_t pitch = 0;  // bytes of a row of A
+  int64_t part = 0;   // bytes from one part of A to the next
   void operator()() {
 #pragma GCC unroll 3
-    for (int part = 0; part < kSplitParts; ++part) {
-      _mm_prefetch(a + part * 64, _MM_HINT_T0);
-      _mm_prefetch(b + part * 64, _MM_HINT_T0);
+    for (int i = 0; i < kSplitParts; ++i) {
+      _mm_prefetch(a + i * part, _MM_HINT_T0);
+      _mm_prefetch(b + i * 64, _MM_HINT_T0);
     }
     a += pitch;
     b += kSplitParts * 64;
@@ -201,26 +218,30 @@ struct Nearer {
   }
   void rows() {  // of A alone
 #pragma GCC unroll 3
-    for (int part = 0; part < kSplitParts; ++part) _mm_prefetch(a + part * 64, _MM_HINT_T0);
+    for (int i = 0; i < kSplitParts; ++i) _mm_prefetch(a + i * part, _MM_HINT_T0);
     a += pitch;
   }
 };
 
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
-// that of B is NV vectors. `beside` is called six times a step: the products leave most
-// instructions of their cycles to others; what has work for more has it called behind every tile
-// instruction.
-template <int kBlocks, int NV, class Beside>
+// that of B is NV vectors. Where A is no SplitRows: `part_of_a` items from one part to the next,
+// `step_of_a` from one step to the next. What is multiplied next begins at `next_a` and `next_b`:
+// its lines are fetched at the end. `kTurned`: A and B have changed places, and the sums are those
+// of the other way round in every bit. `beside` is called six times a step: the products leave
+// most instructions of their cycles to others; what has work for more has it called behind every
+// tile instruction.
+template <int kBlocks, int NV, bool kTurned, class Beside>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
-                                             int64_t steps, Beside& beside) {
+                                             int64_t steps, int64_t part_of_a, int64_t step_of_a,
+                                             const bfloat16* next_a, const Split* next_b,
+                                             Beside& beside) {
   constexpr int64_t kPitch = NV * kTilePitch;
   constexpr int64_t kPart = kTileItems * NV * kTileItems;  // pairs
   const auto* of_b = reinterpret_cast<const Pair*>(b);
   const auto* below =
       reinterpret_cast<const bfloat16*>(reinterpret_cast<const std::byte*>(a) + kTileItems * pitch);
-  const auto* const next_rows = reinterpret_cast<const char*>(a) + kBlocks * kTileItems * pitch;
-  Nearer nearer{nullptr, nullptr, pitch};
+  Nearer nearer{nullptr, nullptr, pitch, part_of_a * static_cast<int64_t>(sizeof(bfloat16))};
   // Inlined early, so that what they count stays in registers.
   const auto between = [&]() __attribute__((always_inline)) {
     if constexpr (requires { beside.work(); }) {
@@ -232,12 +253,12 @@ template <int kBlocks, int NV, class Beside>
   };
   // NOLINTBEGIN(bugprone-macro-parentheses): the intrinsics take the numbers of tiles literally.
   const auto a_upper = [&](int part) __attribute__((always_inline)) {
-    _tile_loadd(4, a + part * kSplitDepth, pitch);
+    _tile_loadd(4, a + part * part_of_a, pitch);
     between();
   };
   const auto a_lower = [&](int part) __attribute__((always_inline)) {
     if constexpr (kBlocks > 1) {
-      _tile_loadd(5, below + part * kSplitDepth, pitch);
+      _tile_loadd(5, below + part * part_of_a, pitch);
       between();
     }
   };
@@ -296,29 +317,43 @@ template <int kBlocks, int NV, class Beside>
   if (steps == 0) return;
   // GCC's intrinsics for loads do not say that they read memory.
   asm volatile("" ::: "memory");
-  // The next step's lines; at the end those of the next rows' first.
+  // The next step's lines.
   const auto fetch_from = [&](bool last) __attribute__((always_inline)) {
-    nearer.a = last ? next_rows : reinterpret_cast<const char*>(a + kSplitStep);
-    nearer.b = reinterpret_cast<const char*>(last ? reinterpret_cast<const Pair*>(b)
+    nearer.a = reinterpret_cast<const char*>(last ? next_a : a + step_of_a);
+    nearer.b = reinterpret_cast<const char*>(last ? reinterpret_cast<const Pair*>(next_b)
                                                   : of_b + kSplitParts * kPart);
   };
   fetch_from(steps == 1);
-  a_upper(0);
-  b_left(2);
-  a_lower(0);
-  b_right(2);
+  constexpr int kFirstA = kTurned ? 2 : 0;
+  constexpr int kFirstB = kTurned ? 0 : 2;
+  a_upper(kFirstA);
+  b_left(kFirstB);
+  a_lower(kFirstA);
+  b_right(kFirstB);
   for (int64_t step = 1;; ++step) {
     fetch_from(step == steps);
-    then_b(1);  // a0 b2
-    sometimes();
-    then_a(1);  // a0 b1
-    sometimes();
-    then_b(0);  // a1 b1
-    sometimes();
-    then_a(2);  // a1 b0
-    sometimes();
-    then_a(0);  // a2 b0, and a0 b0 below
-    sometimes();
+    if constexpr (kTurned) {
+      then_a(1);  // a2 b0
+      sometimes();
+      then_b(1);  // a1 b0
+      sometimes();
+      then_a(0);  // a1 b1
+      sometimes();
+      then_b(2);  // a0 b1
+      sometimes();
+      then_b(0);  // a0 b2
+    } else {
+      then_b(1);  // a0 b2
+      sometimes();
+      then_a(1);  // a0 b1
+      sometimes();
+      then_b(0);  // a1 b1
+      sometimes();
+      then_a(2);  // a1 b0
+      sometimes();
+      then_a(0);  // a2 b0
+    }
+    sometimes();  // and a0 b0
     upper_left();
     upper_right();
     sometimes();
@@ -327,16 +362,31 @@ template <int kBlocks, int NV, class Beside>
       lower_right();
       return;
     }
-    a += kSplitStep;
-    below += kSplitStep;
+    a += step_of_a;
+    below += step_of_a;
     of_b += kSplitParts * kPart;
-    a_upper(0);
+    a_upper(kFirstA);
     lower_left();
-    b_left(2);
+    b_left(kFirstB);
     lower_right();
-    a_lower(0);
-    b_right(2);
+    a_lower(kFirstA);
+    b_right(kFirstB);
   }
+}
+
+// Sixteen rows, or 32; the next ones meet the same panel.
+template <int kBlocks, int NV, class Beside>
+[[gnu::always_inline]] inline void add_split(const SplitRows& a, const Split* b, int64_t steps,
+                                             Beside& beside) {
+  add_split<kBlocks, NV, false>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps,
+                                kSplitDepth, kSplitStep, a.below(kBlocks * kTileItems).data, b,
+                                beside);
+}
+template <int kBlocks, int NV, bool kTurned>
+[[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
+                                             int64_t steps, int64_t part_of_a, int64_t step_of_a) {
+  auto nothing = [] {};
+  add_split<kBlocks, NV, kTurned>(a, pitch, b, steps, part_of_a, step_of_a, a, b, nothing);
 }
 
 // The numbers that three parts make. An infinite or NaN one is its first part.
@@ -421,8 +471,7 @@ template <int kBlocks, int NV, class Beside>
   alignas(64) float sums[kBlocks * kTileItems * kLanes];
   float* to = accumulate || rows < kBlocks * kTileItems ? sums : c;
   zero_sums<kBlocks, NV>();
-  add_split<kBlocks, NV>(a.data, a.stride * static_cast<int64_t>(sizeof(bfloat16)), b, steps,
-                         beside);
+  add_split<kBlocks, NV>(a, b, steps, beside);
   store_sums<kBlocks, NV>(to, NV * kTilePitch);
   finish_split<NV>(rows, a, b, steps, to, c, accumulate);
 }

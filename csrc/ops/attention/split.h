@@ -88,7 +88,6 @@ template <int NV, class Other = Alone>
                                                  int64_t steps, float* c, bool accumulate,
                                                  const Other& other = {}) {
   constexpr bool kAlone = std::is_same_v<Other, Alone>;
-  constexpr int64_t kItem = sizeof(bfloat16);
   const TileRegion region;
   prepare_tiles();
   Other beside = other;
@@ -102,13 +101,13 @@ template <int NV, class Other = Alone>
   };
   for (; rows > kTileItems; rows -= 2 * kTileItems, a = a.below(2 * kTileItems)) {
     begin_sums<2, NV>(c, accumulate, between);
-    add_split<2, NV>(a.data, a.stride * kItem, b, steps, beside);
+    add_split<2, NV>(a, b, steps, beside);
     end_sums<2, NV>(c, between);
     c += 2 * kTileItems * NV * kTileItems;
   }
   if (rows > 0) {
     begin_sums<1, NV>(c, accumulate, between);
-    add_split<1, NV>(a.data, a.stride * kItem, b, steps, beside);
+    add_split<1, NV>(a, b, steps, beside);
     end_sums<1, NV>(c, between);
   }
   if constexpr (!kAlone) {

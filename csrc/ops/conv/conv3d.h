@@ -112,22 +112,39 @@ struct ConvBlock {
   const ConvBlock* next = nullptr;  // the one that this thread is likely to be given next, or null
 };
 
+// How channels are summed in chunks where channels times taps are more than `whole`: about so many
+// products at once, in multiples of `channels`, or `least` where that is more. The weights of a
+// chunk and a panel stay in the second-level cache, and a long sum in parts gathers smaller
+// rounding errors than in one.
+struct ConvChunks {
+  int64_t whole = 640;
+  int64_t products = 512;
+  int64_t channels = 16;
+  int64_t least = 8;
+};
+
 // The functions of one type and algorithm. `panel` filters lie side by side; the last panel may be
-// narrower.
+// narrower. Costs are in multiply-adds of a register tile.
 struct ConvKernel {
-  int64_t panel;
-  int64_t tile;         // of ConvProblem
-  int64_t block_bytes;  // of scratch that a block should take at most
-  double product_cost;  // products for each one of the direct sum
-  double copy_cost;     // of an input that a block reads, in multiply-adds
-  bool takes_rows;      // whether it heeds ConvInputs
+  int64_t panel = 0;
+  int64_t tile = 1;      // of ConvProblem
+  int64_t columns = 56;  // positions along W are cut at multiples: whole tiles
+  ConvChunks chunks{};
+  int64_t block_bytes = 0;    // of scratch that a block should take at most
+  double product_cost = 1.0;  // of one product of the direct sum
+  double copy_cost = 0.0;     // of an input that a block reads
+  double weight_cost = 4.0;   // of a weight that a block reads
+  bool takes_rows = false;    // whether it heeds ConvInputs
   // Bytes of the packed weights of one group.
-  int64_t (*packed_bytes)(const ConvProblem&);
+  int64_t (*packed_bytes)(const ConvProblem&) = nullptr;
   // Packs panels [first, last) of all channels.
-  void (*pack)(const ConvProblem&, const ConvWeights&, int64_t first, int64_t last, void* packed);
+  void (*pack)(const ConvProblem&, const ConvWeights&, int64_t first, int64_t last,
+               void* packed) = nullptr;
   // Bytes of scratch for a block, which need not have data.
-  int64_t (*scratch)(const ConvBlock&);
-  void (*run)(const ConvBlock&);
+  int64_t (*scratch)(const ConvBlock&) = nullptr;
+  // Positions that a block is as dear as, for tiles that are not filled. Null: those that it has.
+  double (*positions)(const ConvBlock&) = nullptr;
+  void (*run)(const ConvBlock&) = nullptr;
 };
 
 using SelectConv = ConvKernel(DType);
@@ -135,6 +152,8 @@ MAREY_DECLARE_KERNEL(select_conv3d_direct, SelectConv)
 // float32, 3 x 3 taps in space of stride and dilation 1.
 MAREY_DECLARE_KERNEL(select_conv3d_winograd, SelectConv)
 MAREY_DECLARE_KERNEL(select_conv3d_depthwise, SelectConv)
+// The first for float32 by the tiles of AMX (core/tile_split.h); empty where there are none.
+MAREY_DECLARE_KERNEL(select_conv3d_direct_split, SelectConv)
 
 class LastFrames;
 

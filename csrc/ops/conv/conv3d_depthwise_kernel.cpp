@@ -398,8 +398,14 @@ class Depthwise {
 template <class S>
 constexpr ConvKernel functions() {
   using D = Depthwise<S>;
-  return {D::W,  kSlidingRows,    kBlockBytes, 1.0,        kCopyCost,
-          false, D::packed_bytes, D::pack,     D::scratch, D::run};
+  return {.panel = D::W,
+          .tile = kSlidingRows,
+          .block_bytes = kBlockBytes,
+          .copy_cost = kCopyCost,
+          .packed_bytes = D::packed_bytes,
+          .pack = D::pack,
+          .scratch = D::scratch,
+          .run = D::run};
 }
 
 }  // namespace

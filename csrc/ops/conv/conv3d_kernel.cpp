@@ -25,8 +25,10 @@
 #include "core/tile.h"
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d.h"
+#include "ops/conv/conv3d_filters.h"
 #include "ops/conv/conv3d_tile.h"
 #if defined(__AMX_BF16__)
+#include "ops/conv/conv3d_split.h"
 #include "ops/conv/conv3d_tile_amx.h"
 #endif
 #include "ops/conv/conv3d_window.h"
@@ -75,7 +77,7 @@ class Direct {
             reinterpret_cast<S*>(static_cast<T*>(packed) + weights_at(p, c, channels, panel));
         const int64_t lanes = lanes_of(p, panel);
         for (int64_t lane = 0; lane < lanes; lane += W) {
-          pack_lanes_of(p, w, c, channels, panel * kPanel + lane, lanes, to + lane * kPerItem);
+          pack_filters(p, w, c, channels, panel * kPanel + lane, lanes, to + lane * kPerItem);
         }
       }
     }
@@ -87,101 +89,6 @@ class Direct {
   static void run(const ConvBlock& b) { Direct(b).run(); }
 
  private:
-  // One vector of filters from `filter` on: to[((tap * depth + channel) * lanes + lane)].
-  [[gnu::flatten]] static void pack_lanes_of(const ConvProblem& p, const ConvWeights& w,
-                                             int64_t first, int64_t channels, int64_t filter,
-                                             int64_t lanes, S* to) {
-    const int64_t count = at_most(W, p.filters - filter);
-    const S* const from = static_cast<const S*>(w.data) + filter * w.filter + first * w.channel;
-    const int64_t taps = p.tap_count();
-    const int64_t tap_pitch = depth(channels) * lanes * kPerItem;
-    if constexpr (kPerItem == 1) {
-      if (whole(p, w) && taps > 1) return pack_whole(p, w, channels, count, lanes, from, to);
-    }
-    int64_t tap = 0;
-    for (int64_t i = 0; i < p.taps[0].count; ++i) {
-      for (int64_t j = 0; j < p.taps[1].count; ++j) {
-        for (int64_t l = 0; l < p.taps[2].count; ++l, ++tap) {
-          const S* at = from + p.taps[0].source[i] * w.tap[0] + p.taps[1].source[j] * w.tap[1] +
-                        p.taps[2].source[l] * w.tap[2];
-          for (int64_t c = 0; c < depth(channels) * kPerItem; ++c) {
-            S* row = to + tap * tap_pitch + c / kPerItem * lanes * kPerItem + c % kPerItem;
-            for (int64_t k = 0; k < W; ++k) {
-              row[k * kPerItem] =
-                  c < channels && k < count ? at[k * w.filter + c * w.channel] : S{};
-            }
-          }
-        }
-      }
-    }
-  }
-
-  // True if the taps of a filter and channel lie in one contiguous run that the problem takes all
-  // of.
-  static bool whole(const ConvProblem& p, const ConvWeights& w) {
-    int64_t expected = 1;
-    for (int axis = 2; axis >= 0; --axis) {
-      const ConvTaps& taps = p.taps[static_cast<std::size_t>(axis)];
-      if (taps.count == 1) {
-        if (taps.source[0] != 0) return false;
-        continue;
-      }
-      if (w.tap[static_cast<std::size_t>(axis)] != expected) return false;
-      for (int64_t i = 0; i < taps.count; ++i) {
-        const bool rising = taps.source[0] == 0;
-        if (taps.source[i] != (rising ? i : taps.count - 1 - i)) return false;
-      }
-      expected *= taps.count;
-    }
-    return true;
-  }
-
-  // Where the tap at an index of memory stands in the order of the problem.
-  struct TapOrder {
-    Triple count;
-    bool falling[3];
-    int64_t operator()(int64_t index) const {
-      const int64_t l = index % count[2];
-      const int64_t j = index / count[2] % count[1];
-      const int64_t i = index / (count[2] * count[1]);
-      const auto turn = [&](int axis, int64_t x) {
-        return falling[axis] ? count[static_cast<std::size_t>(axis)] - 1 - x : x;
-      };
-      return (turn(0, i) * count[1] + turn(1, j)) * count[2] + turn(2, l);
-    }
-  };
-
-  // Squares of W filters and W neighbours in memory, transposed.
-  static void pack_whole(const ConvProblem& p, const ConvWeights& w, int64_t channels,
-                         int64_t count, int64_t lanes, const S* from, S* to) {
-    using V = Vec<C>;
-    const int64_t taps = p.tap_count();
-    TapOrder order{};
-    for (std::size_t axis = 0; axis < 3; ++axis) {
-      order.count[axis] = p.taps[axis].count;
-      order.falling[axis] = p.taps[axis].source[0] != 0;
-    }
-    const bool one_run = w.channel == taps;
-    const int64_t run = one_run ? channels * taps : taps;
-    for (int64_t first = 0; first < channels; first += run / taps) {
-      const S* row = from + first * w.channel;
-      for (int64_t k = 0; k < run; k += W) {
-        const int64_t rows = at_most(W, run - k);
-        V square[W];
-#pragma GCC unroll 16
-        for (int j = 0; j < W; ++j) {
-          square[j] = j < count ? load_first<V>(row + j * w.filter + k, rows) : V(C(0));
-        }
-        transpose<C>(square);
-        for (int64_t i = 0; i < rows; ++i) {
-          const int64_t c = first + (k + i) / taps;
-          const int64_t tap = order((k + i) % taps);
-          store(to + (tap * channels + c) * lanes, square[i]);
-        }
-      }
-    }
-  }
-
   explicit Direct(const ConvBlock& b) : b_(b), p_(*b.problem), place_(b) {
     chunk_ = at_most(p_.chunk, p_.channels);
     positions_ = b.end[2] - b.begin[2];
@@ -416,14 +323,49 @@ class Direct {
 template <class S>
 constexpr ConvKernel functions() {
   using D = Direct<S>;
-  return {D::kPanel,       1,       kBlockBytes, 1.0,   kCopyCost, true,
-          D::packed_bytes, D::pack, D::scratch,  D::run};
+  return {.panel = D::kPanel,
+          // Of bfloat16, pairs of which are one product, whole tiles of AMX.
+          .chunks = std::is_same_v<S, bfloat16> ? ConvChunks{640, 1024, 32, 32} : ConvChunks{},
+          .block_bytes = kBlockBytes,
+          .copy_cost = kCopyCost,
+          .takes_rows = true,
+          .packed_bytes = D::packed_bytes,
+          .pack = D::pack,
+          .scratch = D::scratch,
+          .run = D::run};
 }
+
+#if defined(__AMX_BF16__)
+ConvKernel split_functions() {
+  using D = SplitDirect;
+  // Six products of tiles cost 0.375 of a multiply-add.
+  return {.panel = D::kPanel,
+          .columns = 64,
+          .chunks = {2304, 1728, 32, 32},
+          .block_bytes = int64_t{1} << 20,
+          .product_cost = 0.375,
+          .copy_cost = 20.0,
+          .weight_cost = 12.0,
+          .takes_rows = true,
+          .packed_bytes = D::packed_bytes,
+          .pack = D::pack,
+          .scratch = D::scratch,
+          .positions = D::positions,
+          .run = D::run};
+}
+#endif
 
 }  // namespace
 
 ConvKernel select_conv3d_direct(DType dtype) {
   return of_type(dtype, []<class S>() { return functions<S>(); });
+}
+
+ConvKernel select_conv3d_direct_split([[maybe_unused]] DType dtype) {
+#if defined(__AMX_BF16__)
+  if (dtype == DType::f32 && tiles_active()) return split_functions();
+#endif
+  return {};
 }
 
 }  // namespace marey::MAREY_ISA_NS

@@ -10,32 +10,25 @@
 namespace marey {
 
 MAREY_STUB_BF16(select_conv3d_direct, SelectConv)
+MAREY_STUB_SPLIT(select_conv3d_direct_split, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_winograd, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_depthwise, SelectConv)
 
 namespace {
 
-// Channels are summed in chunks of about so many products, in multiples of kChunkOf channels, where
-// there are more than kUnchunked: the weights of a chunk and a panel stay in the second-level
-// cache, and a long sum in parts gathers smaller rounding errors than in one.
-constexpr int64_t kUnchunked = 640;
-constexpr int64_t kChunkProducts = 512;
-constexpr int64_t kChunkOf = 16;
-// Of bfloat16, pairs of which are one product: whole tiles of AMX.
-constexpr int64_t kChunkOfPairs = 32;
-constexpr int64_t kLeastChunk = 8;
-// Positions along W are cut at multiples of this: rows of register tiles, or vectors of them.
-constexpr int64_t kColumns = 56;
+// Rows of positions along W are cut at multiples of this: vectors of a register tile.
 constexpr int64_t kColumnsOfRows = 64;
 // What the lanes of rows are rounded up to at most: a vector.
 constexpr int64_t kLanesOfRows = 16;
 // Winograd's transforms pay from so many channels and filters of a group.
 constexpr int64_t kFewestForWinograd = 24;
-// And as long as their weights, 16 / 9 as many, come from the last-level cache.
-constexpr int64_t kMostWinogradBytes = int64_t{32} << 20;
-// Costs of a block, in multiply-adds of a register tile: of reading a weight.
-constexpr double kWeightCost = 4.0;
-// Of starting a block.
+// And as long as their weights, 16 / 9 as many, come from the last-level cache. So must those of
+// the direct sum that are split.
+constexpr int64_t kSplitBytes = 6;  // of a weight
+constexpr int64_t kFewestForTiles = 64;
+constexpr int64_t kLeastDepthOfTiles = 128;
+constexpr int64_t kMostWeightBytes = int64_t{32} << 20;
+// Cost of starting a block, in multiply-adds of a register tile.
 constexpr double kBlockCost = 16.0 * 2000;
 // Calls that cost less, all threads together, are over before a second thread would have begun.
 constexpr double kLeastOfTeam = 4 * kBlockCost;
@@ -43,13 +36,10 @@ constexpr double kLeastOfTeam = 4 * kBlockCost;
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-int64_t chunk_of(int64_t channels, int64_t taps, DType dtype) {
-  if (channels * taps <= kUnchunked) return std::max<int64_t>(channels, 1);
-  if (dtype == DType::bf16) {
-    return std::max(2 * kChunkProducts / taps / kChunkOfPairs, int64_t{1}) * kChunkOfPairs;
-  }
-  const int64_t chunk = kChunkProducts / taps;
-  return chunk < kChunkOf ? kLeastChunk : chunk / kChunkOf * kChunkOf;
+int64_t chunk_of(const ConvChunks& chunks, int64_t channels, int64_t taps) {
+  if (channels * taps <= chunks.whole) return std::max<int64_t>(channels, 1);
+  const int64_t chunk = chunks.products / taps / chunks.channels * chunks.channels;
+  return std::max(chunk, chunks.least);
 }
 
 bool trivial(const ConvTaps& taps, int64_t in, int64_t out) {
@@ -129,12 +119,12 @@ struct Cut {
 
 namespace {
 
-int64_t scratch_of(const ConvKernel& kernel, const ConvProblem& problem, const Cut& cut) {
+ConvBlock first_block(const ConvKernel& kernel, const ConvProblem& problem, const Cut& cut) {
   ConvBlock block;
   block.problem = &problem;
   block.end = cut.size;
   block.last_panel = std::min(cut.panels, divide_up(problem.filters, kernel.panel));
-  return kernel.scratch(block);
+  return block;
 }
 
 Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t repeats) {
@@ -162,23 +152,27 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
     const int64_t rows = shared ? share : cut.size[1];
     const int64_t read = (turn - 1) * window_extent(problem.taps[1], cut.size[1]) +
                          window_extent(problem.taps[1], rows - (turn - 1) * cut.size[1]);
-    const auto positions = static_cast<double>(cut.size[0] * rows * cut.size[2]);
+    double positions = static_cast<double>(cut.size[0] * rows * cut.size[2]);
+    if (kernel.positions != nullptr) {
+      positions = static_cast<double>(rows) / static_cast<double>(cut.size[1]) *
+                  kernel.positions(first_block(kernel, problem, cut));
+    }
     const double part = 1.0 / static_cast<double>(cut.panel_groups);
     const double window = channels * (problem.depthwise ? part : 1.0) *
                           static_cast<double>(window_extent(problem.taps[0], cut.size[0]) * read *
                                               window_extent(problem.taps[2], cut.size[2]));
-    const double cost = positions * weights * part * kernel.product_cost +
-                        window * kernel.copy_cost +
-                        static_cast<double>(turn) * (weights * part * kWeightCost + kBlockCost);
+    const double cost =
+        positions * weights * part * kernel.product_cost + window * kernel.copy_cost +
+        static_cast<double>(turn) * (weights * part * kernel.weight_cost + kBlockCost);
     // The longest thread.
     cut.cost = static_cast<double>(divide_up(cut.blocks() / turn * repeats, threads)) * cost;
     if (cut.cost >= best.cost) return;
-    cut.scratch = scratch_of(kernel, problem, cut);
+    cut.scratch = kernel.scratch(first_block(kernel, problem, cut));
     const bool least = cut.size[0] == 1 && size[1] == 1 && parts >= most_parts;
     if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) return;
     best = cut;
   };
-  const int64_t columns = problem.inputs == ConvInputs::rows ? kColumnsOfRows : kColumns;
+  const int64_t columns = problem.inputs == ConvInputs::rows ? kColumnsOfRows : kernel.columns;
   const int64_t rows = std::max<int64_t>(problem.out[1], 1);
   const int64_t share = round_up(divide_up(rows, threads), problem.tile);
   for (const int64_t width : widths_of(problem.out[2], columns)) {
@@ -194,14 +188,14 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   if (best.blocks() == 0 && problem.out[0] * problem.out[1] * problem.out[2] != 0) {
     // Nothing is as small as it should be.
     best.size = {1, problem.tile,
-                 std::min(divide_up(problem.out[2], problem.tile) * problem.tile, kColumns)};
+                 std::min(divide_up(problem.out[2], problem.tile) * problem.tile, kernel.columns)};
     best.panels = problem.together ? panels : 1;
     best.share = problem.out[1];
     for (std::size_t axis = 0; axis < 3; ++axis) {
       best.count[axis] = divide_up(problem.out[axis], best.size[axis]);
     }
     best.panel_groups = divide_up(panels, best.panels);
-    best.scratch = scratch_of(kernel, problem, best);
+    best.scratch = kernel.scratch(first_block(kernel, problem, best));
   }
   return best;
 }
@@ -228,6 +222,23 @@ bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes) {
     if (offset[1] != offset[0] + 1 || offset[2] != offset[0] + 2) return false;
   }
   return true;
+}
+
+// Whether the direct sum pays by tiles, as measured (docs/conv.md): a sum that is long enough, of
+// runs that fill its steps, and enough filters.
+static bool tiles_pay(const std::array<ConvAxis, 3>& axes, int64_t channels, int64_t filters) {
+  const auto frames = static_cast<int64_t>(axes[0].offset.size());
+  const auto columns = static_cast<int64_t>(axes[2].offset.size());
+  const int64_t depth = frames * static_cast<int64_t>(axes[1].offset.size()) * columns * channels;
+  if (filters < kFewestForTiles || depth < kLeastDepthOfTiles) return false;
+  if (depth * filters * kSplitBytes > kMostWeightBytes) return false;
+  constexpr int64_t kStep = 32;
+  const auto fills = [](int64_t items) { return divide_up(items, kStep) * kStep * 4 <= items * 5; };
+  if (columns == 1) return fills(channels);
+  if (channels % kStep == 0) return true;
+  // Few channels, as of colours, with strides along W and taps along time.
+  return frames > 1 && channels * frames <= kStep / 2 && axes[2].step > 1 &&
+         fills(channels * frames * columns);
 }
 
 ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
@@ -260,16 +271,20 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
     return;
   }
   if (algorithm_ == ConvAlgorithm::automatic) {
-    const auto taps = static_cast<int64_t>(axes_[0].offset.size());
-    const int64_t transformed = 16 * taps * channels * filters * item_size(dtype);
+    const auto frames = static_cast<int64_t>(axes_[0].offset.size());
+    const int64_t transformed = 16 * frames * channels * filters * item_size(dtype);
     algorithm_ = winograd_fits(dtype, axes_) && channels >= kFewestForWinograd &&
-                         filters >= kFewestForWinograd && transformed <= kMostWinogradBytes
+                         filters >= kFewestForWinograd && transformed <= kMostWeightBytes
                      ? ConvAlgorithm::winograd
                      : ConvAlgorithm::direct;
   }
   kernel_ = (algorithm_ == ConvAlgorithm::winograd ? select_conv3d_winograd_stub
                                                    : select_conv3d_direct_stub)
                 .get()(dtype);
+  if (algorithm_ == ConvAlgorithm::direct) {
+    const ConvKernel split = select_conv3d_direct_split_stub.get()(dtype);
+    if (split.run != nullptr && tiles_pay(axes_, channels, filters)) kernel_ = split;
+  }
   pack(weights, group_stride);
 }
 
@@ -280,7 +295,7 @@ ConvProblem Convolution::problem() const {
   problem.tile = kernel_.tile;
   problem.channels = channels_;
   problem.filters = filters_;
-  problem.chunk = chunk_of(channels_, std::max<int64_t>(problem.tap_count(), 1), dtype_);
+  problem.chunk = chunk_of(kernel_.chunks, channels_, std::max<int64_t>(problem.tap_count(), 1));
   return problem;
 }
 

@@ -325,7 +325,15 @@ void run(const ConvBlock& b) { Winograd(b).run(); }
 }  // namespace
 
 ConvKernel select_conv3d_winograd(DType) {
-  return {kPanel, 2, kBlockBytes, 16.0 / 36.0, kCopyCost, false, packed_bytes, pack, scratch, run};
+  return {.panel = kPanel,
+          .tile = 2,
+          .block_bytes = kBlockBytes,
+          .product_cost = 16.0 / 36.0,
+          .copy_cost = kCopyCost,
+          .packed_bytes = packed_bytes,
+          .pack = pack,
+          .scratch = scratch,
+          .run = run};
 }
 
 }  // namespace marey::MAREY_ISA_NS
