@@ -76,9 +76,9 @@ struct AttentionRows {
 inline constexpr int64_t kAttentionRows = 256;  // at most in a call
 // Where float32 goes by the tiles of AMX (core/tile_split.h), since a key is split in each call,
 // which takes as long as to attend it from thirty queries. Below so many keys it goes by
-// multiply-adds, because what is done once for a query or a key outweighs what tiles save.
+// multiply-adds, which are as fast there (docs/attention.md).
 inline constexpr int64_t kSplitAttentionRows = 1024;
-inline constexpr int64_t kFewestSplitKeys = 256;
+inline constexpr int64_t kFewestSplitKeys = 1024;
 inline constexpr int64_t kAttentionKeys = 128;  // in a block
 // Bytes of scratch for rows of a call.
 std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dtype);

@@ -12,7 +12,8 @@
 // where the instruction set multiplies those: then Q and K stay as they are, the scale comes with
 // the exponential, and P is rounded to bfloat16 in place. bfloat16 elsewhere is widened as it is
 // packed: a product that widens as it goes takes twice as long. By the tiles of AMX float32 is
-// split in parts of bfloat16 (ops/attention/split.h), and P as it is made.
+// split in parts of bfloat16 (ops/attention/split.h), and P as it is made, which vectors do between
+// the tile instructions of the next panel's scores.
 //
 // Tried without gain: values packed in strips of four rows (4% of the time, for products no
 // faster); panels of three vectors with AVX-512 (the scores of a panel then fill the first level);
