@@ -26,7 +26,7 @@ constexpr int64_t kChunkOfPairs = 32;
 constexpr int64_t kLeastChunk = 8;
 // Positions along W are cut at multiples of this: rows of register tiles, or vectors of them.
 constexpr int64_t kColumns = 56;
-constexpr int64_t kColumnsOfRows = 64;
+constexpr int64_t kColumnsOfRows = 48;
 // What the lanes of rows are rounded up to at most: a vector.
 constexpr int64_t kLanesOfRows = 16;
 // Rows of so many positions at least are lanes of a depthwise convolution.
