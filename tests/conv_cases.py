@@ -61,6 +61,7 @@ CASES = {
     "stem": Case(3, 64, (3, 7, 7), (3, 17, 19), stride=(1, 2, 2), padding=(1, 3, 3)),
     "patches": Case(3, 17, (2, 4, 4), (4, 8, 12), stride=(2, 4, 4)),
     "patches, some left": Case(3, 17, (2, 4, 4), (5, 11, 14), stride=(2, 4, 4)),
+    "patches of clips": Case(3, 33, (1, 4, 4), (3, 20, 24), stride=(1, 4, 4), N=2),
     "as large as x": Case(4, 5, (3, 7, 9), (3, 7, 9)),
     "larger than x": Case(4, 5, (5, 4, 7), (2, 3, 1), padding=(2, 2, 3)),
     "beyond x": Case(2, 3, (2, 2, 2), (1, 2, 3), padding=3),

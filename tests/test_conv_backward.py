@@ -98,6 +98,21 @@ class TestGradients:
                 values[0] - values[1], np.sum(direction * derivative), rtol=1e-9, atol=1e-11 * size
             )
 
+    def test_more_patches_than_are_copied_at_once(self, rng: np.random.Generator) -> None:
+        """Of 16 MiB, here 170 frames."""
+        x = rng.standard_normal((1, 3, 200, 64, 64))
+        weight, grad = (
+            rng.standard_normal((5, 3, 1, 2, 2)),
+            rng.standard_normal((1, 5, 200, 32, 32)),
+        )
+        grad_x, grad_weight, _ = conv3d_backward(grad, x, weight, stride=(1, 2, 2))
+        patches = x.reshape(3, 200, 32, 2, 32, 2).transpose(0, 3, 5, 1, 2, 4).reshape(12, -1)
+        expected = grad.reshape(5, -1) @ patches.T
+        np.testing.assert_allclose(grad_weight.reshape(5, 12), expected, rtol=1e-10, atol=1e-10)
+        back = (weight.reshape(5, 12).T @ grad.reshape(5, -1)).reshape(3, 2, 2, 200, 32, 32)
+        expected = back.transpose(0, 3, 4, 1, 5, 2).reshape(x.shape)
+        np.testing.assert_allclose(grad_x, expected, rtol=1e-12, atol=1e-12)
+
     @pytest.mark.parametrize("needs", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 0, 0)])
     def test_only_what_is_needed(self, needs: tuple[int, ...]) -> None:
         case = CASES["dense"]

@@ -259,15 +259,18 @@ def test_tiles_take_what_multiply_adds_take(rng: np.random.Generator) -> None:
         _cpu.set_isa(isa)
         try:
             tame, _ = recurrent.rnn(x, *weights, nonlinearity="relu")
+            grads = recurrent.rnn_backward(grad, x, *weights, nonlinearity="relu")
             wild = recurrent.rnn_backward(odd_grad, odd_x, *weights, nonlinearity="relu")
             y, _ = recurrent.rnn(odd_x, *weights, nonlinearity="relu")
-            return [tame, *wild[:3], y]
+            return [tame, *grads[:3], *wild[:3], y]
         finally:
             _cpu.set_isa(previous)
 
     tiles, plain = results("avx512_amx"), results("avx512_bf16")
-    assert (tiles[0] != plain[0]).any(), "the tiles did not run"
-    np.testing.assert_allclose(tiles[0], plain[0], rtol=2e-6, atol=2e-6)
+    for found, expected in zip(tiles[:4], plain[:4], strict=True):
+        assert (found != expected).any(), "the tiles did not run"
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6 * scale)
     for found, expected in zip(tiles, plain, strict=True):
         usual = np.abs(expected) < 1e6
         np.testing.assert_allclose(found[usual], expected[usual], rtol=1e-4, atol=1e-4)

@@ -88,10 +88,6 @@ def test_a_row_does_not_depend_on_its_neighbours(rng: np.random.Generator) -> No
             )
 
 
-@pytest.mark.skipif(
-    "avx512" not in _cpu.compiled_isas(),
-    reason="the only set that is compiled in takes tiles for all rows",
-)
 def test_few_rows_are_those_of_multiply_adds(rng: np.random.Generator) -> None:
     """Tiles are sixteen rows high; the same layer takes what either wants, in any order."""
     x = rng.standard_normal((3, 5, 200)).astype(np.float32)

@@ -32,7 +32,7 @@ Activation activation_of(std::string_view function, const std::optional<std::str
 }
 
 // A weight packed once for calls of many rows, once for those of few if there are any that want
-// another form (linear_isa), and again if the instruction set is changed.
+// another form (linear_form), and again if the instruction set is changed.
 class Linear {
  public:
   Linear(const py::object& weight, const py::object& bias) : weight_(weight), bias_(bias) {
@@ -71,10 +71,10 @@ class Linear {
  private:
   // Held by the caller, because another thread may replace it.
   std::shared_ptr<const PackedMatrix> packed_for(int64_t rows) {
-    const Isa wanted = linear_isa(view_.dtype, rows);
-    const bool other = wanted != linear_isa(view_.dtype, kRowsOfTiles);
+    const LinearForm wanted = linear_form(view_.dtype, rows);
+    const bool other = wanted != linear_form(view_.dtype, kRowsOfTiles);
     auto packed = packed_[other].load();
-    if (packed == nullptr || packed->isa() != wanted) {
+    if (packed == nullptr || packed->form() != wanted) {
       packed = std::make_shared<const PackedMatrix>(pack_weight(view_, rows));
       packed_[other].store(packed);
     }

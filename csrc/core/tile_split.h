@@ -45,11 +45,18 @@ struct Parts {
   __m512i of[kSplitParts];
 };
 
-[[gnu::always_inline]] inline Parts parts_of(__m512 x) {
-  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xFFFF0000U));
+// What splits numbers.
+struct Halves {
+  __m512i upper = _mm512_set1_epi32(static_cast<int>(0xFFFF0000U));
+  __m512i rounding = _mm512_set1_epi32(0x8000);
+  __mmask32 high = 0xAAAAAAAAU;
+};
+
+[[gnu::always_inline]] inline Parts parts_of(__m512 x, const Halves& halves = {}) {
+  const __m512i upper = halves.upper;
   const __m512i first = _mm512_and_si512(_mm512_castps_si512(x), upper);
   const __m512 rest = _mm512_sub_ps(x, _mm512_castsi512_ps(first));
-  const __m512i rounded = _mm512_add_epi32(_mm512_castps_si512(rest), _mm512_set1_epi32(0x8000));
+  const __m512i rounded = _mm512_add_epi32(_mm512_castps_si512(rest), halves.rounding);
   const __m512i second = _mm512_and_si512(rounded, upper);
   const __m512 left = _mm512_sub_ps(rest, _mm512_castsi512_ps(second));
   return {{first, second, _mm512_castps_si512(left)}};
@@ -176,10 +183,34 @@ template <int NV>
   }
 }
 
+// What a product of split operands reads next, fetched to the first-level cache: some lines behind
+// every tile instruction, which had better not follow each other at once (core/tile_amx.h).
+struct Nearer {
+  const char* a = nullptr;
+  const char* b = nullptr;
+  int64_t pitch = 0;  // bytes of a row of A
+  void operator()() {
+#pragma GCC unroll 3
+    for (int part = 0; part < kSplitParts; ++part) {
+      _mm_prefetch(a + part * 64, _MM_HINT_T0);
+      _mm_prefetch(b + part * 64, _MM_HINT_T0);
+    }
+    a += pitch;
+    b += kSplitParts * 64;
+    static_assert(kSplitDepth * sizeof(bfloat16) == 64);
+  }
+  void rows() {  // of A alone
+#pragma GCC unroll 3
+    for (int part = 0; part < kSplitParts; ++part) _mm_prefetch(a + part * 64, _MM_HINT_T0);
+    a += pitch;
+  }
+};
+
 // Adds `steps` of the depth to the sums (core/tile_amx.h). Each tile is loaded behind the last
 // product of the one that it replaces, and two products before its first. `pitch` of A in bytes,
 // that of B is NV vectors. `beside` is called six times a step: the products leave most
-// instructions of their cycles to others.
+// instructions of their cycles to others; what has work for more has it called behind every tile
+// instruction.
 template <int kBlocks, int NV, class Beside>
 [[gnu::always_inline]] inline void add_split(const bfloat16* a, int64_t pitch, const Split* b,
                                              int64_t steps, Beside& beside) {
@@ -188,27 +219,65 @@ template <int kBlocks, int NV, class Beside>
   const auto* of_b = reinterpret_cast<const Pair*>(b);
   const auto* below =
       reinterpret_cast<const bfloat16*>(reinterpret_cast<const std::byte*>(a) + kTileItems * pitch);
+  const auto* const next_rows = reinterpret_cast<const char*>(a) + kBlocks * kTileItems * pitch;
+  Nearer nearer{nullptr, nullptr, pitch};
+  // Inlined early, so that what they count stays in registers.
+  const auto between = [&]() __attribute__((always_inline)) {
+    if constexpr (requires { beside.work(); }) {
+      nearer.rows();
+      beside.work();
+    } else {
+      nearer();
+    }
+  };
   // NOLINTBEGIN(bugprone-macro-parentheses): the intrinsics take the numbers of tiles literally.
-  const auto a_upper = [&](int part) { _tile_loadd(4, a + part * kSplitDepth, pitch); };
-  const auto a_lower = [&](int part) {
-    if constexpr (kBlocks > 1) _tile_loadd(5, below + part * kSplitDepth, pitch);
+  const auto a_upper = [&](int part) __attribute__((always_inline)) {
+    _tile_loadd(4, a + part * kSplitDepth, pitch);
+    between();
   };
-  const auto b_left = [&](int part) { _tile_loadd(6, of_b + part * kPart, kPitch); };
-  const auto b_right = [&](int part) {
-    if constexpr (NV > 1) _tile_loadd(7, of_b + part * kPart + kTileItems, kPitch);
+  const auto a_lower = [&](int part) __attribute__((always_inline)) {
+    if constexpr (kBlocks > 1) {
+      _tile_loadd(5, below + part * kSplitDepth, pitch);
+      between();
+    }
   };
-  const auto upper_left = [] { _tile_dpbf16ps(0, 4, 6); };
-  const auto upper_right = [] {
-    if constexpr (NV > 1) _tile_dpbf16ps(1, 4, 7);
+  const auto b_left = [&](int part) __attribute__((always_inline)) {
+    _tile_loadd(6, of_b + part * kPart, kPitch);
+    between();
   };
-  const auto lower_left = [] {
-    if constexpr (kBlocks > 1) _tile_dpbf16ps(2, 5, 6);
+  const auto b_right = [&](int part) __attribute__((always_inline)) {
+    if constexpr (NV > 1) {
+      _tile_loadd(7, of_b + part * kPart + kTileItems, kPitch);
+      between();
+    }
   };
-  const auto lower_right = [] {
-    if constexpr (kBlocks > 1 && NV > 1) _tile_dpbf16ps(3, 5, 7);
+  const auto upper_left = [&]() __attribute__((always_inline)) {
+    _tile_dpbf16ps(0, 4, 6);
+    between();
+  };
+  const auto upper_right = [&]() __attribute__((always_inline)) {
+    if constexpr (NV > 1) {
+      _tile_dpbf16ps(1, 4, 7);
+      between();
+    }
+  };
+  const auto lower_left = [&]() __attribute__((always_inline)) {
+    if constexpr (kBlocks > 1) {
+      _tile_dpbf16ps(2, 5, 6);
+      between();
+    }
+  };
+  const auto lower_right = [&]() __attribute__((always_inline)) {
+    if constexpr (kBlocks > 1 && NV > 1) {
+      _tile_dpbf16ps(3, 5, 7);
+      between();
+    }
   };
   // NOLINTEND
-  const auto then_a = [&](int part) {
+  const auto sometimes = [&]() __attribute__((always_inline)) {
+    if constexpr (requires { beside(); }) beside();
+  };
+  const auto then_a = [&](int part) __attribute__((always_inline)) {
     upper_left();
     upper_right();
     a_upper(part);
@@ -216,7 +285,7 @@ template <int kBlocks, int NV, class Beside>
     lower_right();
     a_lower(part);
   };
-  const auto then_b = [&](int part) {
+  const auto then_b = [&](int part) __attribute__((always_inline)) {
     upper_left();
     lower_left();
     b_left(part);
@@ -227,24 +296,32 @@ template <int kBlocks, int NV, class Beside>
   if (steps == 0) return;
   // GCC's intrinsics for loads do not say that they read memory.
   asm volatile("" ::: "memory");
+  // The next step's lines; at the end those of the next rows' first.
+  const auto fetch_from = [&](bool last) __attribute__((always_inline)) {
+    nearer.a = last ? next_rows : reinterpret_cast<const char*>(a + kSplitStep);
+    nearer.b = reinterpret_cast<const char*>(last ? reinterpret_cast<const Pair*>(b)
+                                                  : of_b + kSplitParts * kPart);
+  };
+  fetch_from(steps == 1);
   a_upper(0);
   b_left(2);
   a_lower(0);
   b_right(2);
   for (int64_t step = 1;; ++step) {
+    fetch_from(step == steps);
     then_b(1);  // a0 b2
-    beside();
+    sometimes();
     then_a(1);  // a0 b1
-    beside();
+    sometimes();
     then_b(0);  // a1 b1
-    beside();
+    sometimes();
     then_a(2);  // a1 b0
-    beside();
+    sometimes();
     then_a(0);  // a2 b0, and a0 b0 below
-    beside();
+    sometimes();
     upper_left();
     upper_right();
-    beside();
+    sometimes();
     if (step == steps) {
       lower_left();
       lower_right();

@@ -6,8 +6,8 @@ that the environment variable ``MAREY_ISA`` names (``baseline``, ``avx2``, ``avx
 otherwise ``avx512_bf16``; it is there where the operating system lets the process use tiles. Tiles
 multiply bfloat16. A float32 is exactly the sum of three of those, and six of the products of such
 parts make one of float32, with an error below that of sums of fused multiply-adds; denormal parts,
-products and results count as zero. So linear layers are multiplied, and what recurrent networks
-multiply for all steps at once.
+products and results count as zero. So linear layers and attention are multiplied, and what
+recurrent networks multiply for all steps at once.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@
 
 namespace marey {
 
-MAREY_STUB_BF16(select_attention_rows, SelectAttentionRows)
+MAREY_STUB_SPLIT(select_attention_rows, SelectAttentionRows)
 MAREY_STUB_NO_BF16(select_decode, SelectDecode)
 MAREY_STUB_NO_BF16(select_short_attention, SelectShortAttention)
 
@@ -29,14 +29,19 @@ constexpr int64_t kRowsTogether = 96;
 
 int64_t up_to_multiple(int64_t x, int64_t of) { return (x + of - 1) / of * of; }
 
-// Rows of a call, for so many problems of so many rows. Results do not depend on it.
-int64_t rows_of_call(int64_t problems, int64_t rows) {
-  const int64_t wanted = kRangesPerThread * num_threads();
-  int64_t blocks = (rows + kAttentionRows - 1) / kAttentionRows;
+bool splits(DType dtype, int64_t keys) {
+  return dtype == DType::f32 && active_isa() == Isa::avx512_amx && keys >= kFewestSplitKeys;
+}
+
+// Rows of a call, for so many problems of so many rows. Results do not depend on it. What is split
+// is split again in each call: there are half as many.
+int64_t rows_of_call(int64_t problems, int64_t rows, bool split) {
+  const int64_t most = split ? kSplitAttentionRows : kAttentionRows;
+  const int64_t wanted = kRangesPerThread / (split ? 2 : 1) * num_threads();
+  int64_t blocks = (rows + most - 1) / most;
   if (problems * blocks < wanted) blocks = (wanted + problems - 1) / problems;
   const int64_t block = (rows + blocks - 1) / blocks;
-  return std::min(
-      {up_to_multiple(block, block > kRowsTogether ? 32 : kRowsTogether), rows, kAttentionRows});
+  return std::min({up_to_multiple(block, block > kRowsTogether ? 32 : kRowsTogether), rows, most});
 }
 
 // The arrays of a call, and the part of AttentionRows that all its rows have in common.
@@ -158,12 +163,22 @@ AttentionOperand packed_operand(const View& x, int64_t row, int64_t head) {
           x.stride(0) / size, x.ndim() > 2 ? x.stride(2) / size : 1};
 }
 
-std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item) {
+std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dtype) {
   constexpr int64_t kWidestPanel = 48;
   const int64_t lanes = up_to_multiple(count, 16);
   const int64_t items = kAttentionKeys * (2 * kWidestPanel + rows.depth + 1 + rows.value_depth) +
                         lanes * (2 + rows.depth + 1 + rows.value_depth);
-  return static_cast<std::size_t>(items * item + 8 * 64);
+  int64_t bytes = items * item_size(compute_type(dtype));
+  if (splits(dtype, kFewestSplitKeys)) {
+    // Three parts of half the size, and the head sizes up to whole steps.
+    const int64_t depth = up_to_multiple(rows.depth, 32);
+    const int64_t value_depth = up_to_multiple(rows.value_depth, 16);
+    const int64_t split = kAttentionKeys * (32 * (4 + 2 * 6) + 6 * depth + 64) +
+                          value_depth * (6 * kAttentionKeys + 64) +
+                          lanes * (8 + 6 * depth + 4 * value_depth);
+    bytes = std::max(bytes, split);
+  }
+  return static_cast<std::size_t>(bytes + 16 * 64);
 }
 
 std::size_t short_attention_scratch(int64_t depth, int64_t value_depth, int64_t item) {
@@ -211,12 +226,12 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   if (rows <= kDecodeRows && more_k == nullptr && adjacent(k) && adjacent(v))
     return attend_few(call, problems, rows);
 
-  const int64_t block = rows_of_call(problems, rows);
+  const int64_t block = rows_of_call(problems, rows, splits(q.dtype, all.keys));
   const int64_t blocks = (rows + block - 1) / block;
   const int64_t task_work = block * std::max<int64_t>(all.keys, 1) * (all.depth + all.value_depth);
   const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(task_work, 1), 1, 1024);
   AttentionRowsFn* const run = select_attention_rows_stub.get()(q.dtype);
-  const std::size_t scratch = attention_scratch(all, block, item_size(compute_type(q.dtype)));
+  const std::size_t scratch = attention_scratch(all, block, q.dtype);
   // In a causal order late rows are long: they come first, so that no thread ends with one.
   // Otherwise the blocks of one head follow each other and find its keys in the cache.
   const bool late_first = options.right != AttentionOptions::kUnlimited;
@@ -295,7 +310,7 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   AttentionRowsFn* const run_short = select_short_attention_stub.get()(q.dtype);
   const int64_t item = item_size(compute_type(q.dtype));
   const std::size_t scratch =
-      std::max(attention_scratch(all, std::min(longest, kAttentionRows), item),
+      std::max(attention_scratch(all, std::min(longest, kAttentionRows), q.dtype),
                short_attention_scratch(all.depth, all.value_depth, item));
   parallel_for(tasks, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
     AttentionRows part = all;

@@ -38,7 +38,7 @@ struct AttentionOptions {
 // (..., h, L, S) of the type of the computation, which is float32 for bfloat16. lse: null or (...,
 // h, L) of the type of the computation. Any strides, zero ones too (broadcasting). out and lse
 // overlap no input. Each thread's scratch is at most 256 rows of q and out, and 128 keys and
-// values, in the type of the computation.
+// values, in the type of the computation; of split operands 1024 rows, half as large again.
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
                const AttentionOptions& options, const View& out, const View* lse,
                const View* more_k = nullptr, const View* more_v = nullptr);
@@ -74,9 +74,14 @@ struct AttentionRows {
 };
 
 inline constexpr int64_t kAttentionRows = 256;  // at most in a call
+// Where float32 goes by the tiles of AMX (core/tile_split.h), since a key is split in each call,
+// which takes as long as to attend it from thirty queries. Below so many keys it goes by
+// multiply-adds, because what is done once for a query or a key outweighs what tiles save.
+inline constexpr int64_t kSplitAttentionRows = 1024;
+inline constexpr int64_t kFewestSplitKeys = 256;
 inline constexpr int64_t kAttentionKeys = 128;  // in a block
 // Bytes of scratch for rows of a call.
-std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item);
+std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dtype);
 
 using AttentionRowsFn = void(const AttentionRows&);
 using SelectAttentionRows = AttentionRowsFn*(DType);

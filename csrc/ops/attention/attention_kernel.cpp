@@ -11,7 +11,8 @@
 // The products are of float or double, with the scale folded into Q^T, or of pairs of bfloat16
 // where the instruction set multiplies those: then Q and K stay as they are, the scale comes with
 // the exponential, and P is rounded to bfloat16 in place. bfloat16 elsewhere is widened as it is
-// packed: a product that widens as it goes takes twice as long.
+// packed: a product that widens as it goes takes twice as long. By the tiles of AMX float32 is
+// split in parts of bfloat16 (ops/attention/split.h), and P as it is made.
 //
 // Tried without gain: values packed in strips of four rows (4% of the time, for products no
 // faster); panels of three vectors with AVX-512 (the scores of a panel then fill the first level);
@@ -23,6 +24,7 @@
 // 3% less.
 #include "core/select.h"
 #include "ops/attention/lanes.h"
+#include "ops/attention/split.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
@@ -38,29 +40,36 @@ constexpr int64_t kTileKeys = 32;
 template <class S, class Unit>
 class Block {
  public:
-  using T = SumOf<Unit>;
+  using T = std::conditional_t<std::is_same_v<Unit, Split>, float, SumOf<Unit>>;
   using V = Vec<T>;
   static constexpr int W = kLanesOf<T>;
   static constexpr bool kPairs = std::is_same_v<Unit, Pair>;
+  static constexpr bool kSplit = std::is_same_v<Unit, Split>;
   static constexpr int kStep = kPairs ? 2 : 1;  // items of the depth in a unit
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
 
   explicit Block(const AttentionRows& p) : p_(p), queries_(p_) {
     const int64_t lanes = up_to_multiple<int64_t>(p.end - p.begin, W);
-    units_ = (p.depth + kStep - 1) / kStep;
+    units_ = kSplit ? up_to_multiple(p.depth, kTileKeys) / 2 : (p.depth + kStep - 1) / kStep;
+    out_rows_ = kSplit ? up_to_multiple<int64_t>(p.value_depth, W) : p.value_depth;
     std::byte* memory = p.scratch;
     const auto take = [&]<class X>(X*& part, int64_t count) {
       part = reinterpret_cast<X*>(memory);
       memory += up_to_multiple<int64_t>(count * static_cast<int64_t>(sizeof(X)), 64);
     };
-    take(scores_, kWide * W * kAttentionKeys);
+    if constexpr (kSplit) {
+      split_.begin(p, kWide * W, take);
+      scores_ = split_.scores_memory();
+    } else {
+      take(scores_, kWide * W * kAttentionKeys);
+      take(keys_, kAttentionKeys * units_ * kStep);
+      take(values_, kAttentionKeys * p.value_depth);
+    }
     take(added_, kWide * W * kAttentionKeys);
     take(top_, lanes);
     take(sum_, lanes);
     take(q_, lanes * units_);
-    take(out_, lanes * p.value_depth);
-    take(keys_, kAttentionKeys * units_ * kStep);
-    take(values_, kAttentionKeys * p.value_depth);
+    take(out_, lanes * out_rows_);
     // In units of log2, or of the cap. Pairs are not scaled before they are multiplied.
     factor_ = static_cast<T>(p.softcap > 0 ? p.scale / p.softcap : p.scale * kLog2E);
 #if defined(__AMX_BF16__)
@@ -100,9 +109,10 @@ class Block {
       queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) {
         fetch(panel, next);
         attend<NV>(panel, block);
-        if (next.count() <= 0 && !one_more) finish(panel, NV);
+        if (!kSplit && next.count() <= 0 && !one_more) finish(panel, NV);
       });
-      finished = next.count() <= 0 && !one_more;
+      if constexpr (kSplit) add_waiting();
+      finished = !kSplit && next.count() <= 0 && !one_more;
     }
     if (finished) return;
     if (one_more) attend_one_more();
@@ -115,25 +125,43 @@ class Block {
 
   void begin(const Panel& panel, int vectors) {
     const int64_t pitch = vectors * W;
-    for (int j = 0; j < vectors; ++j) {
-      const S* items[W];
-      queries_.rows_of(p_.q, panel, j, items);
-      Unit* to = q_ + panel.vector * W * units_ + j * W;
-      if constexpr (kPairs) {
-        gather_lanes(items, p_.q.item, p_.depth, to, pitch);
-      } else {
-        gather_lanes<T, S>(items, p_.q.item, p_.depth, factor_, to, pitch);
+    Unit* const q = q_ + panel.vector * W * units_;
+    // To split them, queries are turned into lanes where scores will be, a part at a time.
+    const int64_t part = kSplit ? kAttentionKeys : p_.depth;
+    for (int64_t d = 0; d < p_.depth; d += part) {
+      const int64_t depth = at_most(part, p_.depth - d);
+      for (int j = 0; j < vectors; ++j) {
+        const S* items[W];
+        queries_.rows_of(p_.q, panel, j, items);
+        if constexpr (kPairs) {
+          gather_lanes(items, p_.q.item, depth, q + j * W, pitch);
+        } else if constexpr (kSplit) {
+          for (const S*& item : items) item += d * p_.q.item;
+          gather_lanes<T, S>(items, p_.q.item, depth, factor_, scores_ + j * W, pitch);
+        } else {
+          gather_lanes<T, S>(items, p_.q.item, depth, factor_, q + j * W, pitch);
+        }
       }
+      if constexpr (kSplit) split_.pack_queries(scores_, d, depth, pitch, q);
     }
     for (int64_t i = 0; i < pitch; i += W) {
       store(top_ + panel.vector * W + i, V(kLowest));
       store(sum_ + panel.vector * W + i, V(T(0)));
     }
-    T* out = out_ + panel.vector * W * p_.value_depth;
-    for (int64_t i = 0; i < p_.value_depth * pitch; i += W) store(out + i, V(T(0)));
+    T* out = out_ + panel.vector * W * out_rows_;
+    for (int64_t i = 0; i < out_rows_ * pitch; i += W) store(out + i, V(T(0)));
   }
 
   void pack(const Range& block) {
+    if constexpr (kSplit) {
+      split_.pack(p_, block);
+    } else {
+      pack_keys(block);
+      pack_values(block);
+    }
+  }
+
+  void pack_keys(const Range& block) {
     if (!keys_in_place_) {
       if constexpr (kPairs) {
         for (int64_t s = 0; s < block.count(); ++s) {
@@ -150,6 +178,9 @@ class Block {
         copy_rows<T, S>(keys(block.first), p_.k.row, p_.k.item, block.count(), p_.depth, keys_);
       }
     }
+  }
+
+  void pack_values(const Range& block) {
     if (values_in_place_) return;
     if constexpr (kPairs) {
 #if defined(__AMX_BF16__)
@@ -200,6 +231,7 @@ class Block {
     pack(block);
     queries_.template for_each_panel<W>(
         [&]<int NV>(const Panel& panel) { attend<NV>(panel, block); });
+    if constexpr (kSplit) add_waiting();
   }
 
   template <int NV>
@@ -209,13 +241,20 @@ class Block {
     if (range.count() <= 0) return;
     // Whole pairs of keys, or whole tiles of them, which are summed in the same parts whatever the
     // lanes of a panel see: the keys before the first are forbidden below.
-    if constexpr (kPairs) range.first -= (range.first - block.first) % (tiles_ ? kTileKeys : 2);
+    [[maybe_unused]] const int64_t seen = range.first - block.first;
+    if constexpr (kPairs || kSplit) range.first -= seen % (tiles_ || kSplit ? kTileKeys : 2);
+    const int64_t at = range.first - block.first;
     const Unit* q = q_ + panel.vector * W * units_;
-    const KeyRows rows =
-        keys_in_place_
-            ? key_rows(keys(range.first), p_.k.row)
-            : key_rows(keys_ + (range.first - block.first) * units_ * kStep, units_ * kStep);
-    product<NV, Unit>(range.count(), rows, q, units_, scores_, false);
+    if constexpr (kSplit) {
+      if (NV < waiting_.vectors) add_waiting();
+      scores_ = split_.scores_memory();
+      split_.template scores<NV>(at, range.count(), q);
+      add_waiting();
+    } else {
+      const KeyRows rows = keys_in_place_ ? key_rows(keys(range.first), p_.k.row)
+                                          : key_rows(keys_ + at * units_ * kStep, units_ * kStep);
+      product<NV, Unit>(range.count(), rows, q, units_, scores_, false);
+    }
     if (kPairs && !late_factor_) scale_scores(scores_, range.count() * NV * W, factor_);
     if (p_.softcap > 0) {
       cap_scores<T>(scores_, range.count() * NV * W, static_cast<T>(p_.softcap * kLog2E), nullptr);
@@ -225,23 +264,46 @@ class Block {
     if (range.first < reach.every.first || range.last > reach.every.last) {
       apply_limits<T>(queries_, panel, range, NV, scores_);
     }
-    T* const out = out_ + panel.vector * W * p_.value_depth;
+    T* const out = out_ + panel.vector * W * out_rows_;
     softmax<NV>(range.count(), top_ + panel.vector * W, sum_ + panel.vector * W, out);
+    if constexpr (kSplit) {
+      split_.swap();
+      waiting_ = {NV, panel, block, at, seen, range.count()};
+    } else {
+      add_values<NV>(range, at, out);
+    }
+  }
 
+  // The values of the panel whose weights wait, times these.
+  void add_waiting() {
+    if (waiting_.vectors == kWide) add_waiting_values<kWide>();
+    if (waiting_.vectors == 1) add_waiting_values<1>();
+    waiting_.vectors = 0;
+  }
+  template <int NV>
+  void add_waiting_values() {
+    const Waiting& w = waiting_;
+    const float* total = split_.template end_wait<NV>();
+    T* const sum = sum_ + w.panel.vector * W;
+    for (int j = 0; j < NV; ++j) store(sum + j * W, load<V>(total + j * W));
+    split_.template add_values<NV>(p_, w.block, w.at, w.seen, w.count,
+                                   out_ + w.panel.vector * W * out_rows_);
+  }
+
+  template <int NV>
+  void add_values([[maybe_unused]] const Range& range, int64_t at, T* out) {
     const int64_t depth = (range.count() + kStep - 1) / kStep;
 #if defined(__AMX_BF16__)
     if constexpr (kPairs) {
       if (tiles_) {
-        const Rows<Unit> turned{values_ + (range.first - block.first) / kStep,
-                                kAttentionKeys / kStep};
+        const Rows<Unit> turned{values_ + at / kStep, kAttentionKeys / kStep};
         tiles_product<NV>(p_.value_depth, turned, reinterpret_cast<const Unit*>(scores_), depth,
                           out, true);
         return;
       }
     }
 #endif
-    Columns<Unit> columns{values_ + (range.first - block.first) / kStep * p_.value_depth,
-                          p_.value_depth};
+    Columns<Unit> columns{values_ + at / kStep * p_.value_depth, p_.value_depth};
     if constexpr (std::is_same_v<S, Unit>) {
       if (values_in_place_) columns = {values(range.first), p_.v.row};
     }
@@ -310,6 +372,8 @@ class Block {
           store_pairs(reinterpret_cast<Pair*>(scores_ + s / 2 * kPitch + j * W), even, odd);
         }
       }
+    } else if constexpr (kSplit) {
+      for (int j = 0; j < NV; ++j) split_.template wait<NV>(count, j, subtract[j], total[j]);
     } else {
       for (int64_t s = 0; s < count; ++s) {
         for (int j = 0; j < NV; ++j) {
@@ -320,7 +384,9 @@ class Block {
         }
       }
     }
-    for (int j = 0; j < NV; ++j) store(sum + j * W, total[j]);
+    if constexpr (!kSplit) {
+      for (int j = 0; j < NV; ++j) store(sum + j * W, total[j]);
+    }
     if (!rescale) return;
     for (int64_t d = 0; d < p_.value_depth; ++d) {
       for (int j = 0; j < NV; ++j) {
@@ -339,8 +405,8 @@ class Block {
       for (int i = 0; i < W; ++i) inverse[i] = sum[i] == T(0) ? T(0) : T(1) / sum[i];
       S* items[W];
       queries_.rows_of(p_.out, panel, j, items);
-      scatter_lanes<T, S>(out_ + panel.vector * W * p_.value_depth + j * W, vectors * W, inverse,
-                          items, count, p_.out.item, p_.value_depth);
+      scatter_lanes<T, S>(out_ + panel.vector * W * out_rows_ + j * W, vectors * W, inverse, items,
+                          count, p_.out.item, p_.value_depth);
       if (p_.lse.data == nullptr) continue;
       for (int i = 0; i < count; ++i) {
         *queries_.address<T>(p_.lse, panel.row + j * W + i) =
@@ -354,6 +420,7 @@ class Block {
   AttentionRows p_;
   Queries queries_;
   int64_t units_;
+  int64_t out_rows_;  // of a panel's results
   T factor_;
   bool late_factor_;    // the factor comes with the exponential
   bool tiles_ = false;  // products of pairs take tiles, and values are turned for them
@@ -367,6 +434,16 @@ class Block {
   T* out_;                                         // panels (Dv, lanes)
   std::conditional_t<kPairs, bfloat16, T>* keys_;  // a block (keys, D)
   Unit* values_;                                   // a block (keys, Dv), or (Dv, keys)
+  // The panel whose scores become weights while the next one's are made, and what it sees.
+  struct Waiting {
+    int vectors;
+    Panel panel;
+    Range block;
+    int64_t at, seen, count;
+  };
+  Waiting waiting_{};
+  struct Nothing {};
+  [[no_unique_address]] std::conditional_t<kSplit, SplitBlock, Nothing> split_;
 };
 
 template <class S, class Unit>
@@ -374,9 +451,24 @@ void run(const AttentionRows& rows) {
   Block<S, Unit>(rows).run();
 }
 
+#if defined(__AMX_BF16__)
+// Float32, by tiles where there are keys enough.
+void run_split(const AttentionRows& rows) {
+  if (rows.keys >= kFewestSplitKeys) return run<float, Split>(rows);
+#if defined(MAREY_ONLY_BF16)
+  isa_avx512::select_attention_rows(DType::f32)(rows);
+#else
+  run<float, float>(rows);
+#endif
+}
+#endif
+
 }  // namespace
 
 AttentionRowsFn* select_attention_rows(DType dtype) {
+#if defined(__AMX_BF16__)
+  if (dtype == DType::f32 && tiles_active()) return run_split;
+#endif
   return of_type(dtype, []<class S>() -> AttentionRowsFn* { return run<S, UnitOf<S>>; });
 }
 

@@ -11,7 +11,7 @@
 
 namespace marey {
 
-MAREY_STUB_BF16(select_attention_backward, SelectAttentionBackward)
+MAREY_STUB_SPLIT(select_attention_backward, SelectAttentionBackward)
 
 namespace {
 
@@ -25,20 +25,28 @@ constexpr int64_t kMostParts = 8;
 constexpr int64_t kFewestQueries = 64;  // in a part
 
 int64_t sums_of(const AttentionRows& rows) {
-  return rows.keys * (padded_depth(rows.depth) + padded_depth(rows.value_depth));
+  return padded_keys(rows.keys) * (padded_depth(rows.depth) + padded_depth(rows.value_depth));
 }
 
-// Rows [first, last) of queries, of each head that shares the key head: calls of the kernel.
+// At most in a call. What is split is split again in each.
+int64_t rows_of_call(DType dtype, int64_t keys) {
+  const bool split =
+      dtype == DType::f32 && active_isa() == Isa::avx512_amx && keys >= kFewestSplitKeysBackward;
+  return split ? 2 * kAttentionRows : kAttentionRows;
+}
+
+// Rows [first, last) of queries, of each head that shares the key head: calls of the kernel, of
+// `most` rows.
 void run_queries(const AttentionBackwardKernel& kernel, AttentionBackwardRows& part, int64_t group,
-                 int64_t first, int64_t last) {
+                 int64_t first, int64_t last, int64_t most) {
   const int64_t queries = part.forward.queries;
   const bool all = first == 0 && last == queries;
   const int64_t heads = all ? 1 : group;  // the rows of all heads follow each other
   const int64_t count = all ? group * queries : last - first;
   for (int64_t head = 0; head < heads; ++head) {
-    for (int64_t begin = 0; begin < count; begin += kAttentionRows) {
+    for (int64_t begin = 0; begin < count; begin += most) {
       part.forward.begin = head * queries + first + begin;
-      part.forward.end = part.forward.begin + std::min(kAttentionRows, count - begin);
+      part.forward.end = part.forward.begin + std::min(most, count - begin);
       kernel.rows(part);
     }
   }
@@ -53,14 +61,24 @@ bool steps(const View& view, int first_axis, int last_axis) {
 
 }  // namespace
 
-std::size_t attention_backward_scratch(const AttentionRows& rows, int64_t count, int64_t item) {
+std::size_t attention_backward_scratch(const AttentionRows& rows, int64_t count, DType dtype) {
   constexpr int64_t kKeys = 64;
   constexpr int64_t kWidestPanel = 48;
+  const int64_t item = item_size(compute_type(dtype));
   const int64_t lanes = (count + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
   const int64_t depth = padded_depth(rows.depth) + kDepthLanes;
   const int64_t value_depth = padded_depth(rows.value_depth) + kDepthLanes;
   const int64_t items = kKeys * (6 * kWidestPanel + 2 * depth + value_depth) +
                         lanes * (2 + 3 * depth + 2 * value_depth);
+  if (dtype == DType::f32 && active_isa() == Isa::avx512_amx) {
+    // Three parts of half the size (core/tile_split.h), the head sizes up to whole steps.
+    const auto whole = [](int64_t x) { return (x + 31) / 32 * 32; };
+    const int64_t both = whole(rows.depth) + whole(rows.value_depth);
+    const int64_t bytes = kKeys * (32 * (4 * 4 + 6) + 6 * both + 2 * 64 + 2 * 4 * 64) +
+                          whole(rows.depth) * (6 * kKeys + 64) +
+                          whole(count) * (8 + 2 * 6 * both + 4 * whole(rows.depth));
+    return static_cast<std::size_t>(std::max(bytes, items * item) + 20 * 64);
+  }
   return static_cast<std::size_t>(items * item + 20 * 64);
 }
 
@@ -108,8 +126,9 @@ void attention_backward(const View& grad, const View& q, const View& k, const Vi
   const int64_t item = item_size(compute_type(q.dtype));
   const int64_t sums = sums_of(forward) * item;
   const AttentionBackwardKernel kernel = select_attention_backward_stub.get()(q.dtype);
+  const int64_t rows = rows_of_call(q.dtype, forward.keys);
   const std::size_t kernel_scratch =
-      attention_backward_scratch(forward, std::min(group * forward.queries, kAttentionRows), item);
+      attention_backward_scratch(forward, std::min(group * forward.queries, rows), q.dtype);
   const std::size_t offset = (kernel_scratch + 63) / 64 * 64;
 
   const auto set_problem = [&](AttentionBackwardRows& part, int64_t batch, int64_t head) {
@@ -150,7 +169,7 @@ void attention_backward(const View& grad, const View& q, const View& k, const Vi
                                                    ((b * key_heads + h) * parts + i % parts) * sums
                                              : memory + offset;
                        std::memset(part.sums, 0, static_cast<std::size_t>(sums));
-                       run_queries(kernel, part, group, first, last);
+                       run_queries(kernel, part, group, first, last, rows);
                        if (parts == 1) kernel.finish(part, 1);
                      }
                    }
@@ -196,7 +215,7 @@ void attention_varlen_backward(const View& grad, const View& q, const View& k, c
   }
   const int64_t item = item_size(compute_type(q.dtype));
   const std::size_t kernel_scratch =
-      attention_backward_scratch(all.forward, std::min(longest, kAttentionRows), item);
+      attention_backward_scratch(all.forward, std::min(longest, kAttentionRows), q.dtype);
   const std::size_t offset = (kernel_scratch + 63) / 64 * 64;
   const auto sums = static_cast<std::size_t>(sums_of(all.forward) * item);
   const int64_t grain = std::clamp<int64_t>(
@@ -229,7 +248,7 @@ void attention_varlen_backward(const View& grad, const View& q, const View& k, c
                      *to = packed_operand(*view, cu_seqlens_k[i], head);
                    }
                    std::memset(part.sums, 0, static_cast<std::size_t>(sums_of(rows) * item));
-                   run_queries(kernel, part, group, 0, rows.queries);
+                   run_queries(kernel, part, group, 0, rows.queries, kAttentionRows);
                    kernel.finish(part, 1);
                  }
                });

@@ -41,8 +41,8 @@ void attention_varlen_backward(const View& grad, const View& q, const View& k, c
                                const AttentionGradients& gradients);
 
 // The rows of a call and their gradients. `sums` is padded_depth(D) + padded_depth(Dv) items for
-// each key, of the type of the computation: what the gradients of keys and values are summed in,
-// before the scale.
+// each of padded_keys(keys), of the type of the computation: what the gradients of keys and values
+// are summed in, before the scale.
 struct AttentionBackwardRows {
   AttentionRows forward;
   AttentionOperand grad, grad_q, grad_k, grad_v, grad_bias;
@@ -54,6 +54,12 @@ constexpr int64_t padded_depth(int64_t depth) {
   return (depth + kDepthLanes - 1) / kDepthLanes * kDepthLanes;
 }
 
+// Tiles of AMX add to whole ones, zeros behind the last key.
+constexpr int64_t padded_keys(int64_t keys) { return (keys + 15) / 16 * 16; }
+
+// As kFewestSplitKeys.
+inline constexpr int64_t kFewestSplitKeysBackward = 256;
+
 struct AttentionBackwardKernel {
   // grad_q of the rows, written; grad_k and grad_v, added to `sums`; grad_bias, added to.
   void (*rows)(const AttentionBackwardRows&) = nullptr;
@@ -64,6 +70,6 @@ using SelectAttentionBackward = AttentionBackwardKernel(DType);
 MAREY_DECLARE_KERNEL(select_attention_backward, SelectAttentionBackward)
 
 // Bytes of scratch for rows of a call.
-std::size_t attention_backward_scratch(const AttentionRows& rows, int64_t count, int64_t item);
+std::size_t attention_backward_scratch(const AttentionRows& rows, int64_t count, DType dtype);
 
 }  // namespace marey

@@ -19,6 +19,7 @@
 // for dK and dV), and dS by pairs of keys too (for dQ).
 #include "core/select.h"
 #include "ops/attention/backward.h"
+#include "ops/attention/backward_split.h"
 #include "ops/attention/lanes.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -26,6 +27,7 @@ namespace {
 
 constexpr int64_t kKeys = 64;         // in a block
 constexpr int64_t kNearBytes = 1024;  // as in the forward kernel
+constexpr int64_t kTileKeys = 32;
 
 template <class T>
 [[gnu::always_inline]] inline void narrow_to(bfloat16* p, const Vec<T>& v) {
@@ -41,10 +43,11 @@ template <class T>
 template <class S, class Unit>
 class Block {
  public:
-  using T = SumOf<Unit>;
+  using T = std::conditional_t<std::is_same_v<Unit, Split>, float, SumOf<Unit>>;
   using V = Vec<T>;
   static constexpr int W = kLanesOf<T>;
   static constexpr bool kPairs = std::is_same_v<Unit, Pair>;
+  static constexpr bool kSplit = std::is_same_v<Unit, Split>;
   static constexpr int kStep = kPairs ? 2 : 1;  // items of the depth in a unit
   using Item = std::conditional_t<kPairs, bfloat16, T>;
   using ItemRows = std::conditional_t<kPairs, PairRows, Rows<T>>;
@@ -65,27 +68,34 @@ class Block {
     take(slope_, kTile);
     take(lse_, rows_);
     take(delta_, rows_);
-    take(q_, rows_ * units_);
-    take(grad_, rows_ * value_units_);
-    take(q_rows_, rows_ / kStep * padded_depth(p_.depth));
-    take(grad_rows_, rows_ / kStep * padded_depth(p_.value_depth));
-    take(grad_q_, rows_ * p_.depth);
-    take(keys_, kKeys * units_ * kStep);
-    take(values_, kKeys * value_units_ * kStep);
-    take(key_columns_, kKeys / kStep * p_.depth);
+    grad_q_rows_ = kSplit ? padded_depth(p_.depth) : p_.depth;
+    take(grad_q_, rows_ * grad_q_rows_);
+    if constexpr (kSplit) {
+      split_.begin(p_, rows_, kWide * W, take);
+    } else {
+      take(q_, rows_ * units_);
+      take(grad_, rows_ * value_units_);
+      take(q_rows_, rows_ / kStep * padded_depth(p_.depth));
+      take(grad_rows_, rows_ / kStep * padded_depth(p_.value_depth));
+      take(keys_, kKeys * units_ * kStep);
+      take(values_, kKeys * value_units_ * kStep);
+      take(key_columns_, kKeys / kStep * p_.depth);
+    }
     if (kPairs) {
       take(weight_rows_, kTile);
       take(grad_score_rows_, kTile);
       take(grad_score_pairs_, kTile / 2);
     }
     key_sums_ = static_cast<T*>(b.sums);
-    value_sums_ = key_sums_ + p_.keys * padded_depth(p_.depth);
+    value_sums_ = key_sums_ + padded_keys(p_.keys) * padded_depth(p_.depth);
     factor_ = static_cast<T>(p_.softcap > 0 ? p_.scale / p_.softcap : p_.scale * kLog2E);
     late_factor_ = kPairs && p_.softcap <= 0 && p_.bias.data == nullptr && factor_ > 0;
   }
 
+  bool stay_finite() const { return split_.stay_finite(queries_, b_, keys_seen()); }
+
   void run() {
-    if constexpr (std::is_same_v<S, Item>) {
+    if constexpr (std::is_same_v<S, Item> && !kSplit) {
       keys_in_place_ = p_.k.item == 1 && p_.depth % kStep == 0;
       values_in_place_ = p_.v.item == 1 && p_.value_depth % kStep == 0;
     }
@@ -93,16 +103,9 @@ class Block {
       columns_in_place_ =
           p_.k.item == 1 && p_.k.row * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
     }
-    int64_t low = queries_.limited() ? p_.keys : 0;
-    int64_t high = queries_.limited() ? 0 : p_.keys;
-    queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) {
-      begin(panel, NV);
-      if (!queries_.limited()) return;
-      const Range any = queries_.reach_of(panel).any;
-      low = at_most(low, any.first);
-      high = at_least(high, any.last);
-    });
-    for (int64_t first = low / kKeys * kKeys; first < high; first += kKeys) {
+    const Range seen = keys_seen();
+    queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) { begin(panel, NV); });
+    for (int64_t first = seen.first; first < seen.last; first += kKeys) {
       const Range block{first, at_most(first + kKeys, p_.keys)};
       pack(block);
       queries_.template for_each_panel<W>(
@@ -112,6 +115,17 @@ class Block {
   }
 
  private:
+  // By any query of the call, from the beginning of a block on.
+  Range keys_seen() const {
+    if (!queries_.limited()) return {0, p_.keys};
+    Range seen{p_.keys, 0};
+    queries_.template for_each_panel<W>([&]<int>(const Panel& panel) {
+      const Range any = queries_.reach_of(panel).any;
+      seen = {at_most(seen.first, any.first), at_least(seen.last, any.last)};
+    });
+    return {seen.first / kKeys * kKeys, seen.last};
+  }
+
   template <class X>
   static const S* row(const X& operand, int64_t s) {
     return static_cast<const S*>(operand.data) + s * operand.row;
@@ -124,21 +138,66 @@ class Block {
       const S* grad[W];
       queries_.rows_of(p_.q, panel, j, q);
       queries_.rows_of(b_.grad, panel, j, grad);
-      Unit* q_lanes = q_ + panel.vector * W * units_ + j * W;
-      Unit* grad_lanes = grad_ + panel.vector * W * value_units_ + j * W;
       if constexpr (kPairs) {
-        gather_lanes(q, p_.q.item, p_.depth, q_lanes, pitch);
-        gather_lanes(grad, b_.grad.item, p_.value_depth, grad_lanes, pitch);
-      } else {
-        gather_lanes<T, S>(q, p_.q.item, p_.depth, factor_, q_lanes, pitch);
-        gather_lanes<T, S>(grad, b_.grad.item, p_.value_depth, T(1), grad_lanes, pitch);
+        gather_lanes(q, p_.q.item, p_.depth, q_ + panel.vector * W * units_ + j * W, pitch);
+        gather_lanes(grad, b_.grad.item, p_.value_depth,
+                     grad_ + panel.vector * W * value_units_ + j * W, pitch);
+      } else if constexpr (!kSplit) {
+        gather_lanes<T, S>(q, p_.q.item, p_.depth, factor_, q_ + panel.vector * W * units_ + j * W,
+                           pitch);
+        gather_lanes<T, S>(grad, b_.grad.item, p_.value_depth, T(1),
+                           grad_ + panel.vector * W * value_units_ + j * W, pitch);
       }
       begin_rows(panel, j, grad);
     }
-    pack_depth(p_.q, panel, p_.depth, q_rows_);
-    pack_depth(b_.grad, panel, p_.value_depth, grad_rows_);
-    T* grad_q = grad_q_ + panel.vector * W * p_.depth;
-    for (int64_t i = 0; i < p_.depth * pitch; i += W) store(grad_q + i, V(T(0)));
+    if constexpr (kSplit) {
+      split_panel_of(panel, vectors);
+    } else {
+      pack_depth(p_.q, panel, p_.depth, q_rows_);
+      pack_depth(b_.grad, panel, p_.value_depth, grad_rows_);
+    }
+    T* grad_q = grad_q_ + panel.vector * W * grad_q_rows_;
+    for (int64_t i = 0; i < grad_q_rows_ * pitch; i += W) store(grad_q + i, V(T(0)));
+  }
+
+  // Queries and gradients are turned, and copied, to where scores will be, and split from there.
+  void split_panel_of(const Panel& panel, int vectors) {
+    const int64_t pitch = vectors * W;
+    const auto turn = [&](const AttentionOperand& operand, int64_t depth, T factor,
+                          const auto& pack) {
+      for (int64_t d = 0; d < depth; d += kKeys) {
+        const int64_t items = at_most(kKeys, depth - d);
+        for (int j = 0; j < vectors; ++j) {
+          const S* rows[W];
+          queries_.rows_of(operand, panel, j, rows);
+          for (const S*& row : rows) row += d * operand.item;
+          gather_lanes<T, S>(rows, operand.item, items, factor, scores_ + j * W, pitch);
+        }
+        pack(d, items);
+      }
+    };
+    turn(p_.q, p_.depth, factor_, [&](int64_t d, int64_t items) {
+      split_.pack_queries(scores_, panel.vector, d, items, pitch);
+    });
+    turn(b_.grad, p_.value_depth, T(1), [&](int64_t d, int64_t items) {
+      split_.pack_grads(scores_, panel.vector, d, items, pitch);
+    });
+    const auto copy = [&](const AttentionOperand& operand, int64_t depth, const auto& pack) {
+      for_each_depth_panel<W>(depth, [&]<int NV>(int64_t d) {
+        constexpr int64_t kPitch = NV * W;
+        for (int64_t i = 0; i < kWide * W * kPitch; i += W) store(scores_ + i, V(T(0)));
+        for (int64_t i = 0; i < panel.lanes; ++i) {
+          copy_rows<T, S>(queries_.address<const S>(operand, panel.row + i) + d * operand.item, 0,
+                          operand.item, 1, at_most(kPitch, depth - d), scores_ + i * kPitch);
+        }
+        pack(d, kPitch);
+      });
+    };
+    copy(p_.q, p_.depth, [&](int64_t d, int64_t lanes) {
+      split_.pack_query_rows(scores_, panel.vector, d, lanes);
+    });
+    copy(b_.grad, p_.value_depth,
+         [&](int64_t d, int64_t lanes) { split_.pack_grad_rows(scores_, panel.vector, d, lanes); });
   }
 
   // lse, in units of log2, and delta. Lanes that are none, and queries that attend to nothing, get
@@ -198,6 +257,14 @@ class Block {
   }
 
   void pack(const Range& block) {
+    if constexpr (kSplit) {
+      split_.pack(p_, block);
+    } else {
+      pack_block(block);
+    }
+  }
+
+  void pack_block(const Range& block) {
     if (!keys_in_place_) pack_items(p_.k, block, p_.depth, units_ * kStep, keys_);
     if (!values_in_place_) pack_items(p_.v, block, p_.value_depth, value_units_ * kStep, values_);
     if (columns_in_place_) return;
@@ -238,13 +305,18 @@ class Block {
     const Reach reach = queries_.reach_of(panel);
     Range range{at_least(block.first, reach.any.first), at_most(block.last, reach.any.last)};
     if (range.count() <= 0) return;
-    // Whole pairs of keys: the one before the first is forbidden below.
+    // Whole pairs of keys, or tiles of them: those before the first are forbidden below.
     if constexpr (kPairs) range.first -= (range.first - block.first) % 2;
+    if constexpr (kSplit) range.first -= (range.first - block.first) % kTileKeys;
     const int64_t at = range.first - block.first;
     const int64_t tile = range.count() * kPitch;
-    product<NV, Unit>(range.count(),
-                      items(p_.k, keys_in_place_, range.first, keys_, at, units_ * kStep),
-                      q_ + panel.vector * W * units_, units_, scores_, false);
+    if constexpr (kSplit) {
+      split_.template scores<NV>(at, range.count(), panel.vector, scores_);
+    } else {
+      product<NV, Unit>(range.count(),
+                        items(p_.k, keys_in_place_, range.first, keys_, at, units_ * kStep),
+                        q_ + panel.vector * W * units_, units_, scores_, false);
+    }
     if (kPairs && !late_factor_) scale_scores(scores_, tile, factor_);
     if (p_.softcap > 0) {
       cap_scores<T>(scores_, tile, static_cast<T>(p_.softcap * kLog2E), slope_);
@@ -254,9 +326,14 @@ class Block {
     if (range.first < reach.every.first || range.last > reach.every.last) {
       apply_limits<T>(queries_, panel, range, NV, scores_);
     }
-    product<NV, Unit>(range.count(),
-                      items(p_.v, values_in_place_, range.first, values_, at, value_units_ * kStep),
-                      grad_ + panel.vector * W * value_units_, value_units_, grads_, false);
+    if constexpr (kSplit) {
+      split_.template grads<NV>(at, range.count(), panel.vector, grads_);
+    } else {
+      product<NV, Unit>(
+          range.count(),
+          items(p_.v, values_in_place_, range.first, values_, at, value_units_ * kStep),
+          grad_ + panel.vector * W * value_units_, value_units_, grads_, false);
+    }
     differentiate<NV>(range.count(), lse_ + panel.vector * W, delta_ + panel.vector * W);
     if (b_.grad_bias.data != nullptr) add_to_bias(panel, range, kPitch);
     if (p_.softcap > 0) {
@@ -265,6 +342,32 @@ class Block {
       }
     }
 
+    if constexpr (kSplit) {
+      add_split_products<NV>(panel, range, at);
+    } else {
+      add_all_products<NV>(panel, range, at);
+    }
+  }
+
+  template <int NV>
+  void add_split_products(const Panel& panel, const Range& range, int64_t at) {
+    const int64_t count = range.count();
+    split_.template set_weights<NV>(count, scores_, grads_);
+    split_.template add_queries<NV>(p_, at, count, grad_q_ + panel.vector * W * grad_q_rows_);
+    const int64_t keys = padded_keys(p_.keys);
+    for_each_depth_panel<W>(p_.depth, [&]<int Lanes>(int64_t d) {
+      split_.template add_keys<Lanes>(count, panel.vector, d,
+                                      key_sums_ + d * keys + range.first * (Lanes * W));
+    });
+    for_each_depth_panel<W>(p_.value_depth, [&]<int Lanes>(int64_t d) {
+      split_.template add_values<Lanes>(count, panel.vector, d,
+                                        value_sums_ + d * keys + range.first * (Lanes * W));
+    });
+  }
+
+  template <int NV>
+  void add_all_products(const Panel& panel, const Range& range, int64_t at) {
+    constexpr int64_t kPitch = NV * W;
     int64_t depth = range.count();
     const Unit* by_key = nullptr;
     ItemRows weights{};
@@ -297,7 +400,7 @@ class Block {
     for_each_depth_panel<W>(depth, [&]<int NV>(int64_t d) {
       product<NV, Unit>(range.count(), a, rows + d * (rows_ / kStep) + first * (NV * W),
                         (panel.lanes + kStep - 1) / kStep,
-                        sums + d * p_.keys + range.first * (NV * W), true);
+                        sums + d * padded_keys(p_.keys) + range.first * (NV * W), true);
     });
   }
 
@@ -358,8 +461,8 @@ class Block {
     for (int j = 0; j < vectors && j * W < panel.lanes; ++j) {
       S* items[W];
       queries_.rows_of(b_.grad_q, panel, j, items);
-      scatter_lanes<T, S>(grad_q_ + panel.vector * W * p_.depth + j * W, vectors * W, scale, items,
-                          at_most(panel.lanes - j * W, W), b_.grad_q.item, p_.depth);
+      scatter_lanes<T, S>(grad_q_ + panel.vector * W * grad_q_rows_ + j * W, vectors * W, scale,
+                          items, at_most(panel.lanes - j * W, W), b_.grad_q.item, p_.depth);
     }
   }
 
@@ -367,7 +470,7 @@ class Block {
   const AttentionRows& p_;
   const Queries queries_;
   int64_t rows_;  // of the call, up to whole panels
-  int64_t units_, value_units_;
+  int64_t units_, value_units_, grad_q_rows_;
   T factor_;
   bool late_factor_;  // the factor comes with the exponential
   bool keys_in_place_ = false;
@@ -392,6 +495,8 @@ class Block {
   Pair* grad_score_pairs_;
   T* key_sums_;  // panels of the head size (keys, lanes of D)
   T* value_sums_;
+  struct Nothing {};
+  [[no_unique_address]] std::conditional_t<kSplit, SplitGradients, Nothing> split_;
 };
 
 template <class S, class Unit>
@@ -408,7 +513,7 @@ template <class S, class T>
   for_each_depth_panel<W>(depth, [&]<int NV>(int64_t d) {
     for (int64_t s = 0; s < keys; ++s) {
       for (int j = 0; j < NV && d + j * W < depth; ++j) {
-        const T* at = sums + d * keys + (s * NV + j) * W;
+        const T* at = sums + d * padded_keys(keys) + (s * NV + j) * W;
         V sum = load<V>(at);
         for (int64_t part = 1; part < parts; ++part) sum += load<V>(at + part * stride);
         sum *= V(scale);
@@ -426,12 +531,27 @@ template <class S, class T>
   });
 }
 
+#if defined(__AMX_BF16__)
+// Float32, by tiles where there are keys enough, as in the forward kernel, and split operands do.
+void run_split(const AttentionBackwardRows& rows) {
+  if (rows.forward.keys >= kFewestSplitKeysBackward) {
+    Block<float, Split> block(rows);
+    if (block.stay_finite()) return block.run();
+  }
+#if defined(MAREY_ONLY_BF16)
+  isa_avx512::select_attention_backward(DType::f32).rows(rows);
+#else
+  run<float, float>(rows);
+#endif
+}
+#endif
+
 template <class S, class T>
 void finish(const AttentionBackwardRows& b, int64_t parts) {
   const AttentionRows& p = b.forward;
   const T* sums = static_cast<const T*>(b.sums);
-  const int64_t of_keys = p.keys * padded_depth(p.depth);
-  const int64_t stride = of_keys + p.keys * padded_depth(p.value_depth);
+  const int64_t of_keys = padded_keys(p.keys) * padded_depth(p.depth);
+  const int64_t stride = of_keys + padded_keys(p.keys) * padded_depth(p.value_depth);
   write_sums<S, T>(sums, parts, stride, p.keys, p.depth, static_cast<T>(p.scale), b.grad_k);
   write_sums<S, T>(sums + of_keys, parts, stride, p.keys, p.value_depth, T(1), b.grad_v);
 }
@@ -439,6 +559,9 @@ void finish(const AttentionBackwardRows& b, int64_t parts) {
 }  // namespace
 
 AttentionBackwardKernel select_attention_backward(DType dtype) {
+#if defined(__AMX_BF16__)
+  if (dtype == DType::f32 && tiles_active()) return {run_split, finish<float, float>};
+#endif
   return of_type(dtype, []<class S>() -> AttentionBackwardKernel {
     return {run<S, UnitOf<S>>, finish<S, SumOf<UnitOf<S>>>};
   });

@@ -9,6 +9,7 @@
 #include "core/bfloat16.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "ops/conv/conv3d_patches.h"
 #include "ops/conv/conv3d_plan.h"
 
 namespace marey {
@@ -69,6 +70,10 @@ void conv3d_backward_input(const View& grad, const View& weight, const Conv3dOpt
   check_gradient(grad, grad_x.shape, weight.shape, options);
   check_type("grad", grad, grad_x.dtype);
   check_type("weight", weight, grad_x.dtype);
+  if (input_is_of_patches(grad, weight, options, grad_x)) {
+    patches_backward_input(grad, weight, grad_x);
+    return;
+  }
   const int64_t item = item_size(weight.dtype);
   const int64_t channels = weight.shape[0] / options.groups;
   const int64_t filters = weight.shape[1];
@@ -309,7 +314,11 @@ void conv3d_backward_weight(const View& grad, const View& x, const Shape& weight
   const GradPlan plan = plan_gradient(kernel, grad, x, weight, options, depthwise);
   const ConvArray inputs = conv_array(x);
   const ConvArray gradients = conv_array(grad);
-  if (grad_weight != nullptr) sum_weights(kernel, plan, inputs, gradients, *grad_weight);
+  if (grad_weight != nullptr && weight_is_of_patches(grad, weight, options)) {
+    patches_backward_weight(grad, x, weight, *grad_weight);
+  } else if (grad_weight != nullptr) {
+    sum_weights(kernel, plan, inputs, gradients, *grad_weight);
+  }
   if (grad_bias != nullptr) sum_bias(kernel, plan, inputs, gradients, *grad_bias);
 }
 

@@ -8,7 +8,8 @@
 
 namespace marey {
 
-MAREY_STUB_SPLIT(select_linear, SelectLinear)
+MAREY_STUB_BF16(select_linear, SelectLinear)
+MAREY_STUB(select_split_linear, SelectSplitLinear)
 
 namespace {
 
@@ -51,18 +52,22 @@ void* offset(const Matrix& m, DType dtype, int64_t row, int64_t item) {
   return static_cast<std::byte*>(m.data) + (row * m.row + item * m.item) * item_size(dtype);
 }
 
+LinearKernel kernel_of(LinearForm form, DType dtype) {
+  return form.split ? select_split_linear_stub.get(form.isa)()
+                    : select_linear_stub.get(form.isa)(dtype);
+}
+
 }  // namespace
 
-Isa linear_isa(DType dtype, int64_t rows) {
-  const bool few = dtype == DType::f32 && rows < kRowsOfTiles;
-  const Isa active = active_isa();
-  return select_linear_stub.chosen(few && active == Isa::avx512_amx ? Isa::avx512_bf16 : active);
+LinearForm linear_form(DType dtype, int64_t rows) {
+  const bool tiles = active_isa() == Isa::avx512_amx;
+  return {select_linear_stub.chosen(), tiles && dtype == DType::f32 && rows >= kRowsOfTiles};
 }
 
 PackedMatrix::PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t columns,
                            int64_t rows)
-    : dtype_(dtype), isa_(linear_isa(dtype, rows)), depth_(depth), columns_(columns) {
-  const LinearKernel kernel = select_linear_stub.get(isa_)(dtype);
+    : dtype_(dtype), form_(linear_form(dtype, rows)), depth_(depth), columns_(columns) {
+  const LinearKernel kernel = kernel_of(form_, dtype);
   panels_ = divided(columns, kernel.lanes);
   panel_bytes_ = divided(depth, kernel.unit_items) * kernel.lanes * kernel.unit_bytes;
   memory_ = Buffer(panels_ * panel_bytes_);
@@ -77,7 +82,7 @@ PackedMatrix::PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t 
 void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* bias,
               Activation activation, const Matrix& residual, const Matrix& c) {
   if (rows == 0 || b.columns() == 0) return;
-  const LinearKernel kernel = select_linear_stub.get(b.isa())(b.dtype());
+  const LinearKernel kernel = kernel_of(b.form(), b.dtype());
   const int64_t size = item_size(b.dtype());
   const int64_t wanted = kRangesPerThread * num_threads();
   const int64_t blocks = divided(rows, kernel.rows_of_call);

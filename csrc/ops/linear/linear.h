@@ -27,13 +27,19 @@ struct Matrix {
 // few rows differ from those of many in the last bits.
 inline constexpr int64_t kRowsOfTiles = 16;
 
-// The instruction set whose packed weights products of so many rows take.
-Isa linear_isa(DType dtype, int64_t rows);
+// How B is packed for products of so many rows: by which instruction set's kernel, and whether as
+// three parts of bfloat16.
+struct LinearForm {
+  Isa isa = Isa::baseline;
+  bool split = false;
+  bool operator==(const LinearForm&) const = default;
+};
+LinearForm linear_form(DType dtype, int64_t rows);
 // Of x (..., C).
 int64_t rows_of(const View& x);
 
-// B, packed once for products of so many rows or others of the same linear_isa: panels of so many
-// columns as that multiplies at a time.
+// B, packed once for products of so many rows or others of the same form: panels of so many
+// columns as its kernel multiplies at a time.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -45,19 +51,19 @@ class PackedMatrix {
   int64_t columns() const { return columns_; }
   int64_t panels() const { return panels_; }
   int64_t panel_bytes() const { return panel_bytes_; }
-  Isa isa() const { return isa_; }
+  LinearForm form() const { return form_; }
 
  private:
   Buffer memory_;
   DType dtype_ = DType::f32;
-  Isa isa_ = Isa::baseline;
+  LinearForm form_;
   int64_t depth_ = 0, columns_ = 0, panels_ = 0, panel_bytes_ = 0;
 };
 
 // bias: null or as many items of the same type as there are columns, adjacent. residual: as C,
 // which it may be, or without data. C overlaps neither operand. Each thread's scratch is at most 96
 // rows of A, 384 (768 of bfloat16) of the depth, and as many of C, 256 columns; of split operands
-// 256 rows, 384 of the depth, and 768 columns: 1.3 MiB.
+// 128 rows, 768 of the depth, and 768 columns: 1 MiB.
 void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* bias,
               Activation activation, const Matrix& residual, const Matrix& c);
 
@@ -103,5 +109,8 @@ struct LinearKernel {
 };
 using SelectLinear = LinearKernel(DType);
 MAREY_DECLARE_KERNEL(select_linear, SelectLinear)
+// By tiles, of float32; with them alone.
+using SelectSplitLinear = LinearKernel();
+MAREY_DECLARE_KERNEL(select_split_linear, SelectSplitLinear)
 
 }  // namespace marey

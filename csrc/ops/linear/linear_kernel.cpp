@@ -231,8 +231,9 @@ struct Kernel {
 // because its rows are split once for all of them.
 struct SplitKernel {
   static constexpr int64_t kLanes = kWide * kLanesOf<float>;
-  static constexpr int64_t kRows = 256, kPanels = 24;
-  static constexpr int64_t kPitch = kLinearDepth * kSplitParts + kSplitDepth;
+  static constexpr int64_t kRows = 128, kPanels = 24;
+  static constexpr int64_t kDepth = 2 * kLinearDepth;  // sums go through memory less often
+  static constexpr int64_t kPitch = kDepth * kSplitParts + kSplitDepth;
   static constexpr int64_t kBlockBytes = kRows * kPitch * static_cast<int64_t>(sizeof(bfloat16));
   static constexpr int64_t kScratchBytes =
       kBlockBytes + kRows * kPanels * kLanes * static_cast<int64_t>(sizeof(float));
@@ -247,7 +248,7 @@ struct SplitKernel {
     auto* const sums = reinterpret_cast<float*>(p.scratch + kBlockBytes);
     int64_t first = 0;
     do {
-      const int64_t depth = at_most(kLinearDepth, p.depth - first);
+      const int64_t depth = at_most(kDepth, p.depth - first);
       split_rows(item_at<float>(p.a, 0, first), p.a.row, p.a.item, p.rows, depth, block, kPitch);
       const int64_t step = first / 2 * kLanes;
       for (int64_t panel = 0; panel < p.panels; ++panel) {
@@ -279,10 +280,15 @@ struct SplitKernel {
 
 }  // namespace
 
-LinearKernel select_linear(DType dtype) {
+LinearKernel select_split_linear() {
 #if defined(__AMX_BF16__)
-  if (dtype == DType::f32 && tiles_active()) return SplitKernel::make();
+  return SplitKernel::make();
+#else
+  return {};
 #endif
+}
+
+LinearKernel select_linear(DType dtype) {
   return of_type(dtype, []<class S>() { return Kernel<S, UnitOf<S>>::make(); });
 }
 

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "ops/recurrent/backward_norm.h"
 #include "ops/recurrent/backward_projection.h"
+#include "ops/recurrent/backward_split.h"
 
 namespace marey {
 
@@ -49,8 +50,7 @@ class Backward {
         normed_(call.args.weights.norm_c != nullptr),
         gates_(gates_of(call.args.cell, normed_)),
         pitch_(padded_pitch(gates_.all * call.width)),
-        step_blocks_(threads, call.blocks),
-        products_(threads, 2 * call.input_blocks + call.state_blocks) {
+        step_blocks_(threads, call.blocks) {
     const BackwardArgs& args = call.args;
     const Steps& steps = call.steps;
     const int64_t N = steps.batch();
@@ -59,14 +59,24 @@ class Backward {
     // The large ones, which the threads write before they are read.
     const auto unset = [&call](int64_t items) { return Buffer(items * call.real); };
     hh_t_ = unset(call_.state_blocks * gates_.hh_count * call_.width * lanes);
-    ih_t_ = unset(call_.input_blocks * gates_.ih_count * call_.width * lanes);
+    if (const SplitKernels* kernels = split_kernels(args.x.dtype, call_.hidden)) {
+      split_.emplace(call, *kernels, gates_.all, gates_.ih_first, gates_.ih_count,
+                     gates_.ih.data());
+      split_x_ = split_->panels(call_.input_blocks);
+      split_h_ = split_->panels(call_.state_blocks);
+      if (args.cell == Cell::gru_before) split_reset_ = split_->panels(call_.state_blocks);
+      products_.emplace(threads, split_tasks());
+    } else {
+      products_.emplace(threads, 2 * call.input_blocks + call.state_blocks);
+      ih_t_ = unset(call_.input_blocks * gates_.ih_count * call_.width * lanes);
+      strips_ = unset(call_.chunk_rows * gates_.all * call_.width);
+    }
     grad_ih_ = unset(call_.input_blocks * gates_.ih_count * call_.width * lanes);
     grad_hh_ = unset(call_.state_blocks * gates_.hh_count * call_.width * lanes);
     // What stands between the units of two gates is never written.
     const bool whole = call_.width == call_.hidden;
     for (Buffer& g : grads_)
       g = whole ? unset(call_.chunk_rows * pitch_) : real(call_.chunk_rows * pitch_);
-    strips_ = unset(call_.chunk_rows * gates_.all * call_.width);
     x_ = unset(call_.input_blocks * call_.chunk_rows * lanes);
     grad_x_ = unset(call_.input_blocks * call_.chunk_rows * lanes);
     h_ = unset(call_.state_blocks * call_.chunk_rows * lanes);
@@ -151,7 +161,11 @@ class Backward {
       const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
       const auto [first, last] = mine.part(gates_.all * call_.width / 4);
       std::byte* gates = grads_[chunk % 2].data();
-      call_.kernels.strips({gates, pitch_, rows, 4 * first, 4 * last, strips_.data()});
+      if (split_) {
+        split_operands(mine, chunk, begin, end);
+      } else {
+        call_.kernels.strips({gates, pitch_, rows, 4 * first, 4 * last, strips_.data()});
+      }
       call_.kernels.sums({gates, pitch_, rows, 4 * first, 4 * last, sums_.data()});
       if (projection_) projection_->pack_states(mine, rows);
       if (norms_) {
@@ -159,7 +173,12 @@ class Backward {
                     [this](int64_t step, int64_t row) { return cell_before(step, row); });
       }
       if (!team.barrier(thread)) return;
-      weight_gradients(mine, chunk, begin, end);
+      if (split_) {
+        split_products(mine, begin, end);
+      } else {
+        weight_gradients(mine, chunk, begin, end);
+      }
+      if (projection_) projection_->weight(mine, begin, end);
     }
     add_next(mine.state_blocks, 0, -1);
     if (!team.barrier(thread)) return;
@@ -222,7 +241,11 @@ class Backward {
     const WeightViews& weights = call_.args.weights;
     pack_weight(mine, weights.hh, gates_.hh.data(), gates_.hh_count, mine.state_blocks, hh_t_);
     if (projection_) projection_->pack(mine);
-    pack_weight(mine, weights.ih, gates_.ih.data(), gates_.ih_count, mine.input_blocks, ih_t_);
+    if (split_) {
+      split_->pack(mine);
+    } else {
+      pack_weight(mine, weights.ih, gates_.ih.data(), gates_.ih_count, mine.input_blocks, ih_t_);
+    }
     if (call_.args.cell == Cell::gru_before) {
       const int n = 2;
       pack_weight(mine, weights.hh, &n, 1, mine.blocks, reset_t_);
@@ -379,25 +402,42 @@ class Backward {
                      : call_.steps.at(call_.args.y, row, step - 1);
   }
 
-  // The chunk's part of the gradients of the weights, and the gradients of x.
-  void weight_gradients(BackwardThread& mine, std::size_t chunk, int64_t begin, int64_t end) {
+  // Where a chunk's rows lie: those of x, of its gradient, and of h before them.
+  struct RowsOfChunk {
+    void **x, **grad_x, **before;
+  };
+  RowsOfChunk rows_of_chunk(BackwardThread& mine, int64_t begin, int64_t end) {
     const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
-    void** x = mine.pointers(0, rows);
-    void** grad_x = mine.pointers(1, rows);
-    void** before = mine.pointers(2, rows);
+    const RowsOfChunk at{mine.pointers(0, rows), mine.pointers(1, rows), mine.pointers(2, rows)};
     int64_t k = 0;
     for (int64_t step = begin; step < end; ++step) {
       for (int64_t row = 0; row < call_.steps.active(step); ++row, ++k) {
-        x[k] = call_.steps.at(call_.args.x, row, step);
-        grad_x[k] = call_.steps.at(call_.args.grad_x, row, step);
-        before[k] = state_before(step, row);
+        at.x[k] = call_.steps.at(call_.args.x, row, step);
+        at.grad_x[k] = call_.steps.at(call_.args.grad_x, row, step);
+        at.before[k] = state_before(step, row);
       }
     }
-    products_.each(mine.team, mine.thread, false, [&](int64_t index) {
+    return at;
+  }
+  void gather_x(const RowsOfChunk& at, int64_t block, int64_t rows) {
+    call_.kernels.gather({at.x, rows, call_.args.x.stride(2) / call_.storage, call_.input, block,
+                          block + 1, x_.data()});
+  }
+  void gather_h(const RowsOfChunk& at, int64_t block, int64_t rows) {
+    call_.kernels.gather({at.before, rows, 1, call_.state, block, block + 1, h_.data()});
+  }
+  const std::byte* panel(const Buffer& panels, int64_t block, int64_t rows) const {
+    return panels.data() + block * rows * call_.products.lanes * call_.real;
+  }
+
+  // The chunk's part of the gradients of the weights, and the gradients of x.
+  void weight_gradients(BackwardThread& mine, std::size_t chunk, int64_t begin, int64_t end) {
+    const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
+    const RowsOfChunk at = rows_of_chunk(mine, begin, end);
+    products_->each(mine.team, mine.thread, false, [&](int64_t index) {
       const int64_t inputs = call_.input_blocks;
       if (index < inputs) {
-        call_.kernels.gather({x, rows, call_.args.x.stride(2) / call_.storage, call_.input, index,
-                              index + 1, x_.data()});
+        gather_x(at, index, rows);
         call_.kernels.weight({strips_of(gates_.ih_first, rows), rows, gates_.ih_count * call_.width,
                               x_.data(), index, index + 1, grad_ih_.data()});
       } else if (index < 2 * inputs) {
@@ -405,25 +445,64 @@ class Backward {
         multiply(block, rows, grads_[chunk % 2].data(), gates_.ih_first, gates_.ih_count, ih_t_,
                  grad_x_, rows);
         call_.kernels.scatter(
-            {grad_x_.data(), grad_x, rows, call_.input, block.first, block.second});
+            {grad_x_.data(), at.grad_x, rows, call_.input, block.first, block.second});
       } else {
-        state_gradient(index - 2 * inputs, rows, before);
+        const int64_t block = index - 2 * inputs;
+        gather_h(at, block, rows);
+        call_.kernels.weight({strips_of(gates_.hh_first, rows), rows, gates_.hh_count * call_.width,
+                              h_.data(), block, block + 1, grad_hh_.data()});
+        if (call_.args.cell != Cell::gru_before) return;
+        // The panels of r * h have room for all rows of a chunk, not for those of this one.
+        call_.kernels.weight(
+            {strips_of(0, rows), rows, call_.width, panel(reset_, block, call_.chunk_rows), 0, 1,
+             grad_reset_.data() + block * call_.width * call_.products.lanes * call_.real});
       }
     });
-    if (projection_) projection_->weight(mine, begin, end);
   }
 
-  void state_gradient(int64_t block, int64_t rows, const void* const* before) {
-    call_.kernels.gather({before, rows, 1, call_.state, block, block + 1, h_.data()});
-    call_.kernels.weight({strips_of(gates_.hh_first, rows), rows, gates_.hh_count * call_.width,
-                          h_.data(), block, block + 1, grad_hh_.data()});
-    if (call_.args.cell != Cell::gru_before) return;
-    // The panels of r * h have room for all rows of a chunk, not for those of this one.
-    std::byte* reset = reset_.data() + block * call_.chunk_rows * call_.products.lanes * call_.real;
-    const int64_t columns = call_.width;
-    call_.kernels.weight(
-        {strips_of(0, rows), rows, columns, reset, 0, 1,
-         grad_reset_.data() + block * columns * call_.products.lanes * call_.real});
+  // The same with split operands: first all threads split them.
+  void split_operands(BackwardThread& mine, std::size_t chunk, int64_t begin, int64_t end) {
+    const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
+    const RowsOfChunk at = rows_of_chunk(mine, begin, end);
+    split_->split(mine, grads_[chunk % 2].data(), pitch_, rows);
+    for (int64_t block = mine.input_blocks.first; block < mine.input_blocks.second; ++block) {
+      gather_x(at, block, rows);
+      split_->pack_rows(block, rows, panel(x_, block, rows), split_x_);
+    }
+    for (int64_t block = mine.state_blocks.first; block < mine.state_blocks.second; ++block) {
+      gather_h(at, block, rows);
+      split_->pack_rows(block, rows, panel(h_, block, rows), split_h_);
+      if (call_.args.cell == Cell::gru_before) {
+        split_->pack_rows(block, rows, panel(reset_, block, call_.chunk_rows), split_reset_);
+      }
+    }
+  }
+  void split_products(BackwardThread& mine, int64_t begin, int64_t end) {
+    const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
+    const RowsOfChunk at = rows_of_chunk(mine, begin, end);
+    const int64_t ih = split_->parts(gates_.ih_count);
+    const int64_t hh = split_->parts(gates_.hh_count);
+    const int64_t inputs = split_->input_parts();
+    products_->each(mine.team, mine.thread, false, [&](int64_t index) {
+      if (index < ih) {
+        split_->weight(index, gates_.ih_first, gates_.ih_count, rows, split_x_, call_.input_blocks,
+                       grad_ih_);
+      } else if (index < ih + hh) {
+        split_->weight(index - ih, gates_.hh_first, gates_.hh_count, rows, split_h_,
+                       call_.state_blocks, grad_hh_);
+      } else if (index < ih + hh + inputs) {
+        split_->input(index - ih - hh, rows, grad_x_);
+        const auto [first, last] = split_->input_blocks(index - ih - hh);
+        call_.kernels.scatter({grad_x_.data(), at.grad_x, rows, call_.input, first, last});
+      } else {
+        split_->weight(index - ih - hh - inputs, 0, 1, rows, split_reset_, call_.state_blocks,
+                       grad_reset_);
+      }
+    });
+  }
+  int64_t split_tasks() const {
+    return split_->parts(gates_.ih_count) + split_->parts(gates_.hh_count) + split_->input_parts() +
+           (call_.args.cell == Cell::gru_before ? split_->parts(1) : 0);
   }
 
   const std::byte* strips_of(int gate, int64_t rows) const {
@@ -508,10 +587,12 @@ class Backward {
   bool normed_;
   Gates gates_;
   int64_t pitch_;
-  SharedBlocks step_blocks_;  // of a step
-  SharedBlocks products_;     // of a chunk: the gradients of weight_ih, of x, of weight_hh
+  SharedBlocks step_blocks_;              // of a step
+  std::optional<SharedBlocks> products_;  // of a chunk: the gradients of weights and of x
   std::optional<ProjectionGradients> projection_;
   std::optional<NormGradients> norms_;
+  std::optional<SplitGradients> split_;
+  Buffer split_x_, split_h_, split_reset_;
   Buffer hh_t_, ih_t_, reset_t_, grad_ih_, grad_hh_, grad_reset_;
   // Of this chunk and the one before: its first step reads those of the other's first.
   Buffer grads_[2];

@@ -66,7 +66,13 @@ void project(const ProjectArgs& args) {
   }
 }
 
-constexpr SplitKernels kKernels = {sizeof(Split) / 2, &pack, &split, &project};
+void product(const SplitProductArgs& args) {
+  split_product<kVectors>(args.rows, {static_cast<const bfloat16*>(args.a), args.a_pitch},
+                          static_cast<const Split*>(args.panel), split_steps(args.depth),
+                          static_cast<float*>(args.to), args.accumulate);
+}
+
+constexpr SplitKernels kKernels = {sizeof(Split) / 2, &pack, &split, &project, &product};
 
 }  // namespace
 #endif

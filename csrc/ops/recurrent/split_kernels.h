@@ -22,12 +22,23 @@ struct SplitArgs {
   int64_t pitch;  // items of bfloat16
 };
 
+// to = or += rows of a times a packed panel.
+struct SplitProductArgs {
+  const void* a;
+  int64_t a_pitch;  // items of bfloat16
+  int64_t rows, depth;
+  const void* panel;
+  void* to;  // [rows][lanes]
+  bool accumulate;
+};
+
 struct SplitKernels {
   int64_t item_size;  // bytes of a packed weight
   void (*pack)(const PackArgs&);
   void (*split)(const SplitArgs&);
   // `a` split, its pitch in items of bfloat16.
   void (*project)(const ProjectArgs&);
+  void (*product)(const SplitProductArgs&);
 };
 
 // Null but for avx512_amx.
