@@ -94,6 +94,21 @@ CASES = {
     "relu": Case(5, 7, (3, 3, 3), (3, 5, 7), padding=1, activation="relu"),
     "gelu": Case(5, 7, (1, 1, 1), (3, 5, 7), activation="gelu"),
     "silu": Case(5, 17, (1, 3, 3), (3, 5, 7), activation="silu"),
+    "depthwise, long rows": Case(19, 19, (3, 3, 3), (5, 9, 41), groups=19, padding=1),
+    "depthwise, spatial": Case(
+        3, 3, (1, 3, 3), (4, 7, 26), groups=3, padding=(0, 2, 0), activation="relu"
+    ),
+    "depthwise, long rows, gelu": Case(
+        5,
+        5,
+        (2, 3, 3),
+        (7, 16, 12),
+        groups=5,
+        stride=(2, 1, 1),
+        padding=(1, 0, 1),
+        N=2,
+        activation="gelu",
+    ),
     "depthwise, gelu": Case(9, 9, (3, 3, 3), (3, 5, 7), groups=9, activation="gelu"),
 }
 

@@ -127,8 +127,9 @@ struct ConvChunks {
 // narrower. Costs are in multiply-adds of a register tile.
 struct ConvKernel {
   int64_t panel = 0;
-  int64_t tile = 1;      // of ConvProblem
-  int64_t columns = 56;  // positions along W are cut at multiples: whole tiles
+  int64_t tile = 1;              // of ConvProblem
+  int64_t columns = 56;          // positions along W are cut at multiples: whole tiles
+  int64_t columns_of_rows = 48;  // the same where they are lanes
   ConvChunks chunks{};
   int64_t block_bytes = 0;    // of scratch that a block should take at most
   double product_cost = 1.0;  // of one product of the direct sum

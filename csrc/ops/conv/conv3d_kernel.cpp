@@ -11,8 +11,9 @@
 // With one tap along W and no padding there (temporal and pointwise layers), and positions side by
 // side in memory, positions are the lanes instead and filters the rows of tiles, the weights being
 // broadcast: nothing is transposed. Rows of the input are copied into panels as wide as a tile,
-// because channels lie so far apart that they would share few sets of the first-level cache. Each
-// output is the same sum in the same order.
+// each frame once, before the first frame of outputs that reads it, channel after channel as far as
+// the block goes: channels lie pages apart, and to read two lines of each, panel by panel, took
+// three times as long. Each output is the same sum in the same order.
 //
 // To read channels that lie side by side where they are, instead of from a copy, took a quarter
 // longer for 256 to 64 channels, 1x1x1: prefetchers follow the copy, and neither they nor prefetch
@@ -106,9 +107,11 @@ class Direct {
     lanes_ = lanes_before(p_, b.last_panel) - first_lane_;
     const bool of_rows = p_.inputs == ConvInputs::rows;
     const int64_t width = of_rows ? round_up(positions_, W) : positions_;
-    const int64_t kept = several_ ? rows_ * width * lanes_ : (of_rows ? kPanel : width) * kPanel;
-    const int64_t pixels =
-        of_rows ? place_.time.extent * place_.height.extent * width : place_.pixels();
+    const int64_t kept = several_ ? rows_ * width * lanes_
+                                  : (of_rows ? kRowVectors * W * kTileFilters<T> : width * kPanel);
+    const int64_t pixels = of_rows
+                               ? at_most(ring(), place_.time.extent) * place_.height.extent * width
+                               : place_.pixels();
     const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
     const int64_t bias = take(lanes_ * kSum);
     const int64_t sums = take((kept + W * kPanel) * kSum);
@@ -139,7 +142,6 @@ class Direct {
       c += p_.chunk;
       const bool last = c >= p_.channels;
       if (p_.inputs == ConvInputs::rows) {
-        pack_rows();
         sum_chunk_of_rows(first_channel_ == 0, last);
         continue;
       }
@@ -221,84 +223,115 @@ class Direct {
   // ---- rows: positions are lanes ----
 
   int64_t row_pitch() const { return round_up(positions_, W) * depth(channels_); }
-  int64_t vectors_at(int64_t position) const {
-    return at_most(kConvVectors, (positions_ - position + W - 1) / W);
+  // Frames of the window that a frame of outputs reads; the others take their places in turn.
+  int64_t ring() const {
+    const ConvTaps& taps = p_.taps[0];
+    return taps.count > 1 ? taps.offset[taps.count - 1] - taps.offset[0] + 1 : 1;
   }
 
-  // The rows that the block reads, each as panels (depth, positions) of a tile's lanes.
-  [[gnu::flatten]] void pack_rows() {
-    T* to = window_;
-    for (int64_t t = 0; t < place_.time.extent; ++t) {
-      int64_t frame = place_.time.first + t * place_.time.stride;
-      const bool past = frame < b_.history;
-      const bool inside = frame >= 0 && frame < p_.in[0];
-      const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
-      const S* x = static_cast<const S*>(past ? b_.past : b_.x);
-      if (!past) frame -= b_.history;
-      for (int64_t h = 0; h < place_.height.extent; ++h, to += row_pitch()) {
-        const int64_t row = place_.height.first + h * place_.height.stride;
-        if (!inside || row < 0 || row >= p_.in[1]) continue;
-        const S* from = x + first_channel_ * strides.c + frame * strides.s[0] + row * strides.s[1] +
-                        place_.width.first;
-        for (int64_t q = 0; q < positions_; q += kPanel) {
-          pack_panel(from + q, strides.c, at_most(kPanel, positions_ - q), vectors_at(q) * W,
-                     to + q * depth(channels_));
-        }
+  // f(first position, vectors) of the panels of a row, about equally wide.
+  template <class F>
+  [[gnu::always_inline]] void each_panel(const F& f) const {
+    const int64_t vectors = (positions_ + W - 1) / W;
+    int64_t left = (vectors + kRowVectors - 1) / kRowVectors;
+    for (int64_t first = 0; first < vectors; --left) {
+      const int64_t wide = (vectors - first + left - 1) / left;
+      f(first * W, wide);
+      first += wide;
+    }
+  }
+
+  // A frame that the block reads, each row as panels (depth, positions).
+  [[gnu::flatten]] void pack_rows(int64_t index) {
+    int64_t frame = place_.time.first + index * place_.time.stride;
+    const bool past = frame < b_.history;
+    if (frame < 0 || frame >= p_.in[0]) return;
+    const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
+    const S* x = static_cast<const S*>(past ? b_.past : b_.x);
+    if (!past) frame -= b_.history;
+    T* to = window_ + index % ring() * place_.height.extent * row_pitch();
+    for (int64_t h = 0; h < place_.height.extent; ++h, to += row_pitch()) {
+      const int64_t row = place_.height.first + h * place_.height.stride;
+      if (row < 0 || row >= p_.in[1]) continue;
+      const S* from = x + first_channel_ * strides.c + frame * strides.s[0] + row * strides.s[1] +
+                      place_.width.first;
+      for (int64_t c = 0; c < channels_; c += kPerItem, from += kPerItem * strides.c) {
+        const int64_t second = c + 1 < channels_ ? strides.c : 0;
+        each_panel([&](int64_t q, int64_t vectors) {
+          T* at = to + q * depth(channels_) + c / kPerItem * vectors * W;
+          for (int64_t k = q; k < q + vectors * W; k += W, at += W) {
+            pack_vector(from + k, second, strides.c, positions_ - k, at);
+          }
+        });
       }
     }
   }
 
-  void pack_panel(const S* from, int64_t stride, int64_t count, int64_t lanes, T* to) const {
+  // A vector of positions of one channel, or of two as pairs: the second `second` items from the
+  // first; zero: there is none. Fetches what will be copied soon.
+  static void pack_vector(const S* from, [[maybe_unused]] int64_t second, int64_t stride,
+                          int64_t count, T* to) {
     using V = Vec<C>;
-    for (int64_t c = 0; c < channels_; c += kPerItem, to += lanes) {
-      for (int64_t k = 0; k < lanes; k += W) {
-        const V first = load_first<V>(from + c * stride + k, count - k);
-        if constexpr (kPerItem == 2) {
-          const bool odd = c + 1 == channels_;
-          const V second = odd ? V(C(0)) : load_first<V>(from + (c + 1) * stride + k, count - k);
-          using B = stdx::rebind_simd_t<uint32_t, V>;
-          store(reinterpret_cast<uint32_t*>(to + k),
-                (std::bit_cast<B>(first) >> 16) | std::bit_cast<B>(second));
-        } else {
-          store(to + k, first);
-        }
-      }
+    constexpr int64_t kChannelsAhead = 2 * kPerItem;
+    __builtin_prefetch(from + kChannelsAhead * stride);
+    const V low = load_first<V>(from, count);
+    if constexpr (kPerItem == 2) {
+      __builtin_prefetch(from + (kChannelsAhead + 1) * stride);
+      const V high = second != 0 ? load_first<V>(from + second, count) : V(C(0));
+      using B = stdx::rebind_simd_t<uint32_t, V>;
+      store(reinterpret_cast<uint32_t*>(to),
+            (std::bit_cast<B>(low) >> 16) | std::bit_cast<B>(high));
+    } else {
+      store(to, low);
     }
   }
 
   void sum_chunk_of_rows(bool first, bool last) {
-    static constexpr ConvTiles<T> kTiles;
-    const int64_t pitch = depth(channels_);
     C* sums = sums_;
-    for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
-      const int64_t lanes = lanes_of(p_, panel);
-      const int64_t lane = lanes_before(p_, panel) - first_lane_;
-      const int64_t filters = at_most(lanes, p_.filters - first_lane_ - lane);
-      const T* weights =
-          static_cast<const T*>(b_.packed) + weights_at(p_, first_channel_, channels_, panel);
-      for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+    int64_t packed = 0;
+    for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+      const int64_t seen = place_.time.extent - (b_.end[0] - 1 - t) * place_.time.step;
+      for (; packed < seen; ++packed) pack_rows(packed);
+      for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
         for (int64_t h = b_.begin[1]; h < b_.end[1]; ++h) {
-          int64_t taps = 0;
-          place_.each_row(b_, t, h, [&](int64_t i, int64_t j, int64_t, int64_t) {
-            taps_[taps++] = {(i * p_.taps[1].count + j) * pitch * lanes,
-                             place_.row_of(b_, t, h, i, j) * row_pitch()};
-          });
-          S* const to = static_cast<S*>(b_.out) + (first_lane_ + lane) * b_.out_strides.c +
-                        t * b_.out_strides.s[0] + h * b_.out_strides.s[1] + b_.begin[2];
-          for (int64_t q = 0; q < positions_; q += kPanel) {
-            const int64_t vectors = vectors_at(q);
-            conv_row(kTiles.of[vectors - 1], filters, vectors * W, weights, 1, lanes, taps_, taps,
-                     pitch, window_ + q * pitch, sums, !first);
-            if (last) {
-              finish_rows<C>(sums, filters, vectors * W,
-                             b_.bias != nullptr ? bias_ + lane : nullptr, b_.activation,
-                             at_most(vectors * W, positions_ - q), to + q, b_.out_strides.c);
-            }
-            if (several_) sums += lanes * vectors * W;
-          }
+          sums = sum_row_of_panel(t, h, panel, sums, first, last);
         }
       }
     }
+  }
+
+  // Sums of a panel of filters; returns where those of the next go.
+  C* sum_row_of_panel(int64_t t, int64_t h, int64_t panel, C* sums, bool first, bool last) {
+    const int64_t pitch = depth(channels_);
+    const int64_t lanes = lanes_of(p_, panel);
+    const int64_t lane = lanes_before(p_, panel) - first_lane_;
+    const int64_t filters = at_most(lanes, p_.filters - first_lane_ - lane);
+    const T* weights =
+        static_cast<const T*>(b_.packed) + weights_at(p_, first_channel_, channels_, panel);
+    int64_t taps = 0;
+    place_.each_row(b_, t, h, [&](int64_t i, int64_t j, int64_t, int64_t) {
+      const int64_t row = place_.row_of(b_, t, h, i, j);
+      const int64_t frame = row / place_.height.extent % ring();
+      taps_[taps++] = {(frame * place_.height.extent + row % place_.height.extent) * row_pitch(),
+                       (i * p_.taps[1].count + j) * pitch * lanes};
+    });
+    S* const to = static_cast<S*>(b_.out) + (first_lane_ + lane) * b_.out_strides.c +
+                  t * b_.out_strides.s[0] + h * b_.out_strides.s[1] + b_.begin[2];
+    // The weights of a tile, a line for each of the depth, stay in the first-level cache.
+    for (int64_t k = 0; k < filters; k += kTileFilters<T>) {
+      each_panel([&](int64_t q, int64_t vectors) {
+        kRowsTiles<T>[vectors](window_ + q* pitch, taps_, taps, pitch, weights + k, lanes, sums,
+                               !first);
+        if (last) {
+          finish_rows<C>(sums, at_most(kTileFilters<T>, filters - k), vectors * W,
+                         b_.bias != nullptr ? bias_ + lane + k : nullptr, b_.activation,
+                         at_most(vectors * W, positions_ - q), to + k * b_.out_strides.c + q,
+                         b_.out_strides.c);
+        }
+        if (several_) sums += kTileFilters<T> * vectors * W;
+      });
+    }
+    return sums;
   }
 
   const ConvBlock& b_;
@@ -341,6 +374,7 @@ ConvKernel split_functions() {
   // Six products of tiles cost 0.375 of a multiply-add.
   return {.panel = D::kPanel,
           .columns = 64,
+          .columns_of_rows = 64,
           .chunks = {2304, 1728, 32, 32},
           .block_bytes = int64_t{1} << 20,
           .product_cost = 0.375,

@@ -16,10 +16,10 @@ MAREY_STUB_NO_BF16(select_conv3d_depthwise, SelectConv)
 
 namespace {
 
-// Rows of positions along W are cut at multiples of this: vectors of a register tile.
-constexpr int64_t kColumnsOfRows = 64;
 // What the lanes of rows are rounded up to at most: a vector.
 constexpr int64_t kLanesOfRows = 16;
+// Rows of so many positions at least are lanes of a depthwise convolution.
+constexpr int64_t kLeastRow = 10;
 // Winograd's transforms pay from so many channels and filters of a group.
 constexpr int64_t kFewestForWinograd = 24;
 // And as long as their weights, 16 / 9 as many, come from the last-level cache. So must those of
@@ -172,7 +172,8 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
     if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) return;
     best = cut;
   };
-  const int64_t columns = problem.inputs == ConvInputs::rows ? kColumnsOfRows : kernel.columns;
+  const int64_t columns =
+      problem.inputs == ConvInputs::rows ? kernel.columns_of_rows : kernel.columns;
   const int64_t rows = std::max<int64_t>(problem.out[1], 1);
   const int64_t share = round_up(divide_up(rows, threads), problem.tile);
   for (const int64_t width : widths_of(problem.out[2], columns)) {
@@ -326,17 +327,32 @@ struct Work {
   Cut cut;
 };
 
-// Whether one tap along W reads nothing but x, in rows that are long enough for vectors.
+// Whether the taps in space are 3 x 3 neighbours, a step apart.
+bool reads_planes(const ConvProblem& problem) {
+  for (std::size_t axis = 1; axis < 3; ++axis) {
+    const ConvTaps& taps = problem.taps[axis];
+    if (taps.step != 1 || taps.count != 3) return false;
+    if (taps.offset[1] != taps.offset[0] + 1 || taps.offset[2] != taps.offset[0] + 2) return false;
+  }
+  return true;
+}
+
+// Whether one tap along W reads nothing but x, in rows that are long enough for vectors; of a
+// depthwise convolution, whether it reads planes and rows are long enough.
 ConvInputs inputs_of(const Work& work, int64_t history, int64_t positions) {
   const ConvTaps& width = work.problem.taps[2];
+  const bool along_rows = work.x.s[2] == 1 && work.out.s[2] == 1 && width.step == 1 &&
+                          (history == 0 || work.past.s[2] == 1);
+  if (work.problem.depthwise) {
+    const bool rows = along_rows && work.x.c != 1 && reads_planes(work.problem);
+    return rows && work.problem.out[2] >= kLeastRow ? ConvInputs::rows : ConvInputs::window;
+  }
   if (width.count != 1 || width.offset[0] < 0) return ConvInputs::window;
   if ((positions - 1) * width.step + width.offset[0] >= work.problem.in[2]) {
     return ConvInputs::window;
   }
   const int64_t lanes = divide_up(work.problem.out[2], kLanesOfRows) * kLanesOfRows;
-  const bool rows = work.x.s[2] == 1 && work.out.s[2] == 1 && width.step == 1 &&
-                    (history == 0 || work.past.s[2] == 1);
-  return rows && lanes * 7 <= work.problem.out[2] * 8 ? ConvInputs::rows : ConvInputs::window;
+  return along_rows && lanes * 7 <= work.problem.out[2] * 8 ? ConvInputs::rows : ConvInputs::window;
 }
 
 }  // namespace
@@ -354,7 +370,6 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype
     work.x = arrays->x.strides;
     work.past = arrays->history != 0 ? arrays->past.strides : work.x;
     work.out = arrays->out.strides;
-    work.problem.together = work.problem.depthwise && work.x.c == 1;
     const std::array<ConvStrides*, 3> strides{&work.x, &work.past, &work.out};
     if (whole_rows) merge(1, 2, work.problem, strides);
     if (whole && arrays->history == 0) {
@@ -362,10 +377,13 @@ static Work plan_work(const ConvKernel& kernel, ConvProblem problem, DType dtype
       merge(1, 2, work.problem, strides);
     }
     // Tiles of AMX want the weights as they lie for a window.
-    if (kernel.takes_rows && !(dtype == DType::bf16 && active_isa() == Isa::avx512_amx)) {
+    const bool tiles = dtype == DType::bf16 && active_isa() == Isa::avx512_amx;
+    if (kernel.takes_rows && (problem.depthwise || !tiles)) {
       work.problem.inputs =
           inputs_of(work, arrays->history, extents.first[2] + work.problem.out[2]);
     }
+    const bool of_rows = work.problem.inputs == ConvInputs::rows;
+    work.problem.together = work.problem.depthwise && (of_rows || work.x.c == 1);
   }
   work.cut = choose_cut(kernel, work.problem, extents.batch * groups);
   return work;

@@ -130,6 +130,70 @@ inline void conv_row(const ConvTile<T>* tiles, int64_t positions, int64_t pitch,
   }
 }
 
+// ---- rows: positions are lanes ----
+
+// Filters and vectors of a tile: 8 x 3 (24 + 3 + 1 of 32 registers), 4 x 3 (12 + 3 + 1 of 16), and
+// no more filters than weights are padded to.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kMostFilters = 8;
+#else
+inline constexpr int kMostFilters = 4;
+#endif
+template <class T>
+inline constexpr int kTileFilters = kLanesOf<T> < kMostFilters ? kLanesOf<T> : kMostFilters;
+inline constexpr int kRowVectors = 3;
+
+// The inputs, (depth, positions), are NV vectors wide, the weights (depth, filters) `lanes`. Sums
+// are (filters, positions), one order whatever the tile.
+template <int NV, class T>
+[[gnu::noinline, gnu::flatten]] void rows_tile(const T* input, const TapAt* taps, int64_t count,
+                                               int64_t depth, const T* weight, int64_t lanes,
+                                               SumOf<T>* out, bool accumulate) {
+  using V = Vec<SumOf<T>>;
+  constexpr int W = kLanesOf<T>;
+  constexpr int kRows = kTileFilters<T>;
+  constexpr int64_t kPitch = NV * W;
+  V sum[kRows][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) sum[i][j] = V(SumOf<T>(0));
+  }
+  for (int64_t tap = 0; tap < count; ++tap) {
+    const T* b = input + taps[tap].input;
+    const T* a = weight + taps[tap].weight;
+    const auto step = [&](int64_t k) {
+      decltype(Step<T>::row(b)) row[NV];
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + k * kPitch + j * W);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) add_row<T>(i, sum[i], a + i, row);
+      a += lanes;
+    };
+    int64_t k = depth;
+    for (; k >= 4; k -= 4, b += 4 * kPitch) {
+#pragma GCC unroll 4
+      for (int64_t u = 0; u < 4; ++u) step(u);
+    }
+    for (; k > 0; --k, b += kPitch) step(0);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      SumOf<T>* at = out + i * kPitch + j * W;
+      store(at, accumulate ? load<V>(at) + sum[i][j] : sum[i][j]);
+    }
+  }
+}
+
+template <class T>
+using RowsTile = void (*)(const T*, const TapAt*, int64_t, int64_t, const T*, int64_t, SumOf<T>*,
+                          bool);
+template <class T>
+inline constexpr RowsTile<T> kRowsTiles[kRowVectors + 1] = {nullptr, rows_tile<1, T>,
+                                                            rows_tile<2, T>, rows_tile<3, T>};
+
 // The first `count` lanes, at most all; what lies behind is neither read nor written.
 template <class V>
 inline V load_first(const float* p, int64_t count) {
