@@ -29,14 +29,20 @@ constexpr int64_t kRowsTogether = 96;
 
 int64_t up_to_multiple(int64_t x, int64_t of) { return (x + of - 1) / of * of; }
 
-// Rows of a call, for so many problems of so many rows. Results do not depend on it.
-int64_t rows_of_call(int64_t problems, int64_t rows) {
+// With tiles each call packs the keys anew.
+int64_t most_rows(DType dtype) {
+  const bool tiles = dtype == DType::bf16 && active_isa() == Isa::avx512_amx;
+  return tiles ? kAttentionTileRows : kAttentionRows;
+}
+
+// Rows of a call, at most so many, for so many problems of so many rows. Results do not depend on
+// it.
+int64_t rows_of_call(int64_t problems, int64_t rows, int64_t most) {
   const int64_t wanted = kRangesPerThread * num_threads();
-  int64_t blocks = (rows + kAttentionRows - 1) / kAttentionRows;
+  int64_t blocks = (rows + most - 1) / most;
   if (problems * blocks < wanted) blocks = (wanted + problems - 1) / problems;
   const int64_t block = (rows + blocks - 1) / blocks;
-  return std::min(
-      {up_to_multiple(block, block > kRowsTogether ? 32 : kRowsTogether), rows, kAttentionRows});
+  return std::min({up_to_multiple(block, block > kRowsTogether ? 32 : kRowsTogether), rows, most});
 }
 
 // The arrays of a call, and the part of AttentionRows that all its rows have in common.
@@ -163,7 +169,14 @@ std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t 
   const int64_t lanes = up_to_multiple(count, 16);
   const int64_t items = kAttentionKeys * (2 * kWidestPanel + rows.depth + 1 + rows.value_depth) +
                         lanes * (2 + rows.depth + 1 + rows.value_depth);
-  return static_cast<std::size_t>(items * item + 8 * 64);
+  // With tiles: scores of two of them, of each row its reference and sums, and the depth of whole
+  // ones.
+  const int64_t depth = up_to_multiple(rows.depth, 32);
+  const int64_t value_depth = up_to_multiple(rows.value_depth, 16);
+  const int64_t by_tiles = 32 * (kAttentionTileKeys + 16) +
+                           lanes * (1 + 16 + 1 + depth / 2 + value_depth) +
+                           kAttentionTileKeys * (depth + value_depth) / 2;
+  return static_cast<std::size_t>(std::max(items, by_tiles) * item + 8 * 64);
 }
 
 std::size_t short_attention_scratch(int64_t depth, int64_t value_depth, int64_t item) {
@@ -211,7 +224,7 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   if (rows <= kDecodeRows && more_k == nullptr && adjacent(k) && adjacent(v))
     return attend_few(call, problems, rows);
 
-  const int64_t block = rows_of_call(problems, rows);
+  const int64_t block = rows_of_call(problems, rows, most_rows(q.dtype));
   const int64_t blocks = (rows + block - 1) / block;
   const int64_t task_work = block * std::max<int64_t>(all.keys, 1) * (all.depth + all.value_depth);
   const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(task_work, 1), 1, 1024);
@@ -266,6 +279,7 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   if (sequences == 0 || heads == 0 || key_heads == 0) return;
   const int64_t group = heads / key_heads;
 
+  const int64_t most = most_rows(q.dtype);
   // first_task[i]: where the tasks of sequence i begin.
   std::vector<int64_t> first_task(static_cast<std::size_t>(sequences) + 1);
   double work = 0;
@@ -275,7 +289,7 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   all.value_depth = v.shape[2];
   for (int64_t i = 0; i < sequences; ++i) {
     const int64_t rows = group * (cu_seqlens_q[i + 1] - cu_seqlens_q[i]);
-    const int64_t blocks = (rows + kAttentionRows - 1) / kAttentionRows;
+    const int64_t blocks = (rows + most - 1) / most;
     first_task[static_cast<std::size_t>(i) + 1] =
         first_task[static_cast<std::size_t>(i)] + blocks * key_heads;
     longest = std::max(longest, rows);
@@ -294,9 +308,8 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   AttentionRowsFn* const run = select_attention_rows_stub.get()(q.dtype);
   AttentionRowsFn* const run_short = select_short_attention_stub.get()(q.dtype);
   const int64_t item = item_size(compute_type(q.dtype));
-  const std::size_t scratch =
-      std::max(attention_scratch(all, std::min(longest, kAttentionRows), item),
-               short_attention_scratch(all.depth, all.value_depth, item));
+  const std::size_t scratch = std::max(attention_scratch(all, std::min(longest, most), item),
+                                       short_attention_scratch(all.depth, all.value_depth, item));
   parallel_for(tasks, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
     AttentionRows part = all;
     part.scratch = memory;
@@ -313,8 +326,8 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
       part.v = packed_operand(v, cu_seqlens_k[i], head);
       part.out = packed_operand(out, cu_seqlens_q[i], head * group);
       if (lse != nullptr) part.lse = packed_operand(*lse, cu_seqlens_q[i], head * group);
-      part.begin = (task - *sequence) / key_heads * kAttentionRows;
-      part.end = std::min(part.begin + kAttentionRows, group * part.queries);
+      part.begin = (task - *sequence) / key_heads * most;
+      part.end = std::min(part.begin + most, group * part.queries);
       (is_short(group * part.queries, part.keys) ? run_short : run)(part);
     }
   });

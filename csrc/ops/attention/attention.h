@@ -38,7 +38,7 @@ struct AttentionOptions {
 // (..., h, L, S) of the type of the computation, which is float32 for bfloat16. lse: null or (...,
 // h, L) of the type of the computation. Any strides, zero ones too (broadcasting). out and lse
 // overlap no input. Each thread's scratch is at most 256 rows of q and out, and 128 keys and
-// values, in the type of the computation.
+// values, in the type of the computation; with tiles of AMX 1024 rows, and 256 keys and values.
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
                const AttentionOptions& options, const View& out, const View* lse,
                const View* more_k = nullptr, const View* more_v = nullptr);
@@ -75,6 +75,9 @@ struct AttentionRows {
 
 inline constexpr int64_t kAttentionRows = 256;  // at most in a call
 inline constexpr int64_t kAttentionKeys = 128;  // in a block
+// The same where bfloat16 is multiplied by tiles of AMX.
+inline constexpr int64_t kAttentionTileRows = 1024;
+inline constexpr int64_t kAttentionTileKeys = 256;
 // Bytes of scratch for rows of a call.
 std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t item);
 

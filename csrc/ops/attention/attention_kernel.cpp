@@ -11,18 +11,18 @@
 // The products are of float or double, with the scale folded into Q^T, or of pairs of bfloat16
 // where the instruction set multiplies those: then Q and K stay as they are, the scale comes with
 // the exponential, and P is rounded to bfloat16 in place. bfloat16 elsewhere is widened as it is
-// packed: a product that widens as it goes takes twice as long.
+// packed: a product that widens as it goes takes twice as long. With tiles of AMX everything is
+// otherwise (attention_tiles.h).
 //
 // Tried without gain: values packed in strips of four rows (4% of the time, for products no
 // faster); panels of three vectors with AVX-512 (the scores of a panel then fill the first level);
-// blocks of 64 keys. Tiles of AMX that multiply one panel while another's exponentials are
-// computed: 2 to 8%, because a core does either: four products of tiles, 67 cycles, and 128
-// multiply-adds of vectors, 68, take 133 together, however they are mixed, and loads and stores of
-// tiles likewise. What the next tile reads fetched while one is computed: a product alone gains
-// 4 to 9%, the whole nothing. The next head's operands fetched a few lines at a time between tiles:
+// blocks of 64 keys. The next head's operands fetched a few lines at a time between tiles:
 // 3% less.
 #include "core/select.h"
 #include "ops/attention/lanes.h"
+#if defined(__AMX_BF16__)
+#include "ops/attention/attention_tiles.h"
+#endif
 
 namespace marey::MAREY_ISA_NS {
 namespace {
@@ -30,9 +30,6 @@ namespace {
 // Keys and values whose rows lie further apart than this meet in few sets of the first-level cache,
 // where a block of them is read for each panel.
 constexpr int64_t kNearBytes = 1024;
-
-// Keys in a tile of core/tile_amx.h: its depth is sixteen pairs.
-constexpr int64_t kTileKeys = 32;
 
 // S: the type in memory; Unit: what the products are of.
 template <class S, class Unit>
@@ -63,9 +60,6 @@ class Block {
     take(values_, kAttentionKeys * p.value_depth);
     // In units of log2, or of the cap. Pairs are not scaled before they are multiplied.
     factor_ = static_cast<T>(p.softcap > 0 ? p.scale / p.softcap : p.scale * kLog2E);
-#if defined(__AMX_BF16__)
-    tiles_ = kPairs && tiles_active();
-#endif
     late_factor_ = kPairs && p.softcap <= 0 && p.bias.data == nullptr && factor_ > 0;
   }
 
@@ -152,13 +146,6 @@ class Block {
     }
     if (values_in_place_) return;
     if constexpr (kPairs) {
-#if defined(__AMX_BF16__)
-      if (tiles_) {
-        turn_columns(values(block.first), p_.v.row, p_.v.item, p_.value_depth, block.count(),
-                     reinterpret_cast<bfloat16*>(values_), kAttentionKeys);
-        return;
-      }
-#endif
       pair_rows(values(block.first), p_.v.row, p_.v.item, block.count(), p_.value_depth, values_,
                 p_.value_depth);
     } else {
@@ -207,9 +194,9 @@ class Block {
     const Reach reach = queries_.reach_of(panel);
     Range range{at_least(block.first, reach.any.first), at_most(block.last, reach.any.last)};
     if (range.count() <= 0) return;
-    // Whole pairs of keys, or whole tiles of them, which are summed in the same parts whatever the
-    // lanes of a panel see: the keys before the first are forbidden below.
-    if constexpr (kPairs) range.first -= (range.first - block.first) % (tiles_ ? kTileKeys : 2);
+    // Whole pairs of keys, which are summed in the same parts whatever the lanes of a panel see:
+    // the key before the first is forbidden below.
+    if constexpr (kPairs) range.first -= (range.first - block.first) % 2;
     const Unit* q = q_ + panel.vector * W * units_;
     const KeyRows rows =
         keys_in_place_
@@ -229,17 +216,6 @@ class Block {
     softmax<NV>(range.count(), top_ + panel.vector * W, sum_ + panel.vector * W, out);
 
     const int64_t depth = (range.count() + kStep - 1) / kStep;
-#if defined(__AMX_BF16__)
-    if constexpr (kPairs) {
-      if (tiles_) {
-        const Rows<Unit> turned{values_ + (range.first - block.first) / kStep,
-                                kAttentionKeys / kStep};
-        tiles_product<NV>(p_.value_depth, turned, reinterpret_cast<const Unit*>(scores_), depth,
-                          out, true);
-        return;
-      }
-    }
-#endif
     Columns<Unit> columns{values_ + (range.first - block.first) / kStep * p_.value_depth,
                           p_.value_depth};
     if constexpr (std::is_same_v<S, Unit>) {
@@ -355,8 +331,7 @@ class Block {
   Queries queries_;
   int64_t units_;
   T factor_;
-  bool late_factor_;    // the factor comes with the exponential
-  bool tiles_ = false;  // products of pairs take tiles, and values are turned for them
+  bool late_factor_;  // the factor comes with the exponential
   bool keys_in_place_ = false;
   bool values_in_place_ = false;
   T* scores_;                                      // (keys of a block, lanes of a panel)
@@ -366,11 +341,16 @@ class Block {
   Unit* q_;                                        // panels (D, lanes)
   T* out_;                                         // panels (Dv, lanes)
   std::conditional_t<kPairs, bfloat16, T>* keys_;  // a block (keys, D)
-  Unit* values_;                                   // a block (keys, Dv), or (Dv, keys)
+  Unit* values_;                                   // a block (keys, Dv)
 };
 
 template <class S, class Unit>
 void run(const AttentionRows& rows) {
+#if defined(__AMX_BF16__)
+  if constexpr (std::is_same_v<Unit, Pair>) {
+    if (tiles_active()) return TileAttention(rows).run();
+  }
+#endif
   Block<S, Unit>(rows).run();
 }
 
