@@ -174,9 +174,9 @@ std::size_t attention_scratch(const AttentionRows& rows, int64_t count, int64_t 
   const int64_t depth = up_to_multiple(rows.depth, 32);
   const int64_t value_depth = up_to_multiple(rows.value_depth, 16);
   const int64_t by_tiles = 32 * (kAttentionTileKeys + 16) +
-                           lanes * (1 + 16 + 1 + depth / 2 + value_depth) +
+                           lanes * (1 + 16 + 2 + depth / 2 + value_depth) +
                            kAttentionTileKeys * (depth + value_depth) / 2;
-  return static_cast<std::size_t>(std::max(items, by_tiles) * item + 8 * 64);
+  return static_cast<std::size_t>(std::max(items, by_tiles) * item + 9 * 64);
 }
 
 std::size_t short_attention_scratch(int64_t depth, int64_t value_depth, int64_t item) {

@@ -9,7 +9,8 @@
 // A panel is two tiles of rows, or one. The scores of a block of 256 keys are stored (34 KiB),
 // become weights in place, and are multiplied with the values. What tiles load and store counts
 // beside their products, above all where another thread shares the core: with D = Dv = 64, for
-// eight products of each kind, four loads and four stores for scores, nine loads and a store for O.
+// eight products of each kind, four loads and four stores for scores, nine loads and one store for
+// O.
 //
 // Scores are in units of log2. What is subtracted from them is not their running maximum but a
 // whole number (0 if the sizes of queries and keys say that no score is far from it, so that
@@ -25,7 +26,7 @@
 // into this.
 //
 // Measured on two virtual cores of an Emerald Rapids, (1, 8, 4096, 64): products of scores take a
-// quarter of the time, those of weights and values a little more, packing 3% (10% with 256 rows a
+// quarter of the time, those of weights and values a little more, packing 5% (10% with 256 rows a
 // call). Tried without gain: blocks of 128 keys, of 64 (a fifth slower), values fetched while
 // weights are computed. Products of one panel while another's exponentials are computed: a core
 // does either: four products of tiles, 67 cycles, and 128 multiply-adds of vectors, 68, take 133
@@ -60,6 +61,7 @@ class TileAttention {
     take(reference_, rows_);
     take(sum_, rows_ * W);
     take(norm_, rows_ / kPanel + 1);
+    take(empty_, rows_ / kPanel + 1);
     take(q_, rows_ * depth_tiles_ * 32);
     take(out_, rows_ * value_tiles_ * 16);
     take(keys_, kKeys / 16 * depth_tiles_ * kTile);
@@ -83,7 +85,11 @@ class TileAttention {
     for (int64_t first = low / kKeys * kKeys; first < high; first += kKeys) {
       const Range block{first, at_most(first + kKeys, p_.keys)};
       pack(block);
-      for_each_panel([&]<int kBlocks>(const Panel& panel) { attend<kBlocks>(panel, block); });
+      const Range next{block.last, at_most(block.last + kKeys, high)};
+      for_each_panel([&]<int kBlocks>(const Panel& panel) {
+        fetch(panel, next);
+        attend<kBlocks>(panel, block);
+      });
     }
     if (p_.more_k.data != nullptr) attend_one_more();
     for_each_panel([&]<int kBlocks>(const Panel& panel) { finish(panel); });
@@ -123,49 +129,82 @@ class TileAttention {
   static __m512 add_squares(__m512 sum, __m512i pairs) {
     return _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(pairs), std::bit_cast<__m512bh>(pairs));
   }
-  // The larger, or NaN if either is.
-  static float worse(float a, float b) { return a >= b || a != a ? a : b; }
+  // The largest, or NaN if one is.
+  static float worst(float before, const Vec<float>& sizes) {
+    if (stdx::any_of(sizes != sizes)) return std::numeric_limits<float>::quiet_NaN();
+    const float largest = stdx::hmax(sizes);
+    return before >= largest || before != before ? before : largest;
+  }
 
-  [[gnu::noinline]] void begin(const Panel& panel) {
+  [[gnu::noinline, gnu::flatten]] void begin(const Panel& panel) {
     bfloat16* to = q(panel);
     float size = 0.0F;
-    for (int64_t i = 0; i < padded(panel); ++i) {
-      const bool real = i < panel.lanes;
-      __m512 squares = _mm512_setzero_ps();
-      const auto* from = real ? queries_.address<const bfloat16>(p_.q, panel.row + i) : nullptr;
-      for (int64_t d = 0; d < p_.depth; d += 32, to += 32) {
-        const __m512i some =
-            real ? items(from + d * p_.q.item, p_.q.item, p_.depth - d) : _mm512_setzero_si512();
-        _mm512_storeu_si512(to, some);
-        squares = add_squares(squares, some);
+    for (int64_t first = 0; first < padded(panel); first += 16) {
+      Vec<float> squares[16];
+      for (int64_t i = 0; i < 16; ++i) {
+        const bool real = first + i < panel.lanes;
+        const auto* from =
+            real ? queries_.address<const bfloat16>(p_.q, panel.row + first + i) : nullptr;
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t d = 0; d < p_.depth; d += 32, to += 32) {
+          const __m512i some =
+              real ? items(from + d * p_.q.item, p_.q.item, p_.depth - d) : _mm512_setzero_si512();
+          _mm512_storeu_si512(to, some);
+          sum = add_squares(sum, some);
+        }
+        squares[i] = Vec<float>(sum);
+        store(sum_ + (panel.vector + first + i) * W, Vec<float>(0.0F));
       }
-      size = worse(size, stdx::reduce(Vec<float>(squares)));
-      reference_[panel.vector + i] = kLowest;
+      size = worst(size, sum_of_lanes<float>(squares));
+      store(reference_ + panel.vector + first, Vec<float>(kLowest));
     }
     norm_[panel.vector / kPanel] = size;
-    std::memset(sum_ + panel.vector * W, 0,
-                sizeof(float) * static_cast<std::size_t>(padded(panel) * W));
-    std::memset(out(panel), 0,
-                sizeof(float) * static_cast<std::size_t>(padded(panel) * value_tiles_ * 16));
+    empty_[panel.vector / kPanel] = true;
+  }
+
+  // What comes next, while a panel is computed: a share of the next block's keys and values, or, if
+  // this is the last, where its results go.
+  void fetch(const Panel& panel, const Range& next) const {
+    if (next.count() <= 0) {
+      for (int i = 0; i < panel.lanes; ++i) {
+        AttentionOperand row = p_.out;
+        row.data = queries_.address<bfloat16>(p_.out, panel.row + i);
+        fetch_rows<bfloat16, true>(row, 0, 1, p_.value_depth);
+      }
+      return;
+    }
+    const int64_t rows = p_.end - p_.begin;
+    const int64_t begin = panel.row - p_.begin;
+    const int64_t first = next.first + next.count() * begin / rows;
+    const int64_t last = next.first + next.count() * (begin + panel.lanes) / rows;
+    fetch_rows<bfloat16>(p_.k, first, last, p_.depth);
+    fetch_rows<bfloat16>(p_.v, first, last, p_.value_depth);
   }
 
   // Keys: for each sixteen of them tiles (pairs of the depth, keys). Values: for each 32 of them
   // tiles (pairs of keys, head size). What is missing is zero.
   [[gnu::noinline, gnu::flatten]] void pack(const Range& block) {
-    const auto* k = static_cast<const bfloat16*>(p_.k.data) + block.first * p_.k.row;
     const int64_t padded = up_to_multiple(block.count(), kTileKeys);
+    const auto* k = static_cast<const bfloat16*>(p_.k.data) + block.first * p_.k.row;
     bfloat16* to = keys_;
     key_norm_ = 0.0F;
     for (int64_t s = 0; s < padded; s += 16) {
       __m512 squares = _mm512_setzero_ps();
       for (int64_t d = 0; d < p_.depth; d += 32, to += kTile) {
+        const int64_t keys = block.count() - s;
+        const bfloat16* from = k + s * p_.k.row + d * p_.k.item;
         Vec<float> square[16];
+        if (p_.k.item == 1 && keys >= 16 && p_.depth - d >= 32) {
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) {
-          square[i] = std::bit_cast<Vec<float>>(
-              s + i < block.count()
-                  ? items(k + (s + i) * p_.k.row + d * p_.k.item, p_.k.item, p_.depth - d)
-                  : _mm512_setzero_si512());
+          for (int i = 0; i < 16; ++i) {
+            square[i] = std::bit_cast<Vec<float>>(_mm512_loadu_si512(from + i * p_.k.row));
+          }
+        } else {
+          for (int i = 0; i < 16; ++i) {
+            square[i] = std::bit_cast<Vec<float>>(
+                i < keys ? items(from + i * p_.k.row, p_.k.item, p_.depth - d)
+                         : _mm512_setzero_si512());
+          }
         }
         transpose<float>(square);
 #pragma GCC unroll 16
@@ -174,31 +213,41 @@ class TileAttention {
           squares = add_squares(squares, std::bit_cast<__m512i>(square[i]));
         }
       }
-      const Vec<float> sizes(squares);
-      key_norm_ =
-          worse(key_norm_, stdx::any_of(sizes != sizes) ? std::numeric_limits<float>::quiet_NaN()
-                                                        : stdx::hmax(sizes));
+      key_norm_ = worst(key_norm_, Vec<float>(squares));
     }
     const auto* v = static_cast<const bfloat16*>(p_.v.data) + block.first * p_.v.row;
-    // So that unpacking, which is by quarters of a vector, finds the first sixteen items below.
-    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     for (int64_t s = 0; s < padded; s += kTileKeys) {
       to = values_ + s / kTileKeys * value_tiles_ * kTile;
       for (int64_t d = 0; d < p_.value_depth; d += 32, to += 2 * kTile) {
-        const bool both = d + 16 < p_.value_depth;
-        for (int64_t i = 0; i < 16; ++i) {
-          const auto row = [&](int64_t key) {
-            if (key >= block.count()) return _mm512_setzero_si512();
-            return _mm512_permutexvar_epi64(
-                order, items(v + key * p_.v.row + d * p_.v.item, p_.v.item, p_.value_depth - d));
+        const int64_t keys = block.count() - s;
+        const bfloat16* from = v + s * p_.v.row + d * p_.v.item;
+        if (p_.v.item == 1 && keys >= 32 && p_.value_depth - d >= 32) {
+#pragma GCC unroll 4
+          for (int64_t i = 0; i < 16; ++i) {
+            interleave(_mm512_loadu_si512(from + 2 * i * p_.v.row),
+                       _mm512_loadu_si512(from + (2 * i + 1) * p_.v.row), to + i * 32, true);
+          }
+        } else {
+          const auto row = [&](int64_t i) {
+            return i < keys ? items(from + i * p_.v.row, p_.v.item, p_.value_depth - d)
+                            : _mm512_setzero_si512();
           };
-          const __m512i even = row(s + 2 * i);
-          const __m512i odd = row(s + 2 * i + 1);
-          _mm512_storeu_si512(to + i * 32, _mm512_unpacklo_epi16(even, odd));
-          if (both) _mm512_storeu_si512(to + kTile + i * 32, _mm512_unpackhi_epi16(even, odd));
+          for (int64_t i = 0; i < 16; ++i) {
+            interleave(row(2 * i), row(2 * i + 1), to + i * 32, p_.value_depth - d > 16);
+          }
         }
       }
     }
+  }
+  // A row of pairs of each of two tiles.
+  [[gnu::always_inline]] static void interleave(__m512i even, __m512i odd, bfloat16* to,
+                                                bool both) {
+    // Unpacking is by quarters of a vector: now it finds the first sixteen items below.
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    even = _mm512_permutexvar_epi64(order, even);
+    odd = _mm512_permutexvar_epi64(order, odd);
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi16(even, odd));
+    if (both) _mm512_storeu_si512(to + kTile, _mm512_unpackhi_epi16(even, odd));
   }
 
   void attend_one_more() {
@@ -242,8 +291,10 @@ class TileAttention {
     } else {
       finish_rows(panel, range, reach, keys);
     }
-    softmax<kBlocks>(panel, keys, safe, bound);
-    value_products<kBlocks>(panel, skipped, keys);
+    bool& empty = empty_[panel.vector / kPanel];
+    softmax<kBlocks>(panel, keys, safe, bound, empty);
+    value_products<kBlocks>(panel, skipped, keys, empty);
+    empty = false;
   }
 
   // kDepth: tiles of the depth, or 0 for any number. Two tiles of two blocks of rows stay.
@@ -301,20 +352,26 @@ class TileAttention {
 
   // O += P V, the sums of 32 items of the head at a time.
   template <int kBlocks>
-  [[gnu::noinline]] void value_products(const Panel& panel, int64_t skipped, int64_t keys) const {
+  [[gnu::noinline]] void value_products(const Panel& panel, int64_t skipped, int64_t keys,
+                                        bool empty) const {
     const bfloat16* v = values_ + skipped / kTileKeys * value_tiles_ * kTile;
     float* c = out(panel);
     const int64_t pitch = value_tiles_ * 64;
     int64_t d = 0;
     for (; d + 2 <= value_tiles_; d += 2)
-      add_values<kBlocks, 2>(v + d * kTile, keys, c + d * 16, pitch);
-    if (d < value_tiles_) add_values<kBlocks, 1>(v + d * kTile, keys, c + d * 16, pitch);
+      add_values<kBlocks, 2>(v + d * kTile, keys, c + d * 16, pitch, empty);
+    if (d < value_tiles_) add_values<kBlocks, 1>(v + d * kTile, keys, c + d * 16, pitch, empty);
   }
   template <int kBlocks, int NV>
-  [[gnu::always_inline]] void add_values(const bfloat16* v, int64_t keys, float* c,
-                                         int64_t pitch) const {
+  [[gnu::always_inline]] void add_values(const bfloat16* v, int64_t keys, float* c, int64_t pitch,
+                                         bool empty) const {
     const auto* p = reinterpret_cast<const std::byte*>(scores_);
-    load_sums<kBlocks, NV>(c, pitch);
+    if (empty) {
+      zero_sums<kBlocks, NV>();
+    } else {
+      load_sums<kBlocks, NV>(c, pitch);
+    }
+    asm volatile("" ::: "memory");
     for (int64_t s = 0; s < keys; s += kTileKeys, p += 64, v += value_tiles_ * kTile) {
       _tile_loadd(6, v, 64);
       _tile_loadd(4, p, kPitch * 4);
@@ -433,7 +490,7 @@ class TileAttention {
   // `safe` keys from the first on have scores less than `bound` away from zero.
   template <int kBlocks>
   [[gnu::noinline, gnu::flatten]] void softmax(const Panel& panel, int64_t keys, int64_t safe,
-                                               float bound) {
+                                               float bound, bool empty) {
     using V = Vec<float>;
     const float factor = late_factor_ ? factor_ : 1.0F;
     for (int64_t first = 0; first < 16 * kBlocks; first += 16) {
@@ -454,9 +511,11 @@ class TileAttention {
           V now = before;
           stdx::where(moved, now) = wanted;
           store(reference, now);
-          alignas(64) float decay[16];
-          store(decay, math::exp2_nonpositive<float>(before - subtract));
-          rescale(panel, first, decay);
+          if (!empty) {
+            alignas(64) float decay[16];
+            store(decay, math::exp2_nonpositive<float>(before - subtract));
+            rescale(panel, first, decay);
+          }
         }
       }
       alignas(64) float offset[16];
@@ -554,22 +613,45 @@ class TileAttention {
   [[gnu::noinline, gnu::flatten]] void finish(const Panel& panel) {
     using V = Vec<float>;
     const int64_t pitch = value_tiles_ * 16;
-    for (int i = 0; i < panel.lanes; ++i) {
-      const int64_t at = panel.vector + i;
-      const float sum = stdx::reduce(load<V>(sum_ + at * W));
-      const float inverse = sum == 0.0F ? 0.0F : 1.0F / sum;
-      const float* row = out_ + at * pitch;
-      auto* to = queries_.address<bfloat16>(p_.out, panel.row + i);
-      int64_t d = 0;
-      if (p_.out.item == 1) {
-        for (; d + W <= p_.value_depth; d += W) store_as(to + d, load<V>(row + d) * V(inverse));
+    if (empty_[panel.vector / kPanel]) {
+      std::memset(out(panel), 0, sizeof(float) * static_cast<std::size_t>(padded(panel) * pitch));
+    }
+    for (int first = 0; first < panel.lanes; first += 16) {
+      const int64_t at = panel.vector + first;
+      V sums[16];
+      for (int i = 0; i < 16; ++i) sums[i] = load<V>(sum_ + (at + i) * W);
+      const V sum = sum_of_lanes<float>(sums);
+      V inverse = V(1.0F) / sum;
+      stdx::where(sum == V(0.0F), inverse) = V(0.0F);
+      alignas(64) float by[16];
+      store(by, inverse);
+      for (int i = 0; i < at_most(16, panel.lanes - first); ++i) {
+        const float* row = out_ + (at + i) * pitch;
+        auto* to = queries_.address<bfloat16>(p_.out, panel.row + first + i);
+        if (p_.out.item == 1) {
+          const __m512 scale = _mm512_set1_ps(by[i]);
+          // The last vector may read what follows the row, for lanes that are not stored.
+          for (int64_t d = 0; d < p_.value_depth; d += 32) {
+            const __m512bh both =
+                _mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_loadu_ps(row + d + W), scale),
+                                    _mm512_mul_ps(_mm512_loadu_ps(row + d), scale));
+            const int64_t count = at_most<int64_t>(p_.value_depth - d, 32);
+            _mm512_mask_storeu_epi16(to + d, ~__mmask32{0} >> (32 - count),
+                                     std::bit_cast<__m512i>(both));
+          }
+        } else {
+          for (int64_t d = 0; d < p_.value_depth; ++d) to[d * p_.out.item] = narrow(row[d] * by[i]);
+        }
       }
-      for (; d < p_.value_depth; ++d) to[d * p_.out.item] = narrow(row[d] * inverse);
       if (p_.lse.data == nullptr) continue;
-      *queries_.address<float>(p_.lse, panel.row + i) =
-          sum == 0.0F ? kLowest
-                      : static_cast<float>(static_cast<double>(reference_[at]) * kLn2 +
-                                           ::log(static_cast<double>(sum)));
+      alignas(64) float total[16];
+      store(total, sum);
+      for (int i = 0; i < at_most(16, panel.lanes - first); ++i) {
+        *queries_.address<float>(p_.lse, panel.row + first + i) =
+            total[i] == 0.0F ? kLowest
+                             : static_cast<float>(static_cast<double>(reference_[at + i]) * kLn2 +
+                                                  ::log(static_cast<double>(total[i])));
+      }
     }
   }
 
@@ -583,6 +665,7 @@ class TileAttention {
   float* scores_;       // (rows of a panel, keys of a block), then weights
   float* reference_;    // for each row, what is subtracted from its scores
   float* norm_;         // for each panel, the largest square of a row's size, or NaN
+  bool* empty_;         // whether a panel has met no key yet, and O is not written
   float key_norm_ = 0;  // that of the block's keys
   float* sum_;          // for each row, sums of every sixteenth weight
   bfloat16* q_;         // (rows, depth)
