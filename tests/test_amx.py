@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from marey import _cpu, attention, config, recurrent
+from marey.reference import attention as reference
 
 pytestmark = pytest.mark.usefixtures("tiles")
 
@@ -135,3 +136,61 @@ def test_a_window_sums_alike_whatever_stands_beside_it(rng: np.random.Generator)
         some = q[..., first:last, :], k[..., :last, :], v[..., :last, :]
         part = attention.attention(*some, **options)
         np.testing.assert_array_equal(part, whole[..., first:last, :])
+
+
+@pytest.mark.parametrize("size", [1, 6, 40, 4000])
+def test_attention_of_scores_of_any_size(size: float, rng: np.random.Generator) -> None:
+    """Small ones need no maximum; of large ones it moves; the largest are far from zero."""
+    q, k, v = (rng.standard_normal((1, 2, 150, 64)) for _ in range(3))
+    # The largest scores come last.
+    q, k = q * size, k * np.linspace(0.1, 1, 600).reshape(2, 300, 1)[:, -150:]
+    q, k, v = (x.astype(ml_dtypes.bfloat16) for x in (q, k, v))
+    k, v = (np.concatenate([x] * 4, axis=2) for x in (k, v))
+    out, lse = attention.attention(q, k, v, return_lse=True)
+    exact, exact_lse = reference.attention(q, k, v, return_lse=True)
+    # Products of two numbers of eight bits are exact, and their sums off by some units of float32.
+    scores = (
+        np.linalg.norm(q.astype(float), axis=-1).max()
+        * np.linalg.norm(k.astype(float), axis=-1).max()
+    )
+    error = 8 * 2**-24 * scores / 8
+    np.testing.assert_allclose(lse, exact_lse, rtol=1e-6, atol=1e-6 + error)
+    weights = reference.attention(q, k, np.abs(v))
+    np.testing.assert_array_less(
+        np.abs(out.astype(float) - exact), (2**-7 + 4 * error) * (weights + np.abs(exact)) + 1e-6
+    )
+
+
+def test_a_query_does_not_depend_on_the_size_of_its_neighbours(rng: np.random.Generator) -> None:
+    """Nor do its bits on what was subtracted from its scores: that is a whole number."""
+    q, k, v = (rng.standard_normal((1, 1, 300, 64)) for _ in range(3))
+    alone = q.astype(ml_dtypes.bfloat16)
+    sizes = np.ones((300, 1))
+    sizes[::7] = 2.0**6
+    sizes[3::7] = 2.0**20
+    together = (q * sizes).astype(ml_dtypes.bfloat16)
+    together[..., 5, :] = np.nan
+    k, v = k.astype(ml_dtypes.bfloat16), v.astype(ml_dtypes.bfloat16)
+    expected = attention.attention(alone, k, v)
+    found = attention.attention(together, k, v)
+    same = (sizes[:, 0] == 1) & (np.arange(300) != 5)
+    np.testing.assert_array_equal(found[..., same, :], expected[..., same, :])
+    assert np.isnan(found[..., 5, :].astype(float)).all()
+    # The largest scores decide alone, and their weight is rounded, but not its sum.
+    best = np.argmax(together[0, 0].astype(float) @ k[0, 0].astype(float).T, axis=-1)
+    np.testing.assert_allclose(
+        found[0, 0, 3::7].astype(float), v[0, 0, best[3::7]].astype(float), rtol=2**-7
+    )
+
+
+@pytest.mark.parametrize("L", [5, 16, 17, 33, 1100])
+def test_no_bit_depends_on_threads_or_on_queries_beside(L: int, rng: np.random.Generator) -> None:
+    q, k, v = (rng.standard_normal((1, 2, 1100, 40)).astype(ml_dtypes.bfloat16) for _ in range(3))
+    q = q[..., :L, :]
+    whole = attention.attention(q, k, v)
+    with config.threads(1):
+        np.testing.assert_array_equal(attention.attention(q, k, v), whole)
+    for rows in (slice(0, 5), slice(L // 2 - 2, L // 2 + 3), slice(L - 5, L)):
+        np.testing.assert_array_equal(
+            attention.attention(q[..., rows, :], k, v), whole[..., rows, :]
+        )

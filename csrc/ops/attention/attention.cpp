@@ -33,10 +33,15 @@ bool splits(DType dtype, int64_t keys) {
   return dtype == DType::f32 && active_isa() == Isa::avx512_amx && keys >= kFewestSplitKeys;
 }
 
-// Rows of a call, for so many problems of so many rows. Results do not depend on it. What is split
-// is split again in each call: there are half as many.
-int64_t rows_of_call(int64_t problems, int64_t rows, bool split) {
-  const int64_t most = split ? kSplitAttentionRows : kAttentionRows;
+// With tiles each call packs the keys anew.
+int64_t most_rows(DType dtype, int64_t keys) {
+  const bool tiles = dtype == DType::bf16 && active_isa() == Isa::avx512_amx;
+  return tiles || splits(dtype, keys) ? kAttentionTileRows : kAttentionRows;
+}
+
+// Rows of a call, at most so many, for so many problems of so many rows: half as many calls where
+// each splits the keys. Results do not depend on it.
+int64_t rows_of_call(int64_t problems, int64_t rows, int64_t most, bool split) {
   const int64_t wanted = kRangesPerThread / (split ? 2 : 1) * num_threads();
   int64_t blocks = (rows + most - 1) / most;
   if (problems * blocks < wanted) blocks = (wanted + problems - 1) / problems;
@@ -177,6 +182,15 @@ std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dt
                           value_depth * (6 * kAttentionKeys + 64) +
                           lanes * (8 + 6 * depth + 4 * value_depth);
     bytes = std::max(bytes, split);
+  } else if (dtype == DType::bf16) {
+    // With tiles: scores of two of them, of each row its reference and sums, and the depth of whole
+    // ones.
+    const int64_t depth = up_to_multiple(rows.depth, 32);
+    const int64_t value_depth = up_to_multiple(rows.value_depth, 16);
+    const int64_t by_tiles = 32 * (kAttentionTileKeys + 16) +
+                             lanes * (1 + 16 + 2 + depth / 2 + value_depth) +
+                             kAttentionTileKeys * (depth + value_depth) / 2;
+    bytes = std::max(bytes, by_tiles * item_size(compute_type(dtype)));
   }
   return static_cast<std::size_t>(bytes + 16 * 64);
 }
@@ -226,7 +240,8 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   if (rows <= kDecodeRows && more_k == nullptr && adjacent(k) && adjacent(v))
     return attend_few(call, problems, rows);
 
-  const int64_t block = rows_of_call(problems, rows, splits(q.dtype, all.keys));
+  const int64_t block =
+      rows_of_call(problems, rows, most_rows(q.dtype, all.keys), splits(q.dtype, all.keys));
   const int64_t blocks = (rows + block - 1) / block;
   const int64_t task_work = block * std::max<int64_t>(all.keys, 1) * (all.depth + all.value_depth);
   const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(task_work, 1), 1, 1024);
@@ -281,6 +296,7 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   if (sequences == 0 || heads == 0 || key_heads == 0) return;
   const int64_t group = heads / key_heads;
 
+  const int64_t most = most_rows(q.dtype, 0);  // most sequences are short
   // first_task[i]: where the tasks of sequence i begin.
   std::vector<int64_t> first_task(static_cast<std::size_t>(sequences) + 1);
   double work = 0;
@@ -290,7 +306,7 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   all.value_depth = v.shape[2];
   for (int64_t i = 0; i < sequences; ++i) {
     const int64_t rows = group * (cu_seqlens_q[i + 1] - cu_seqlens_q[i]);
-    const int64_t blocks = (rows + kAttentionRows - 1) / kAttentionRows;
+    const int64_t blocks = (rows + most - 1) / most;
     first_task[static_cast<std::size_t>(i) + 1] =
         first_task[static_cast<std::size_t>(i)] + blocks * key_heads;
     longest = std::max(longest, rows);
@@ -309,9 +325,8 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   AttentionRowsFn* const run = select_attention_rows_stub.get()(q.dtype);
   AttentionRowsFn* const run_short = select_short_attention_stub.get()(q.dtype);
   const int64_t item = item_size(compute_type(q.dtype));
-  const std::size_t scratch =
-      std::max(attention_scratch(all, std::min(longest, kAttentionRows), q.dtype),
-               short_attention_scratch(all.depth, all.value_depth, item));
+  const std::size_t scratch = std::max(attention_scratch(all, std::min(longest, most), q.dtype),
+                                       short_attention_scratch(all.depth, all.value_depth, item));
   parallel_for(tasks, grain, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
     AttentionRows part = all;
     part.scratch = memory;
@@ -328,8 +343,8 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
       part.v = packed_operand(v, cu_seqlens_k[i], head);
       part.out = packed_operand(out, cu_seqlens_q[i], head * group);
       if (lse != nullptr) part.lse = packed_operand(*lse, cu_seqlens_q[i], head * group);
-      part.begin = (task - *sequence) / key_heads * kAttentionRows;
-      part.end = std::min(part.begin + kAttentionRows, group * part.queries);
+      part.begin = (task - *sequence) / key_heads * most;
+      part.end = std::min(part.begin + most, group * part.queries);
       (is_short(group * part.queries, part.keys) ? run_short : run)(part);
     }
   });

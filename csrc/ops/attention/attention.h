@@ -38,7 +38,8 @@ struct AttentionOptions {
 // (..., h, L, S) of the type of the computation, which is float32 for bfloat16. lse: null or (...,
 // h, L) of the type of the computation. Any strides, zero ones too (broadcasting). out and lse
 // overlap no input. Each thread's scratch is at most 256 rows of q and out, and 128 keys and
-// values, in the type of the computation; of split operands 1024 rows, half as large again.
+// values, in the type of the computation; with tiles of AMX 1024 rows: of bfloat16 with 256 keys
+// and values, of float32, split in parts, half as large again.
 void attention(const View& q, const View& k, const View& v, const View* mask, const View* bias,
                const AttentionOptions& options, const View& out, const View* lse,
                const View* more_k = nullptr, const View* more_v = nullptr);
@@ -74,12 +75,14 @@ struct AttentionRows {
 };
 
 inline constexpr int64_t kAttentionRows = 256;  // at most in a call
-// Where float32 goes by the tiles of AMX (core/tile_split.h), since a key is split in each call,
-// which takes as long as to attend it from thirty queries. Below so many keys it goes by
-// multiply-adds, which are as fast there (docs/attention.md).
-inline constexpr int64_t kSplitAttentionRows = 1024;
+// Float32 goes by the tiles of AMX (core/tile_split.h) from so many keys on; by multiply-adds,
+// which are as fast there, below (docs/attention.md).
 inline constexpr int64_t kFewestSplitKeys = 1024;
 inline constexpr int64_t kAttentionKeys = 128;  // in a block
+// Rows of a call with tiles: keys are packed in each, and to split one for float32 takes as long as
+// to attend it from thirty queries.
+inline constexpr int64_t kAttentionTileRows = 1024;
+inline constexpr int64_t kAttentionTileKeys = 256;  // in a block of bfloat16
 // Bytes of scratch for rows of a call.
 std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dtype);
 

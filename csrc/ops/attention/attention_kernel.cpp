@@ -13,19 +13,18 @@
 // the exponential, and P is rounded to bfloat16 in place. bfloat16 elsewhere is widened as it is
 // packed: a product that widens as it goes takes twice as long. By the tiles of AMX float32 is
 // split in parts of bfloat16 (ops/attention/split.h), and P as it is made, which vectors do between
-// the tile instructions of the next panel's scores.
+// the tile instructions of the next panel's scores; bfloat16 goes another way (attention_tiles.h).
 //
 // Tried without gain: values packed in strips of four rows (4% of the time, for products no
 // faster); panels of three vectors with AVX-512 (the scores of a panel then fill the first level);
-// blocks of 64 keys. Tiles of AMX that multiply one panel while another's exponentials are
-// computed: 2 to 8%, because a core does either: four products of tiles, 67 cycles, and 128
-// multiply-adds of vectors, 68, take 133 together, however they are mixed, and loads and stores of
-// tiles likewise. What the next tile reads fetched while one is computed: a product alone gains
-// 4 to 9%, the whole nothing. The next head's operands fetched a few lines at a time between tiles:
+// blocks of 64 keys. The next head's operands fetched a few lines at a time between tiles:
 // 3% less.
 #include "core/select.h"
 #include "ops/attention/lanes.h"
 #include "ops/attention/split.h"
+#if defined(__AMX_BF16__)
+#include "ops/attention/attention_tiles.h"
+#endif
 
 namespace marey::MAREY_ISA_NS {
 namespace {
@@ -34,7 +33,7 @@ namespace {
 // where a block of them is read for each panel.
 constexpr int64_t kNearBytes = 1024;
 
-// Keys in a tile of core/tile_amx.h: its depth is sixteen pairs.
+// Keys in a step of core/tile_split.h.
 constexpr int64_t kTileKeys = 32;
 
 // S: the type in memory; Unit: what the products are of.
@@ -73,9 +72,6 @@ class Block {
     take(out_, lanes * out_rows_);
     // In units of log2, or of the cap. Pairs are not scaled before they are multiplied.
     factor_ = static_cast<T>(p.softcap > 0 ? p.scale / p.softcap : p.scale * kLog2E);
-#if defined(__AMX_BF16__)
-    tiles_ = kPairs && tiles_active();
-#endif
     late_factor_ = kPairs && p.softcap <= 0 && p.bias.data == nullptr && factor_ > 0;
   }
 
@@ -184,13 +180,6 @@ class Block {
   void pack_values(const Range& block) {
     if (values_in_place_) return;
     if constexpr (kPairs) {
-#if defined(__AMX_BF16__)
-      if (tiles_) {
-        turn_columns(values(block.first), p_.v.row, p_.v.item, p_.value_depth, block.count(),
-                     reinterpret_cast<bfloat16*>(values_), kAttentionKeys);
-        return;
-      }
-#endif
       pair_rows(values(block.first), p_.v.row, p_.v.item, block.count(), p_.value_depth, values_,
                 p_.value_depth);
     } else {
@@ -243,7 +232,7 @@ class Block {
     // Whole pairs of keys, or whole tiles of them, which are summed in the same parts whatever the
     // lanes of a panel see: the keys before the first are forbidden below.
     [[maybe_unused]] const int64_t seen = range.first - block.first;
-    if constexpr (kPairs || kSplit) range.first -= seen % (tiles_ || kSplit ? kTileKeys : 2);
+    if constexpr (kPairs || kSplit) range.first -= seen % (kSplit ? kTileKeys : 2);
     const int64_t at = range.first - block.first;
     const Unit* q = q_ + panel.vector * W * units_;
     if constexpr (kSplit) {
@@ -294,16 +283,6 @@ class Block {
   template <int NV>
   void add_values([[maybe_unused]] const Range& range, int64_t at, T* out) {
     const int64_t depth = (range.count() + kStep - 1) / kStep;
-#if defined(__AMX_BF16__)
-    if constexpr (kPairs) {
-      if (tiles_) {
-        const Rows<Unit> turned{values_ + at / kStep, kAttentionKeys / kStep};
-        tiles_product<NV>(p_.value_depth, turned, reinterpret_cast<const Unit*>(scores_), depth,
-                          out, true);
-        return;
-      }
-    }
-#endif
     Columns<Unit> columns{values_ + at / kStep * p_.value_depth, p_.value_depth};
     if constexpr (std::is_same_v<S, Unit>) {
       if (values_in_place_) columns = {values(range.first), p_.v.row};
@@ -423,8 +402,7 @@ class Block {
   int64_t units_;
   int64_t out_rows_;  // of a panel's results
   T factor_;
-  bool late_factor_;    // the factor comes with the exponential
-  bool tiles_ = false;  // products of pairs take tiles, and values are turned for them
+  bool late_factor_;  // the factor comes with the exponential
   bool keys_in_place_ = false;
   bool values_in_place_ = false;
   T* scores_;                                      // (keys of a block, lanes of a panel)
@@ -434,7 +412,7 @@ class Block {
   Unit* q_;                                        // panels (D, lanes)
   T* out_;                                         // panels (Dv, lanes)
   std::conditional_t<kPairs, bfloat16, T>* keys_;  // a block (keys, D)
-  Unit* values_;                                   // a block (keys, Dv), or (Dv, keys)
+  Unit* values_;                                   // a block (keys, Dv)
   // The panel whose scores become weights while the next one's are made, and what it sees.
   struct Waiting {
     int vectors;
@@ -449,6 +427,11 @@ class Block {
 
 template <class S, class Unit>
 void run(const AttentionRows& rows) {
+#if defined(__AMX_BF16__)
+  if constexpr (std::is_same_v<Unit, Pair>) {
+    if (tiles_active()) return TileAttention(rows).run();
+  }
+#endif
   Block<S, Unit>(rows).run();
 }
 
