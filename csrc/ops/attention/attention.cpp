@@ -29,14 +29,12 @@ constexpr int64_t kRowsTogether = 96;
 
 int64_t up_to_multiple(int64_t x, int64_t of) { return (x + of - 1) / of * of; }
 
-bool splits(DType dtype, int64_t keys) {
-  return dtype == DType::f32 && active_isa() == Isa::avx512_amx && keys >= kFewestSplitKeys;
-}
+bool may_split(DType dtype) { return dtype == DType::f32 && active_isa() == Isa::avx512_amx; }
 
 // With tiles each call packs the keys anew.
-int64_t most_rows(DType dtype, int64_t keys) {
+int64_t most_rows(DType dtype, bool split) {
   const bool tiles = dtype == DType::bf16 && active_isa() == Isa::avx512_amx;
-  return tiles || splits(dtype, keys) ? kAttentionTileRows : kAttentionRows;
+  return tiles || split ? kAttentionTileRows : kAttentionRows;
 }
 
 // Rows of a call, at most so many, for so many problems of so many rows: half as many calls where
@@ -174,7 +172,7 @@ std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dt
   const int64_t items = kAttentionKeys * (2 * kWidestPanel + rows.depth + 1 + rows.value_depth) +
                         lanes * (2 + rows.depth + 1 + rows.value_depth);
   int64_t bytes = items * item_size(compute_type(dtype));
-  if (splits(dtype, kFewestSplitKeys)) {
+  if (may_split(dtype)) {
     // Three parts of half the size, and the head sizes up to whole steps.
     const int64_t depth = up_to_multiple(rows.depth, 32);
     const int64_t value_depth = up_to_multiple(rows.value_depth, 16);
@@ -240,8 +238,8 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   if (rows <= kDecodeRows && more_k == nullptr && adjacent(k) && adjacent(v))
     return attend_few(call, problems, rows);
 
-  const int64_t block =
-      rows_of_call(problems, rows, most_rows(q.dtype, all.keys), splits(q.dtype, all.keys));
+  const bool split = may_split(q.dtype) && keys_for_tiles(all);
+  const int64_t block = rows_of_call(problems, rows, most_rows(q.dtype, split), split);
   const int64_t blocks = (rows + block - 1) / block;
   const int64_t task_work = block * std::max<int64_t>(all.keys, 1) * (all.depth + all.value_depth);
   const int64_t grain = std::clamp<int64_t>(kGrain / std::max<int64_t>(task_work, 1), 1, 1024);
@@ -296,7 +294,7 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   if (sequences == 0 || heads == 0 || key_heads == 0) return;
   const int64_t group = heads / key_heads;
 
-  const int64_t most = most_rows(q.dtype, 0);  // most sequences are short
+  const int64_t most = most_rows(q.dtype, false);  // most sequences are short
   // first_task[i]: where the tasks of sequence i begin.
   std::vector<int64_t> first_task(static_cast<std::size_t>(sequences) + 1);
   double work = 0;

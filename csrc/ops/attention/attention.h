@@ -75,9 +75,15 @@ struct AttentionRows {
 };
 
 inline constexpr int64_t kAttentionRows = 256;  // at most in a call
-// Float32 goes by the tiles of AMX (core/tile_split.h) from so many keys on; by multiply-adds,
-// which are as fast there, below (docs/attention.md).
+// Float32 goes by the tiles of AMX (core/tile_split.h) from so many keys on, from twice as many
+// where queries see some of them; by multiply-adds, which are as fast there, below
+// (docs/attention.md). Inlined always, because kernel files call it (see core/dispatch.h).
 inline constexpr int64_t kFewestSplitKeys = 1024;
+[[gnu::always_inline]] inline bool keys_for_tiles(const AttentionRows& rows) {
+  const bool limited =
+      rows.left < rows.keys + rows.queries || rows.right < rows.keys + rows.queries;
+  return rows.keys >= (limited ? 2 : 1) * kFewestSplitKeys;
+}
 inline constexpr int64_t kAttentionKeys = 128;  // in a block
 // Rows of a call with tiles: keys are packed in each, and to split one for float32 takes as long as
 // to attend it from thirty queries.

@@ -438,7 +438,7 @@ void run(const AttentionRows& rows) {
 #if defined(__AMX_BF16__)
 // Float32, by tiles where there are keys enough.
 void run_split(const AttentionRows& rows) {
-  if (rows.keys >= kFewestSplitKeys) return run<float, Split>(rows);
+  if (keys_for_tiles(rows)) return run<float, Split>(rows);
 #if defined(MAREY_ONLY_BF16)
   isa_avx512::select_attention_rows(DType::f32)(rows);
 #else
