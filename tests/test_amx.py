@@ -183,7 +183,7 @@ def test_a_query_does_not_depend_on_the_size_of_its_neighbours(rng: np.random.Ge
     )
 
 
-@pytest.mark.parametrize("L", [5, 16, 17, 33, 1100])
+@pytest.mark.parametrize("L", [7, 16, 17, 33, 1100])
 def test_no_bit_depends_on_threads_or_on_queries_beside(L: int, rng: np.random.Generator) -> None:
     q, k, v = (rng.standard_normal((1, 2, 1100, 40)).astype(ml_dtypes.bfloat16) for _ in range(3))
     q = q[..., :L, :]

@@ -23,6 +23,9 @@ CAUSAL = {
     "stride": Case(3, 7, (2, 3, 3), (5, 9, 11), stride=(1, 2, 2), padding=(0, 1, 1)),
     "groups": Case(6, 9, (3, 3, 3), (5, 5, 7), groups=3, padding=(0, 1, 1), N=2),
     "depthwise": Case(19, 19, (3, 3, 3), (7, 5, 7), groups=19, padding=(0, 1, 1)),
+    "temporal, tiles": Case(64, 65, (3, 1, 1), (6, 2, 16)),
+    "dense, tiles": Case(32, 64, (2, 3, 3), (5, 6, 9), padding=(0, 1, 1), stride=(1, 2, 2)),
+    "depthwise, long rows": Case(19, 19, (3, 3, 3), (7, 5, 26), groups=19, padding=(0, 1, 1)),
     "longer than the clip": Case(4, 5, (9, 1, 1), (3, 2, 5)),
 }
 

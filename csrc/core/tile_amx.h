@@ -24,15 +24,15 @@
 
 namespace marey::MAREY_ISA_NS {
 
-// Tile instructions do not follow each other at once: space_tiles() or other work stands between.
-// While another thread shares the core, a step of 24 products and 14 loads takes 600 ns without and
-// 345 with eight instructions, of any kind, behind each; 182 and 168 while none does (medians, one
-// core of an Emerald Rapids; operands in the first-level cache).
 inline constexpr int kTileItems = 16;
 inline constexpr int64_t kTilePitch = kTileItems * static_cast<int64_t>(sizeof(Pair));  // bytes
 
 inline bool tiles_active() { return active_isa() == Isa::avx512_amx; }
 
+// Stands behind a tile instruction in long runs of them, if no other work does. While another
+// thread shares the core, a step of 24 products and 14 loads takes 600 ns without and 345 with
+// eight instructions, of any kind, behind each; 182 and 168 while none does (medians, one core of
+// an Emerald Rapids; operands in the first-level cache).
 [[gnu::always_inline]] inline void space_tiles() { asm volatile(".rept 8\n\tnop\n\t.endr"); }
 
 // One block of sums, of kBlocks (1 or 2) times 16 rows and NV (1 or 2) vectors; `pitch` in bytes.

@@ -6,9 +6,9 @@ that the environment variable ``MAREY_ISA`` names (``baseline``, ``avx2``, ``avx
 otherwise ``avx512_bf16``; it is there where the operating system lets the process use tiles. Tiles
 multiply bfloat16. A float32 is exactly the sum of three of those, and six of the products of such
 parts make one of float32, with an error below that of sums of fused multiply-adds; denormal parts,
-products and results count as zero. So are multiplied linear layers, direct convolution of many
-channels, attention to 1024 keys or more (not its gradients), and what recurrent networks multiply
-for all steps at once.
+products and results count as zero. So are multiplied linear layers, direct convolution with 64
+filters or more, attention to 1024 keys or more, 2048 in a causal order or a window (not its
+gradients), and what recurrent networks multiply for all steps at once.
 """
 
 from __future__ import annotations

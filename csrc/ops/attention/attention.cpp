@@ -294,7 +294,10 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   if (sequences == 0 || heads == 0 || key_heads == 0) return;
   const int64_t group = heads / key_heads;
 
-  const int64_t most = most_rows(q.dtype, false);  // most sequences are short
+  // Whole sequences where they are many; no more than a thread's share where they are few.
+  const int64_t share =
+      q.shape[0] * heads / (kRangesPerThread * num_threads());  // rows of all key heads
+  const int64_t most = std::clamp(share, kAttentionRows, most_rows(q.dtype, false));
   // first_task[i]: where the tasks of sequence i begin.
   std::vector<int64_t> first_task(static_cast<std::size_t>(sequences) + 1);
   double work = 0;

@@ -70,6 +70,9 @@ struct AttentionRows {
   int64_t begin, end;
   double scale, softcap;
   int64_t left, right, offset;  // query l stands at key l + offset
+  [[gnu::always_inline]] bool limited() const {
+    return left < keys + queries || right < keys + queries;
+  }
   std::byte* scratch;
   const AttentionRows* next = nullptr;  // what the thread computes next, to fetch its operands
 };
@@ -80,9 +83,7 @@ inline constexpr int64_t kAttentionRows = 256;  // at most in a call
 // (docs/attention.md). Inlined always, because kernel files call it (see core/dispatch.h).
 inline constexpr int64_t kFewestSplitKeys = 1024;
 [[gnu::always_inline]] inline bool keys_for_tiles(const AttentionRows& rows) {
-  const bool limited =
-      rows.left < rows.keys + rows.queries || rows.right < rows.keys + rows.queries;
-  return rows.keys >= (limited ? 2 : 1) * kFewestSplitKeys;
+  return rows.keys >= (rows.limited() ? 2 : 1) * kFewestSplitKeys;
 }
 inline constexpr int64_t kAttentionKeys = 128;  // in a block
 // Rows of a call with tiles: keys are packed in each, and to split one for float32 takes as long as

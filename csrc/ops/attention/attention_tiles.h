@@ -22,15 +22,14 @@
 //   u = factor s - (t - (1.5 2^19 - reference + kVertex))
 //   2^(factor s - reference) = 2^whole table[sixteenth] (u^2 + kConstant)
 //
-// nine instructions where exp2_nonpositive and its argument take twelve. Half of the time here goes
-// into this.
+// nine instructions where exp2_nonpositive and its argument take twelve.
 //
 // Measured on two virtual cores of an Emerald Rapids, (1, 8, 4096, 64): products of scores take a
-// quarter of the time, those of weights and values a little more, packing 5% (10% with 256 rows a
-// call). Tried without gain: blocks of 128 keys, of 64 (a fifth slower), values fetched while
-// weights are computed. Products of one panel while another's exponentials are computed: a core
-// does either: four products of tiles, 67 cycles, and 128 multiply-adds of vectors, 68, take 133
-// together, however they are mixed, and loads and stores of tiles likewise.
+// quarter of the time, those of weights and values a little more. Tried without gain: blocks of 128
+// keys, of 64 (a fifth slower), values fetched while weights are computed. Products of one panel
+// while another's exponentials are computed: a core does either: four products of tiles, 67 cycles,
+// and 128 multiply-adds of vectors, 68, take 133 together, however they are mixed, and loads and
+// stores of tiles likewise.
 #include "ops/attention/lanes.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -449,8 +448,8 @@ class TileAttention {
   static constexpr float kRound = 786432.0F;  // 1.5 * 2^19: adding it rounds to a sixteenth
   static constexpr float kLeast = -122.0F;    // weights below 2 to this are zero
   static constexpr float kSlack = 8.0F;
-  // Scores so far from a reference have weights that are normal, with some room on both sides.
-  static constexpr float kFarthest = 64.0F;
+  // Scores so far from a reference have weights that leave values room on both sides.
+  static constexpr float kFarthest = 24.0F;
   static constexpr float kFar = 65536.0F;  // references beyond which are subtracted beforehand
   // 2^r = kLeading ((r + kVertex)^2 + kConstant) on [-1/32, 1/32], relative error 6.9e-7, with a
   // vertex that is a sixteenth.

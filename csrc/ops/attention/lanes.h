@@ -55,8 +55,7 @@ void for_each_depth_panel(int64_t depth, const Body& body) {
 // The rows of a call: where their operands lie and which keys they see.
 class Queries {
  public:
-  explicit Queries(const AttentionRows& p)
-      : p_(&p), limited_(p.left < p.keys + p.queries || p.right < p.keys + p.queries) {}
+  explicit Queries(const AttentionRows& p) : p_(&p), limited_(p.limited()) {}
 
   bool limited() const { return limited_; }
 

@@ -113,8 +113,6 @@ template <int NV, class Other = Alone>
   if constexpr (!kAlone) {
     while (beside.left()) beside.work();
   }
-  // GCC's intrinsics for stores do not say that they write memory.
-  asm volatile("" ::: "memory");
 }
 
 // Takes sums that are not finite again, by multiply-adds: whole ones, that began at zero.
@@ -315,8 +313,6 @@ class MakeWeights {
 // A block of keys and values as split operands, for the forward kernel.
 class SplitBlock {
  public:
-  static constexpr int64_t kKeys = kSplitDepth;  // blocks are cut at multiples of this
-
   // `take` gives memory to a pointer, for so many items.
   void begin(const AttentionRows& p, int64_t lanes, const auto& take) {
     steps_ = split_steps(p.depth);

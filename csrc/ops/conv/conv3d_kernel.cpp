@@ -256,20 +256,20 @@ class Direct {
       const S* from = x + first_channel_ * strides.c + frame * strides.s[0] + row * strides.s[1] +
                       place_.width.first;
       for (int64_t c = 0; c < channels_; c += kPerItem, from += kPerItem * strides.c) {
-        const int64_t second = c + 1 < channels_ ? strides.c : 0;
+        const S* const second = c + 1 < channels_ ? from + strides.c : nullptr;
         each_panel([&](int64_t q, int64_t vectors) {
           T* at = to + q * depth(channels_) + c / kPerItem * vectors * W;
           for (int64_t k = q; k < q + vectors * W; k += W, at += W) {
-            pack_vector(from + k, second, strides.c, positions_ - k, at);
+            pack_vector(from + k, second == nullptr ? nullptr : second + k, strides.c,
+                        positions_ - k, at);
           }
         });
       }
     }
   }
 
-  // A vector of positions of one channel, or of two as pairs: the second `second` items from the
-  // first; zero: there is none. Fetches what will be copied soon.
-  static void pack_vector(const S* from, [[maybe_unused]] int64_t second, int64_t stride,
+  // A vector of positions of one channel, or of two as pairs; null: there is no second. Fetches what will be copied soon.
+  static void pack_vector(const S* from, [[maybe_unused]] const S* second, int64_t stride,
                           int64_t count, T* to) {
     using V = Vec<C>;
     constexpr int64_t kChannelsAhead = 2 * kPerItem;
@@ -277,7 +277,7 @@ class Direct {
     const V low = load_first<V>(from, count);
     if constexpr (kPerItem == 2) {
       __builtin_prefetch(from + (kChannelsAhead + 1) * stride);
-      const V high = second != 0 ? load_first<V>(from + second, count) : V(C(0));
+      const V high = second != nullptr ? load_first<V>(second, count) : V(C(0));
       using B = stdx::rebind_simd_t<uint32_t, V>;
       store(reinterpret_cast<uint32_t*>(to),
             (std::bit_cast<B>(low) >> 16) | std::bit_cast<B>(high));

@@ -17,8 +17,8 @@ bool weight_is_of_patches(const View& grad, const Shape& weight, const Conv3dOpt
 bool input_is_of_patches(const View& grad, const View& weight, const Conv3dOptions& options,
                          const View& grad_x);
 
-// Of checked arrays, as conv3d_backward.h has them. Patches are copied for so many frames at once
-// that they take 16 MiB, or of one row of a frame's positions if that needs more.
+// Of checked arrays, as conv3d_backward.h has them. Patches are copied for so many rows of
+// positions at once that they take 16 MiB, or of one row if that needs more.
 void patches_backward_weight(const View& grad, const View& x, const Shape& weight,
                              const View& grad_weight);
 void patches_backward_input(const View& grad, const View& weight, const View& grad_x);
