@@ -449,7 +449,7 @@ class TileAttention {
   static constexpr float kLeast = -122.0F;    // weights below 2 to this are zero
   static constexpr float kSlack = 8.0F;
   // Scores so far from a reference have weights that leave values room on both sides.
-  static constexpr float kFarthest = 24.0F;
+  static constexpr float kFarthest = 32.0F;
   static constexpr float kFar = 65536.0F;  // references beyond which are subtracted beforehand
   // 2^r = kLeading ((r + kVertex)^2 + kConstant) on [-1/32, 1/32], relative error 6.9e-7, with a
   // vertex that is a sixteenth.

@@ -268,7 +268,8 @@ class Direct {
     }
   }
 
-  // A vector of positions of one channel, or of two as pairs; null: there is no second. Fetches what will be copied soon.
+  // A vector of positions of one channel, or of two as pairs; null: there is no second. Fetches
+  // what will be copied soon.
   static void pack_vector(const S* from, [[maybe_unused]] const S* second, int64_t stride,
                           int64_t count, T* to) {
     using V = Vec<C>;
