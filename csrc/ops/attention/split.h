@@ -273,7 +273,12 @@ class MakeWeights {
   [[gnu::always_inline]] bool left() const { return steps_ > 0; }
 
   // One vector. Which of two it is the compiler knows, where the calls between two are as many.
-  [[gnu::always_inline]] void work() {
+#if defined(__SANITIZE_ADDRESS__)  // in line some forty times, it takes minutes to compile
+  [[gnu::noinline]]
+#else
+  [[gnu::always_inline]]
+#endif
+  void work() {
     second_ = !second_;
     if (steps_ == 0) return;
     float* const subtract = lanes_ + (vectors_ & (NV - 1)) * kTileItems;
