@@ -27,9 +27,9 @@
 // Measured on two virtual cores of an Emerald Rapids, (1, 8, 4096, 64): products of scores take a
 // quarter of the time, those of weights and values a little more. Tried without gain: blocks of 128
 // keys, of 64 (a fifth slower), values fetched while weights are computed. Products of one panel
-// while another's exponentials are computed: a core does either: four products of tiles, 67 cycles,
-// and 128 multiply-adds of vectors, 68, take 133 together, however they are mixed, and loads and
-// stores of tiles likewise.
+// while another's exponentials are computed: a core that no other thread shares does either: four
+// products of tiles, 67 cycles, and 128 multiply-adds of vectors, 68, take 133 together, however
+// they are mixed. Fewer of these do hide, and where the core is shared all do.
 #include "ops/attention/lanes.h"
 
 namespace marey::MAREY_ISA_NS {
