@@ -121,19 +121,20 @@ void attend_few(const Call& call, int64_t problems, int64_t rows) {
   const int64_t work =
       rows * std::min(kDecodeKeys, common.keys) * (common.depth + common.value_depth);
   const int64_t grain = std::clamp<int64_t>((kGrain / 8) / std::max<int64_t>(work, 1), 1, 1024);
-  parallel_for(problems * parts, grain, scratch,
-               [&](int64_t begin, int64_t end, std::byte* memory) {
-                 AttentionRows part = common;
-                 part.scratch = memory;
-                 part.begin = 0;
-                 part.end = rows;
-                 for (int64_t task = begin; task < end; ++task) {
-                   call.set_problem(part, task / parts);
-                   const int64_t first = (low + task % parts) * kDecodeKeys;
-                   kernel.part(part, first, std::min(first + kDecodeKeys, high),
-                               partial.data() + task * stride * item);
-                 }
-               });
+  const int64_t tasks = problems * parts;
+  const auto compute = [&](int64_t begin, int64_t end, std::byte* memory) {
+    AttentionRows part = common;
+    part.scratch = memory;
+    part.begin = 0;
+    part.end = rows;
+    for (int64_t task = begin * grain; task < std::min(end * grain, tasks); ++task) {
+      call.set_problem(part, task / parts);
+      const int64_t first = (low + task % parts) * kDecodeKeys;
+      kernel.part(part, first, std::min(first + kDecodeKeys, high),
+                  partial.data() + task * stride * item);
+    }
+  };
+  parallel_for_in_spans((tasks + grain - 1) / grain, scratch, compute);
   parallel_for(problems, 64, scratch, [&](int64_t begin, int64_t end, std::byte* memory) {
     AttentionRows part = common;
     part.scratch = memory;

@@ -6,6 +6,7 @@
 
 #include "core/math.h"
 #include "core/tile.h"
+#include "core/transpose.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/decode.h"
 
@@ -15,6 +16,11 @@ namespace {
 constexpr double kLog2E = 1.4426950408889634074;
 // Keys whose scores are computed together: as many chains of sums as hide the latency of one.
 constexpr int kTogether = 4;
+// Rows are fetched so many before they are used: the processor's own fetching waits for the loads,
+// which come late where bfloat16 is widened between them, and stops at the end of a page.
+constexpr int64_t kAhead = 32;
+// Values that all rows read one after the other: 32 KiB of float32 of size 128.
+constexpr int64_t kValuesTogether = 64;
 
 // As many items of S as a register has, as vectors of T: bfloat16 gives the even ones and the odd
 // ones, which takes one instruction for each, where neighbours in order take two and a load.
@@ -54,50 +60,101 @@ struct Chunk {
   }
 };
 
-// scores[s] = q . k[s] for kCount keys. `q` is in the places of chunks, padded with zeros.
-template <int kCount, class S, class T>
-[[gnu::flatten]] void dot(const T* q, const S* k, int64_t stride, int64_t depth, T* scores) {
+// scores[s] = q . k[s] for as many keys as a vector has lanes, of which the first `count` exist:
+// the last one stands in for the others. `q` is in the places of chunks, padded with zeros. The
+// sums of a key are added up across keys, with a third of the instructions that one by one takes.
+template <class S, class T>
+[[gnu::noinline, gnu::flatten]] void dot(const T* q, const S* k, int64_t stride, int64_t count,
+                                         int64_t depth, T* scores) {
   using V = Vec<T>;
   using C = Chunk<S, T>;
-  V sum[kCount];
-  for (int i = 0; i < kCount; ++i) sum[i] = V(T(0));
-  const auto step = [&](int64_t d, const auto& chunk) {
-    V x[C::kParts];
-    for (int j = 0; j < C::kParts; ++j) x[j] = load<V>(q + d + j * C::W);
+  constexpr int W = C::W;
+  constexpr int kCount = W < kTogether ? W : kTogether;
+  V all[W];
+  const int64_t ahead = kAhead * stride;
+#pragma GCC unroll 4
+  for (int first = 0; first < W; first += kCount) {
+    const S* row[kCount];
     for (int i = 0; i < kCount; ++i) {
-      const C y = chunk(k + i * stride);
-      for (int j = 0; j < C::kParts; ++j) sum[i] += x[j] * y.part[j];
+      row[i] = k + (first + i < count ? first + i : count - 1) * stride;
     }
-  };
-  int64_t d = 0;
-  for (; d + C::kItems <= depth; d += C::kItems) {
-    step(d, [d](const S* row) { return C::whole(row + d); });
+    V sum[kCount];
+    for (int i = 0; i < kCount; ++i) sum[i] = V(T(0));
+    const auto step = [&](int64_t d, const auto& chunk) {
+      V x[C::kParts];
+      for (int j = 0; j < C::kParts; ++j) x[j] = load<V>(q + d + j * W);
+      for (int i = 0; i < kCount; ++i) {
+        __builtin_prefetch(row[i] + ahead + d);
+        const C y = chunk(row[i]);
+        for (int j = 0; j < C::kParts; ++j) sum[i] += x[j] * y.part[j];
+      }
+    };
+    int64_t d = 0;
+    for (; d + C::kItems <= depth; d += C::kItems) {
+      step(d, [d](const S* at) { return C::whole(at + d); });
+    }
+    if (d < depth) step(d, [d, depth](const S* at) { return C::padded(at + d, depth - d); });
+    for (int i = 0; i < kCount; ++i) all[first + i] = sum[i];
   }
-  if (d < depth) step(d, [d, depth](const S* row) { return C::padded(row + d, depth - d); });
-  for (int i = 0; i < kCount; ++i) scores[i] = stdx::reduce(sum[i]);
+  store(scores, sum_of_lanes<T>(all));
 }
 
-// out += sum over kCount keys of p[i] v[i]. `out` is in the places of chunks.
-template <int kCount, class S, class T>
-[[gnu::flatten]] void add_values(const T* p, const S* v, int64_t stride, int64_t depth, T* out) {
+// out += sum over keys of p[s] v[s], for kChunks chunks of the head size, whose sums stay in
+// registers while the keys pass, in the order in which they lie. Where a row is short, several keys
+// at once have sums of their own, as many chains as hide the latency of one.
+template <int kChunks, class S, class T, class Load>
+[[gnu::noinline, gnu::flatten]] void add_values(const T* p, const S* v, int64_t stride,
+                                                int64_t count, T* out, const Load& chunk) {
   using V = Vec<T>;
   using C = Chunk<S, T>;
-  V weight[kCount];
-  for (int i = 0; i < kCount; ++i) weight[i] = V(p[i]);
-  const auto step = [&](int64_t d, const auto& chunk) {
-    V sum[C::kParts];
-    for (int j = 0; j < C::kParts; ++j) sum[j] = load<V>(out + d + j * C::W);
-    for (int i = 0; i < kCount; ++i) {
-      const C x = chunk(v + i * stride);
-      for (int j = 0; j < C::kParts; ++j) sum[j] += weight[i] * x.part[j];
+  constexpr int kSets = kChunks * C::kParts < 8 ? 8 / (kChunks * C::kParts) : 1;
+  V sum[kSets][kChunks][C::kParts];
+  for (int set = 0; set < kSets; ++set) {
+    for (int c = 0; c < kChunks; ++c) {
+      for (int j = 0; j < C::kParts; ++j) sum[set][c][j] = V(T(0));
     }
-    for (int j = 0; j < C::kParts; ++j) store(out + d + j * C::W, sum[j]);
-  };
-  int64_t d = 0;
-  for (; d + C::kItems <= depth; d += C::kItems) {
-    step(d, [d](const S* row) { return C::whole(row + d); });
   }
-  if (d < depth) step(d, [d, depth](const S* row) { return C::padded(row + d, depth - d); });
+  const auto step = [&](int64_t s, int set) {
+    const V weight(p[s]);
+    for (int c = 0; c < kChunks; ++c) {
+      __builtin_prefetch(v + (s + kAhead) * stride + c * C::kItems);
+      const C x = chunk(v + s * stride + c * C::kItems);
+      for (int j = 0; j < C::kParts; ++j) sum[set][c][j] += weight * x.part[j];
+    }
+  };
+  int64_t s = 0;
+  for (; s + kSets <= count; s += kSets) {
+#pragma GCC unroll 8
+    for (int set = 0; set < kSets; ++set) step(s + set, set);
+  }
+  for (; s < count; ++s) step(s, 0);
+  for (int c = 0; c < kChunks; ++c) {
+    for (int j = 0; j < C::kParts; ++j) {
+      for (int set = 1; set < kSets; ++set) sum[0][c][j] += sum[set][c][j];
+      T* at = out + (c * C::kParts + j) * C::W;
+      store(at, load<V>(at) + sum[0][c][j]);
+    }
+  }
+}
+
+// The same for rows of any size.
+template <class S, class T>
+void add_rows(const T* p, const S* v, int64_t stride, int64_t count, int64_t depth, T* out) {
+  using C = Chunk<S, T>;
+  const auto whole = [](const S* at) { return C::whole(at); };
+  int64_t d = 0;
+  const auto panels = [&]<int kChunks>() {
+    for (; d + kChunks * C::kItems <= depth; d += kChunks * C::kItems) {
+      add_values<kChunks, S, T>(p, v + d, stride, count, out + d, whole);
+    }
+  };
+  panels.template operator()<8 / C::kParts>();
+  panels.template operator()<4 / C::kParts>();
+  panels.template operator()<1>();
+  if (d == depth) return;
+  const int64_t left = depth - d;
+  add_values<1, S, T>(p, v + d, stride, count, out + d,
+                      [left](const S* at) { return C::padded(at, left); });
 }
 
 template <class S, class T>
@@ -132,18 +189,11 @@ template <class S, class T>
     reach[r] = {low < last ? low : last, high > first ? high : first};
   }
 
-  // Keys are read once for all rows: four at a time they stay in the first-level cache.
-  int64_t s = first;
-  for (; s + kTogether <= last; s += kTogether) {
+  // Keys are read once for all rows: a vector's lanes of them stay in the first-level cache.
+  for (int64_t s = first; s < last; s += W) {
     for (int64_t r = 0; r < rows; ++r) {
-      dot<kTogether>(q + r * padded, keys + s * p.k.row, p.k.row, p.depth,
-                     scores + r * kDecodeKeys + (s - first));
-    }
-  }
-  for (; s < last; ++s) {
-    for (int64_t r = 0; r < rows; ++r) {
-      dot<1>(q + r * padded, keys + s * p.k.row, p.k.row, p.depth,
-             scores + r * kDecodeKeys + (s - first));
+      dot<S, T>(q + r * padded, keys + s * p.k.row, p.k.row, last - s, p.depth,
+                scores + r * kDecodeKeys + (s - first));
     }
   }
 
@@ -192,16 +242,11 @@ template <class S, class T>
     for (int64_t d = kDecodeHeader; d < pitch; ++d) to[d] = T(0);
   }
 
-  for (s = 0; s + kTogether <= count; s += kTogether) {
+  for (int64_t s = 0; s < count; s += kValuesTogether) {
+    const int64_t these = count - s < kValuesTogether ? count - s : kValuesTogether;
     for (int64_t r = 0; r < rows; ++r) {
-      add_values<kTogether>(scores + r * kDecodeKeys + s, values + (first + s) * p.v.row, p.v.row,
-                            p.value_depth, partial + r * pitch + kDecodeHeader);
-    }
-  }
-  for (; s < count; ++s) {
-    for (int64_t r = 0; r < rows; ++r) {
-      add_values<1>(scores + r * kDecodeKeys + s, values + (first + s) * p.v.row, p.v.row,
-                    p.value_depth, partial + r * pitch + kDecodeHeader);
+      add_rows<S, T>(scores + r * kDecodeKeys + s, values + (first + s) * p.v.row, p.v.row, these,
+                     p.value_depth, partial + r * pitch + kDecodeHeader);
     }
   }
 }
