@@ -77,6 +77,25 @@ struct Call {
     part.more_k = operand_of(more_k, axis, batch, head);
     part.more_v = operand_of(more_v, axis, batch, head);
   }
+
+  // The same where `last` is for the problem before, and `part` was for another one.
+  void set_next_problem(AttentionRows& part, const AttentionRows& last, int64_t problem) const {
+    if (problem % key_heads == 0) return set_problem(part, problem);  // another batch entry
+    const auto move = [&](AttentionOperand AttentionRows::* operand, const View* x, int64_t heads) {
+      if (x == nullptr) return;
+      (part.*operand).data =
+          static_cast<std::byte*>((last.*operand).data) + heads * x->stride(axis);
+    };
+    move(&AttentionRows::q, &q, group);
+    move(&AttentionRows::k, &k, 1);
+    move(&AttentionRows::v, &v, 1);
+    move(&AttentionRows::mask, mask, group);
+    move(&AttentionRows::bias, bias, group);
+    move(&AttentionRows::out, &out, group);
+    move(&AttentionRows::lse, lse, group);
+    move(&AttentionRows::more_k, more_k, 1);
+    move(&AttentionRows::more_v, more_v, 1);
+  }
 };
 
 void attend_short(const Call& call, int64_t problems, int64_t rows) {
@@ -92,13 +111,13 @@ void attend_short(const Call& call, int64_t problems, int64_t rows) {
       part.scratch = memory;
       part.begin = 0;
       part.end = rows;
+      call.set_problem(part, begin);
     }
-    call.set_problem(parts[begin % 2], begin);
     for (int64_t problem = begin; problem < end; ++problem) {
       AttentionRows& part = parts[problem % 2];
       AttentionRows& next = parts[(problem + 1) % 2];
       part.next = problem + 1 < end ? &next : nullptr;
-      if (part.next != nullptr) call.set_problem(next, problem + 1);
+      if (part.next != nullptr) call.set_next_problem(next, part, problem + 1);
       run(part);
     }
   });
@@ -196,9 +215,9 @@ std::size_t attention_scratch(const AttentionRows& rows, int64_t count, DType dt
 
 std::size_t short_attention_scratch(int64_t depth, int64_t value_depth, int64_t item) {
   constexpr int64_t kMostLanes = 16;
-  constexpr int64_t kWidestPanel = 48;
-  const int64_t items =
-      kShortKeys * (depth + value_depth + 3 * kMostLanes) + kMostLanes * (depth + kWidestPanel);
+  const int64_t rows = up_to_multiple(depth, kMostLanes);
+  const int64_t value_rows = up_to_multiple(value_depth, kMostLanes);
+  const int64_t items = kShortKeys * (rows + value_rows + 2 * kMostLanes) + kMostLanes * rows;
   return static_cast<std::size_t>(items * item + 6 * 64);
 }
 
