@@ -29,6 +29,7 @@ class Limits:
     gflops: float  # float32 multiply-adds, counted as two operations each
     gbytes: float  # per second, read plus written
     bfloat16_gflops: float  # tiles or dot products, with float32 sums; 0 without instructions
+    bfloat16_dot_gflops: float  # dot products of vectors alone
 
     def or_more(self, other: "Limits") -> "Limits":
         """The better of two measurements: a limit is what nothing disturbed."""
@@ -36,6 +37,7 @@ class Limits:
             max(self.gflops, other.gflops),
             max(self.gbytes, other.gbytes),
             max(self.bfloat16_gflops, other.bfloat16_gflops),
+            max(self.bfloat16_dot_gflops, other.bfloat16_dot_gflops),
         )
 
 
@@ -44,10 +46,10 @@ def measure(threads: int) -> Limits:
     library = _library()
     wait_until_quiet()
     gflops = max(_loop(library.multiply_add, threads) for _ in range(TRIALS)) / 1e9
-    bfloat16_loops = (library.bfloat16_dot, library.bfloat16_tiles)
-    bfloat16_gflops = max(_loop(f, threads) for f in bfloat16_loops for _ in range(TRIALS)) / 1e9
+    dot_gflops = max(_loop(library.bfloat16_dot, threads) for _ in range(TRIALS)) / 1e9
+    tile_gflops = max(_loop(library.bfloat16_tiles, threads) for _ in range(TRIALS)) / 1e9
     gbytes = max(_copy(library, threads) for _ in range(TRIALS)) / 1e9
-    return Limits(gflops, gbytes, bfloat16_gflops)
+    return Limits(gflops, gbytes, max(dot_gflops, tile_gflops), dot_gflops)
 
 
 def _loop(loop: Callable[[int, int, int], float], threads: int) -> float:

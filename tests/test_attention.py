@@ -283,6 +283,38 @@ def test_memory_is_linear_in_length() -> None:
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("length", "keys"), [(16, 8), (160, 40)])
+def test_large_results_written_past_the_caches_are_the_same(
+    rng: np.random.Generator, length: int, keys: int
+) -> None:
+    batch = (9 << 20) // (length * 64 * 4)
+    q = rng.standard_normal((batch, 1, length, 64), np.float32)
+    k, v = rng.standard_normal((2, 1, 1, keys, 64), np.float32).repeat(batch, axis=1)
+    whole = attention(q, k, v)
+    assert whole.nbytes > 8 << 20
+    assert whole.ctypes.data % 64 == 0
+    memory = np.empty(whole.size + 1, np.float32)
+    off_by_one = attention(q, k, v, out=memory[1:].reshape(whole.shape))
+    halves = [attention(*(x[i::2] for x in (q, k, v))) for i in range(2)]
+    np.testing.assert_array_equal(whole, off_by_one)
+    np.testing.assert_array_equal(whole[0::2], halves[0])
+    np.testing.assert_array_equal(whole[1::2], halves[1])
+    check(q[:2], k[:2], v[:2])
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [*DTYPES, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    ("S", "D", "Dv"), [(1, 1, 3), (33, 20, 70), (515, 64, 128), (1030, 130, 257)]
+)
+def test_one_query_of_any_number_and_size_of_keys(
+    rng: np.random.Generator, dtype: Any, S: int, D: int, Dv: int
+) -> None:
+    compare = check_bfloat16 if dtype is ml_dtypes.bfloat16 else check
+    compare(*inputs(rng, dtype, h=4, h_kv=2, L=1, S=S, D=D, Dv=Dv))
+
+
+@pytest.mark.usefixtures("isa")
 class TestFewQueries:
     """One query, or a few that share a key head, take another path: keys are split over threads."""
 

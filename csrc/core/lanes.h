@@ -104,13 +104,21 @@ template <class T, class S>
 }
 
 // The reverse, for the first `count` lanes: items[j][k * stride] = from[k * pitch + j] * factor[j].
-template <class T, class S>
+// kStreaming: past the caches, what is aligned and whole vectors of T.
+template <class T, class S, bool kStreaming = false>
 [[gnu::noinline, gnu::flatten]] void scatter_lanes(const T* from, int64_t pitch, const T* factor,
                                                    S* const (&items)[kLanesOf<T>], int count,
                                                    int64_t stride, int64_t depth) {
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
   const V scale = load<V>(factor);
+  const auto put = [](S* to, const V& v) {
+    if constexpr (kStreaming) {
+      stream(to, v);
+    } else {
+      store_as(to, v);
+    }
+  };
   int64_t k = 0;
   if (stride == 1) {
     for (; k + W <= depth; k += W) {
@@ -120,9 +128,9 @@ template <class T, class S>
       transpose<T>(square);
       if (count == W) {
 #pragma GCC unroll 16
-        for (int j = 0; j < W; ++j) store_as(items[j] + k, square[j]);
+        for (int j = 0; j < W; ++j) put(items[j] + k, square[j]);
       } else {
-        for (int j = 0; j < count; ++j) store_as(items[j] + k, square[j]);
+        for (int j = 0; j < count; ++j) put(items[j] + k, square[j]);
       }
     }
   }

@@ -150,7 +150,8 @@ def empty_like(source: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """Return a new array where `source`, an array of `to_array`, lies."""
     if isinstance(source, _device.DeviceArray):
         return source.empty(shape, dtype)
-    return np.empty(shape, dtype)
+    # As kernels make their results: in memory that is kept, and aligned.
+    return _cpu.empty_like(np.broadcast_to(np.empty((), dtype), shape))
 
 
 def assign(target: Any, value: Any) -> None:

@@ -47,6 +47,23 @@ int64_t rows_of_call(int64_t problems, int64_t rows, int64_t most, bool split) {
   return std::min({up_to_multiple(block, block > kRowsTogether ? 32 : kRowsTogether), rows, most});
 }
 
+// Results that no cache holds are written past them, where their rows are whole lines: to read
+// lines before they were written took a seventh of the time of a video's frames.
+bool may_stream(const View& out) {
+  constexpr int64_t kStreamBytes = int64_t{8} << 20;
+  constexpr int64_t kLine = 64;
+  const int64_t item = item_size(out.dtype);
+  if (out.dtype != compute_type(out.dtype) || out.shape.count() * item <= kStreamBytes)
+    return false;
+  const int last = out.ndim() - 1;
+  if (out.stride(last) != item || out.shape[last] * item % kLine != 0) return false;
+  bool aligned = reinterpret_cast<std::uintptr_t>(out.data) % kLine == 0;
+  for (int axis = 0; axis < last; ++axis) {
+    aligned = aligned && (out.shape[axis] == 1 || out.stride(axis) % kLine == 0);
+  }
+  return aligned;
+}
+
 // The arrays of a call, and the part of AttentionRows that all its rows have in common.
 struct Call {
   const View& q;
@@ -234,6 +251,7 @@ void attention(const View& q, const View& k, const View& v, const View* mask, co
   all.keys = k.shape[axis + 1];
   all.depth = q.shape[axis + 2];
   all.value_depth = v.shape[axis + 2];
+  all.streaming = may_stream(out);
   all.scale = options.scale;
   all.softcap = options.softcap;
   all.left = options.left;
@@ -337,6 +355,7 @@ void attention_varlen(const View& q, const View& k, const View& v, const int64_t
   }
   const int64_t tasks = first_task.back();
   if (tasks == 0) return;
+  all.streaming = may_stream(out);
   all.scale = options.scale;
   all.softcap = options.softcap;
   all.left = options.left;

@@ -73,6 +73,7 @@ struct AttentionRows {
   [[gnu::always_inline]] bool limited() const {
     return left < keys + queries || right < keys + queries;
   }
+  bool streaming = false;  // write past the caches: rows of `out` are aligned to the widest vector
   std::byte* scratch;
   const AttentionRows* next = nullptr;  // what the thread computes next, to fetch its operands
 };

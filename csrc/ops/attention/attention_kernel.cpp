@@ -46,6 +46,7 @@ class Block {
   static constexpr bool kPairs = std::is_same_v<Unit, Pair>;
   static constexpr bool kSplit = std::is_same_v<Unit, Split>;
   static constexpr int kStep = kPairs ? 2 : 1;  // items of the depth in a unit
+  static constexpr bool kMayStream = std::is_same_v<S, T> && W * sizeof(T) == 64;  // whole lines
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
 
   explicit Block(const AttentionRows& p) : p_(p), queries_(p_) {
@@ -111,9 +112,11 @@ class Block {
       if constexpr (kSplit) add_waiting();
       finished = !kSplit && next.count() <= 0 && !one_more;
     }
-    if (finished) return;
     if (one_more) attend_one_more();
-    queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) { finish(panel, NV); });
+    if (!finished) {
+      queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) { finish(panel, NV); });
+    }
+    if (kMayStream && p_.streaming) stream_fence();
   }
 
  private:
@@ -193,6 +196,7 @@ class Block {
   // video's frames.
   void fetch(const Panel& panel, const Range& next) const {
     if (next.count() <= 0) {
+      if (kMayStream && p_.streaming) return;
       for (int i = 0; i < panel.lanes; ++i) {
         AttentionOperand row = p_.out;
         row.data = queries_.address<S>(p_.out, panel.row + i);
@@ -385,8 +389,15 @@ class Block {
       for (int i = 0; i < W; ++i) inverse[i] = sum[i] == T(0) ? T(0) : T(1) / sum[i];
       S* items[W];
       queries_.rows_of(p_.out, panel, j, items);
-      scatter_lanes<T, S>(out_ + panel.vector * W * out_rows_ + j * W, vectors * W, inverse, items,
-                          count, p_.out.item, p_.value_depth);
+      const T* from = out_ + panel.vector * W * out_rows_ + j * W;
+      bool streaming = false;
+      if constexpr (kMayStream) streaming = p_.streaming;
+      if (streaming) {
+        scatter_lanes<T, S, kMayStream>(from, vectors * W, inverse, items, count, p_.out.item,
+                                        p_.value_depth);
+      } else {
+        scatter_lanes<T, S>(from, vectors * W, inverse, items, count, p_.out.item, p_.value_depth);
+      }
       if (p_.lse.data == nullptr) continue;
       for (int i = 0; i < count; ++i) {
         *queries_.address<T>(p_.lse, panel.row + j * W + i) =

@@ -33,11 +33,13 @@ class Problem {
   // Queries and keys whose products are added up at once.
   static constexpr int kQueries = at_most(4, W);
   static constexpr int kKeys = W / kQueries;
+  static constexpr bool kMayStream = std::is_same_v<S, T> && W * sizeof(T) == 64;  // whole lines
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
 
   explicit Problem(const AttentionRows& p)
       : p_(p),
         queries_(p),
+        streaming_(kMayStream && p.streaming),
         all_keys_(p.keys + (p.more_k.data != nullptr ? 1 : 0)),
         depth_(up_to_multiple<int64_t>(p.depth, W)),
         value_depth_(up_to_multiple<int64_t>(p.value_depth, W)) {
@@ -54,15 +56,16 @@ class Problem {
   }
 
   void run() {
-    fetch_rows<S, true>(p_.out, 0, p_.queries / 2, p_.value_depth);
+    if (!streaming_) fetch_rows<S, true>(p_.out, 0, p_.queries / 2, p_.value_depth);
     const Rows<T> keys = rows_of(p_.k, p_.more_k, p_.depth, depth_, keys_);
     if (p_.next != nullptr) fetch_rows<S>(p_.next->k, 0, p_.keys / 2, p_.depth);
     const Rows<T> values = rows_of(p_.v, p_.more_v, p_.value_depth, value_depth_, values_);
-    fetch_rows<S, true>(p_.out, p_.queries / 2, p_.queries, p_.value_depth);
+    if (!streaming_) fetch_rows<S, true>(p_.out, p_.queries / 2, p_.queries, p_.value_depth);
     const int64_t rows = p_.end - p_.begin;
     for (int64_t row = 0; row < rows; row += W) {
       attend(Panel{row / W, row, static_cast<int>(at_most<int64_t>(W, rows - row))}, keys, values);
     }
+    if (streaming_ && p_.next == nullptr) stream_fence();  // after the thread's last
   }
 
  private:
@@ -204,6 +207,13 @@ class Problem {
   void write(int64_t row, int64_t d, const V (&sum)[NV]) const {
     S* const to = queries_.address<S>(p_.out, row) + d * p_.out.item;
     const int64_t lanes = at_most<int64_t>(NV * W, p_.value_depth - d);
+    if constexpr (kMayStream) {
+      if (streaming_) {
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) stream(to + j * W, sum[j]);
+        return;
+      }
+    }
     if (p_.out.item == 1 && lanes == NV * W) {
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) store_as(to + j * W, sum[j]);
@@ -244,6 +254,7 @@ class Problem {
 
   const AttentionRows& p_;
   const Queries queries_;
+  const bool streaming_;
   int64_t all_keys_;
   int64_t depth_, value_depth_;  // up to whole vectors
   T* keys_;                      // (keys, D), unless they are read in place
