@@ -47,6 +47,7 @@ class CausalConv3d(_Packed):
     """
 
     _name = "marey.CausalConv3d"
+    _by_frames = True
 
     def _checked(self, checked: Options, _filters: Any, _padding: Padding) -> Options:
         if checked.stride[0] != 1:
@@ -93,7 +94,9 @@ class CausalConv3d(_Packed):
             )
         if past is None:
             past = zeros_like(source, tuple(shape), source.dtype)
-        y, kept = self._packed.stream(source, past, _optional(self._name, "out", out, source))
+        target = _optional(self._name, "out", out, source)
+        # Few libraries but NumPy take arrays whose items lie in the reverse order.
+        y, kept = self._packed.stream(source, past, target, isinstance(x, np.ndarray))
         convert = from_numpy_like(x)
         following = convert(plain(kept))
         if isinstance(following, np.ndarray):
