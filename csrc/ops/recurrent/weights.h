@@ -1,5 +1,6 @@
 #pragma once
 // The weights of one layer and direction, packed for the kernels once and used by many calls.
+#include <mutex>
 #include <string_view>
 
 #include "core/buffer.h"
@@ -66,6 +67,10 @@ class CellWeights {
 
   const std::byte* ih() const { return ih_.data(); }
   const std::byte* hh() const { return hh_.data(); }
+  // weight_hh for the products of `batch` rows of states by split(), or null: then those of hh().
+  // Packed when it is first asked for. Of a batch nothing but its size chooses, so that a result
+  // does not depend on what else is in it.
+  const std::byte* split_hh(int64_t batch) const;
   const std::byte* bias() const { return bias_.data(); }
   const std::byte* peephole() const { return peephole_.data(); }  // null without
   bool projected() const { return projected_; }
@@ -82,6 +87,8 @@ class CellWeights {
   const NormKernels* norm_kernels_;  // of the same
   const SplitKernels* split_;
   Buffer ih_, hh_, bias_, peephole_, hr_, norms_;
+  mutable std::once_flag split_once_;
+  mutable Buffer split_hh_;
 };
 
 }  // namespace marey
