@@ -199,12 +199,7 @@ void FrameCopy::row(int64_t index, int64_t first, int64_t items, const std::byte
     to += index % axes_[i].extent * axes_[i].to;
   }
   if (row_.from == item_ && row_.to == item_) {
-    // By parts that a call copies with vectors and not as one string, for which it pays to leave
-    // the cache.
-    constexpr int64_t kPart = 4096;
-    for (int64_t left = items * item_; left > 0; left -= kPart, from += kPart, to += kPart) {
-      std::memcpy(to, from, static_cast<std::size_t>(std::min(left, kPart)));
-    }
+    std::memcpy(to, from, static_cast<std::size_t>(items * item_));
     return;
   }
   for (int64_t k = 0; k < items; ++k) {

@@ -129,12 +129,7 @@ class Direct {
 
   void run() {
     if (rows_ <= 0 || positions_ <= 0) return;
-    if (b_.bias != nullptr) {
-      const C* bias = static_cast<const C*>(b_.bias);
-      for (int64_t k = 0; k < lanes_; ++k) {
-        bias_[k] = first_lane_ + k < p_.filters ? bias[first_lane_ + k] : C(0);
-      }
-    }
+    copy_bias(b_, first_lane_, lanes_, bias_);
     int64_t c = 0;
     do {  // once without channels, too
       first_channel_ = c;

@@ -141,7 +141,7 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   const double copy_cost = of_rows ? kernel.copy_cost_of_rows : kernel.copy_cost;
   // Threads are not equally fast: where they have a few turns each, as for one frame of a stream,
   // half a turn is waited for.
-  const bool one_frame = problem.out[0] == 1 && problem.taps[0].count > 1;
+  const bool one_frame = problem.depthwise && problem.out[0] == 1;
   const double waited = one_frame && threads > 1 ? 0.5 : 0.0;
   Cut best;
   const auto consider = [&](const Triple& size, int64_t share, int64_t parts) {

@@ -90,14 +90,6 @@ class WinogradBlock {
   // Floats of a plane of a transform: an odd number of lines.
   static int64_t plane(int64_t items) { return round_up(items, 2 * kLine) + kLine; }
 
-  void copy_bias() {
-    if (b_.bias == nullptr) return;
-    const float* bias = static_cast<const float*>(b_.bias);
-    for (int64_t k = 0; k < lanes_; ++k) {
-      bias_[k] = first_lane_ + k < p_.filters ? bias[first_lane_ + k] : 0.0F;
-    }
-  }
-
   int64_t window_columns() const { return 2 * tile_columns_ + 2; }
   int64_t window_rows() const { return 2 * tile_rows_ + 2; }
 

@@ -79,7 +79,7 @@ class Winograd : public WinogradBlock {
   int64_t scratch_bytes() const { return scratch_bytes_; }
 
   void run() {
-    copy_bias();
+    copy_bias(b_, first_lane_, lanes_, bias_);
     for (int64_t t = 0; t < in_frames_; ++t) {
       const int64_t frame = first_frame_ + t;
       if (frame < 0 || frame >= p_.in[0]) continue;

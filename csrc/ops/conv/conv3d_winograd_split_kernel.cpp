@@ -118,7 +118,7 @@ class WinogradTiles : public WinogradBlock {
   void run() {
     if (frames_ <= 0 || tiles_ <= 0) return;
     prepare_tiles();
-    copy_bias();
+    copy_bias(b_, first_lane_, lanes_, bias_);
     for (int64_t t = 0; t < in_frames_; ++t) {
       const int64_t frame = first_frame_ + t;
       if (frame < 0 || frame >= p_.in[0]) continue;

@@ -31,7 +31,9 @@ class CausalConv3d(_Packed):
     Notes
     -----
     The object keeps nothing of a stream: several may be fed by turns, or by several threads at
-    once.
+    once. The frames of a state of NumPy may lie in the reverse order in memory (a negative stride).
+    In float32 `conv3d` may take tiles of AMX where this takes multiply-adds; the two then differ by
+    rounding.
 
     Examples
     --------
