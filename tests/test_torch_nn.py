@@ -1,6 +1,8 @@
 """marey.torch.nn and accelerate: torch's modules, results and state, by other kernels."""
 
 import copy
+import gc
+from pathlib import Path
 from typing import Any
 
 import marey
@@ -311,6 +313,128 @@ def test_an_error_in_the_model_leaves_no_trace() -> None:
         assert acceleration.attention_calls == 0
         acceleration.restore()
     assert torch.nn.functional.scaled_dot_product_attention is original
+
+
+class Attend(torch.nn.Module):
+    def __init__(self, inner: Any = None) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, q: Any, *arguments: Any, **options: Any) -> Any:
+        if self.inner is not None:
+            q = self.inner(q)
+        arguments = arguments or (q, q)
+        return torch.nn.functional.scaled_dot_product_attention(q, *arguments, **options)
+
+
+def attended(heads: int = 4, size: int = 32, dtype: Any = torch.float32) -> Any:
+    return torch.randn(1, heads, 128, size, dtype=dtype)
+
+
+ATTENDED: dict[str, tuple[Any, ...]] = {
+    "one head of keys": (attended(1), attended(1)),
+    "another batch": (attended().repeat(3, 1, 1, 1), attended()),
+    "fewer values a head": (attended(), attended(size=16)),
+}
+NOT_ATTENDED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "two heads of keys": ((attended(2), attended(2)), {}),
+    "keys of another size": ((attended(size=16), attended()), {}),
+    "keys of another type": ((attended(dtype=torch.float64), attended()), {}),
+    "a mask of numbers": ((), {"attn_mask": torch.ones(128, 128, dtype=torch.int64)}),
+    "a mask of another type": ((), {"attn_mask": torch.ones(128, 128, dtype=torch.float64)}),
+    "a mask of one axis": ((), {"attn_mask": torch.zeros(128)}),
+}
+
+
+@pytest.mark.parametrize("kind", ATTENDED)
+def test_attention_of_other_shapes(kind: str) -> None:
+    model, q = Attend(), attended()
+    expected = model(q, *ATTENDED[kind])
+    with mt.accelerate(model) as acceleration:
+        same(model(q, *ATTENDED[kind]), expected, rtol=1e-4, atol=1e-5)
+    assert acceleration.attention_calls == 1
+
+
+@pytest.mark.parametrize("kind", NOT_ATTENDED)
+def test_torch_says_what_does_not_fit(kind: str) -> None:
+    model, q = Attend(), attended()
+    arguments, options = NOT_ATTENDED[kind]
+    with pytest.raises((RuntimeError, IndexError)) as refused:
+        model(q, *arguments, **options)
+    with mt.accelerate(model) as acceleration:
+        with pytest.raises(refused.type) as again:
+            model(q, *arguments, **options)
+        assert str(again.value) == str(refused.value)
+        few = torch.randn(1, 1, 128, 32)  # heads of queries are broadcast, which ours are not
+        assert model(few, q, q).shape == q.shape
+    assert acceleration.attention_calls == 0
+
+
+def test_calls_count_where_they_are_made() -> None:
+    model = Attend(Attend())
+    with mt.accelerate(model) as outer:
+        with mt.accelerate(model.inner) as inner:
+            model(attended())
+        model(attended())
+    assert (outer.attention_calls, inner.attention_calls) == (3, 1)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_find_what_they_left(reentrant: bool) -> None:
+    class Checkpointed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Attend()
+
+        def forward(self, q: Any) -> Any:
+            return torch.utils.checkpoint.checkpoint(self.part, 2 * q, use_reentrant=reentrant)
+
+    model, q = Checkpointed(), attended(dtype=torch.float64).requires_grad_()
+    model(q).square().sum().backward()
+    expected, q.grad = q.grad, None
+    with mt.accelerate(model) as acceleration:
+        model(q).square().sum().backward()
+        assert acceleration.attention_calls == 2
+    same(q.grad, expected)
+
+
+def test_a_model_that_is_dropped_leaves_no_trace() -> None:
+    original = torch.nn.functional.scaled_dot_product_attention
+    mt.accelerate(Attend())
+    gc.collect()
+    assert torch.nn.functional.scaled_dot_product_attention is original
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "file"])
+def test_copies_are_accelerated_too(how: str, tmp_path: Path) -> None:
+    original = torch.nn.functional.scaled_dot_product_attention
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), torch.nn.Flatten(3), Attend())
+    x = torch.randn(1, 3, 4, 16, 8)
+    with torch.no_grad():
+        expected = model(x)
+        with mt.accelerate(model):
+            model(x)
+            if how == "deepcopy":
+                copied = copy.deepcopy(model)
+            else:
+                torch.save(model, tmp_path / "model.pt")
+                copied = torch.load(tmp_path / "model.pt", weights_only=False)
+        assert type(model[0]) is torch.nn.Conv3d
+        assert type(copied[0]) is nn.Conv3d
+        assert torch.nn.functional.scaled_dot_product_attention is not original
+        same(copied(x), expected, rtol=1e-4, atol=1e-5)
+    del copied
+    gc.collect()
+    assert torch.nn.functional.scaled_dot_product_attention is original
+
+
+def test_a_class_that_came_later_stays() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1))
+    x = torch.randn(1, 3, 2, 4, 5)
+    with mt.accelerate(model):
+        torch.nn.utils.parametrizations.weight_norm(model[0])
+        expected = model(x)
+    same(model(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_who_watches_comes_before_any_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
