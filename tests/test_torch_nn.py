@@ -165,6 +165,29 @@ def test_multihead_attention(kind: str, batch_first: bool) -> None:
     same(ours(x, x, x)[1], theirs(x, x, x)[1])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"is_causal": True},
+        {"attn_mask": torch.zeros(6, 5)},
+        {"attn_mask": torch.zeros(1, 6, dtype=torch.bool)},
+        {"attn_mask": torch.zeros(3, 6, 6)},
+        {"attn_mask": torch.zeros(6, 6, dtype=torch.int64)},
+        {"key_padding_mask": torch.zeros(6, dtype=torch.bool)},
+        {"key_padding_mask": torch.zeros(1, 6, dtype=torch.bool)},
+    ],
+    ids=str,
+)
+def test_masks_that_do_not_fit_are_torchs_to_refuse(options: dict[str, Any]) -> None:
+    theirs, ours = pair("MultiheadAttention", 16, 4, batch_first=True, dtype=torch.float32)
+    x = torch.randn(3, 6, 16)
+    with pytest.raises((RuntimeError, AssertionError)) as refused:
+        theirs(x, x, x, need_weights=False, **options)
+    with pytest.raises(refused.type) as again:
+        ours(x, x, x, need_weights=False, **options)
+    assert str(again.value) == str(refused.value)
+
+
 @pytest.mark.parametrize("kind", ["none", "bool", "padding"])
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_transformer_encoder_layer(kind: str, norm_first: bool) -> None:
