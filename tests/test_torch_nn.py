@@ -276,6 +276,42 @@ def test_weights_are_packed_again_when_they_change() -> None:
         same(copied(x), module(x) + 1, rtol=1e-6, atol=1e-6)
 
 
+def doubled(parameter: Any) -> None:
+    parameter.data.mul_(2)
+
+
+def doubled_as_array(parameter: Any) -> None:
+    array = parameter.detach().numpy()
+    array *= 2
+
+
+def replaced_in_its_place(parameter: Any) -> None:
+    """Twice: what the first one frees, the second one may get."""
+    for _ in range(2):
+        parameter.data = 2 * parameter.data
+
+
+@pytest.mark.parametrize("change", [doubled, doubled_as_array, replaced_in_its_place])
+@pytest.mark.parametrize("name", ["Conv3d", "GRU", "LSTMCell", "Linear"])
+def test_changes_that_tensors_do_not_count(name: str, change: Any) -> None:
+    module = nn.Conv3d(6, 7, 1) if name == "Conv3d" else getattr(nn, name)(6, 7)
+    x = torch.randn(4, 6, 3, 2, 5) if name == "Conv3d" else torch.randn(4, 6)
+    with torch.no_grad():
+        module(x)
+        for parameter in module.parameters():
+            change(parameter)
+        fresh = copy.deepcopy(module)
+        same(first(module(x)), first(fresh(x)), rtol=0, atol=0)
+
+
+def test_weights_of_inference_mode_have_no_count_of_changes() -> None:
+    with torch.inference_mode():
+        module, x = nn.Conv3d(2, 3, 1), torch.randn(1, 2, 3, 4, 5)
+        module(x)
+        module.weight.mul_(2)
+        same(module(x), copy.deepcopy(module)(x), rtol=0, atol=0)
+
+
 class Video(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
