@@ -289,6 +289,9 @@ class TestArrays:
         assert y((0, 3, 4, 5, 6), (8, 3, 1, 3, 3)).shape == (0, 8, 4, 3, 4)
         assert y((1, 3, 4, 5, 6), (0, 3, 1, 3, 3)).shape == (1, 0, 4, 3, 4)
         assert y((1, 3, 0, 5, 6), (8, 3, 1, 3, 3)).shape == (1, 8, 0, 3, 4)
+        for shape in ((0, 5, 6), (4, 0, 6), (4, 5, 0)):
+            assert y((1, 3, *shape), (8, 3, 1, 1, 1)).shape == (1, 8, *shape)
+            assert y((1, 3, *shape), (3, 1, 1, 1, 1), groups=3).shape == (1, 3, *shape)
         # A sum of nothing, and the bias.
         np.testing.assert_array_equal(
             y((1, 0, 4, 5, 6), (8, 0, 1, 3, 3)), np.full((1, 8, 4, 3, 4), 2)

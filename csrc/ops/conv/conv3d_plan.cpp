@@ -130,6 +130,7 @@ ConvBlock first_block(const ConvKernel& kernel, const ConvProblem& problem, cons
 }
 
 Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t repeats) {
+  if (problem.out[0] * problem.out[1] * problem.out[2] == 0) return {};  // no blocks
   const int64_t panels = std::max<int64_t>(divide_up(problem.filters, kernel.panel), 1);
   const int64_t threads = num_threads();
   const int64_t most_parts = problem.together ? 1 : panels;
@@ -194,7 +195,7 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
       }
     }
   }
-  if (best.blocks() == 0 && problem.out[0] * problem.out[1] * problem.out[2] != 0) {
+  if (best.blocks() == 0) {
     // Nothing is as small as it should be.
     best.size = {1, problem.tile,
                  std::min(divide_up(problem.out[2], problem.tile) * problem.tile, kernel.columns)};
@@ -458,7 +459,10 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
   };
   const int64_t count = extents.batch * groups_ * blocks;
   const int64_t pieces = arrays.last != nullptr ? arrays.last->pieces() : 0;
-  if (count == 0 && pieces != 0) arrays.last->copy(0, 1, 1);
+  if (count == 0) {
+    if (pieces != 0) arrays.last->copy(0, 1, 1);
+    return;
+  }
   // The share of a block in the last frames: where it reads x itself, if blocks are in the order of
   // their rows.
   const auto copy_last = [&](int64_t i) {
