@@ -117,6 +117,17 @@ def in_turn(
         yield pair[0], pair[1]
 
 
+def forgetting(model: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    """Give the memory of a result back before the next call: the page faults of fresh memory took
+    a GRU 3 to 7 ms of 27.
+    """
+
+    def run() -> None:
+        model(x)
+
+    return run
+
+
 def step(model: torch.nn.Module, x: torch.Tensor) -> Callable[[], float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     label = torch.zeros(len(x), dtype=torch.int64)
@@ -169,7 +180,7 @@ def main() -> None:
                 ours.eval()
                 expected, found = first(theirs(x)), first(ours(x))
                 difference = float((expected - found).abs().max() / expected.abs().max())
-                rounds += in_turn(lambda: theirs(x), lambda: ours(x), arguments.rounds)  # noqa: B023
+                rounds += in_turn(forgetting(theirs, x), forgetting(ours, x), arguments.rounds)
         a, b = (statistics.median(pair[k][0] for pair in rounds) for k in (0, 1))
         ratio = statistics.median(one[0] / other[0] for one, other in rounds)
         print(

@@ -198,8 +198,11 @@ class TestNumbers:
 
 
 @pytest.mark.skipif("avx512_amx" not in config.available_isas(), reason="no tiles of AMX here")
-@pytest.mark.parametrize("name", ["stem", *TILED])
-def test_tiles_are_as_exact_as_multiply_adds(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "algorithm"),
+    [*((name, "direct") for name in ["stem", *TILED]), ("neighbours, tiles", "winograd")],
+)
+def test_tiles_are_as_exact_as_multiply_adds(name: str, algorithm: str) -> None:
     case = CASES[name]
     exact = expected(case, DTYPES[0], np.float64)
     before = _cpu.active_isa()
@@ -207,7 +210,7 @@ def test_tiles_are_as_exact_as_multiply_adds(name: str) -> None:
     try:
         for isa in ("avx512_bf16", "avx512_amx"):
             _cpu.set_isa(isa)
-            results.append(convolve(case, DTYPES[0], algorithm="direct"))
+            results.append(convolve(case, DTYPES[0], algorithm=algorithm))
     finally:
         _cpu.set_isa(before)
     assert np.any(results[0] != results[1])
@@ -286,6 +289,9 @@ class TestArrays:
         assert y((0, 3, 4, 5, 6), (8, 3, 1, 3, 3)).shape == (0, 8, 4, 3, 4)
         assert y((1, 3, 4, 5, 6), (0, 3, 1, 3, 3)).shape == (1, 0, 4, 3, 4)
         assert y((1, 3, 0, 5, 6), (8, 3, 1, 3, 3)).shape == (1, 8, 0, 3, 4)
+        for shape in ((0, 5, 6), (4, 0, 6), (4, 5, 0)):
+            assert y((1, 3, *shape), (8, 3, 1, 1, 1)).shape == (1, 8, *shape)
+            assert y((1, 3, *shape), (3, 1, 1, 1, 1), groups=3).shape == (1, 3, *shape)
         # A sum of nothing, and the bias.
         np.testing.assert_array_equal(
             y((1, 0, 4, 5, 6), (8, 0, 1, 3, 3)), np.full((1, 8, 4, 3, 4), 2)

@@ -178,6 +178,8 @@ class TestArrays:
         assert not gradients((1, 3, 4, 5, 6), (0, 3, 1, 3, 3), (1, 0, 4, 3, 4))[0].any()
         assert (gradients((1, 0, 4, 5, 6), (8, 0, 1, 3, 3), (1, 8, 4, 3, 4))[2] == 48).all()
         gradients((1, 3, 0, 5, 6), (8, 3, 1, 3, 3), (1, 8, 0, 3, 4))
+        for shape in ((0, 5, 6), (4, 0, 6), (4, 5, 0)):
+            gradients((1, 3, *shape), (8, 3, 1, 1, 1), (1, 8, *shape))
 
     def test_long_sums_of_bfloat16(self) -> None:
         """Of ten thousand positions: in bfloat16 a sum of ones would stop at 256."""

@@ -17,6 +17,7 @@ from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.library import opcheck  # noqa: E402
 
 SOS = marey.temporal.butter_bandpass(0.4, 3, fs=30, order=2)
+DECAY = np.array([[0.4, 0, 0, 1, -0.6, 0]])
 T, P, A = mt.temporal, mt.pyramid, mt.attention
 Pad = ("odd", "even", "constant", None)
 TAPS = (((1.0, -2.0, 0.5), 0), ((1.0, 2.0, 3.0, 4.0), -2), ((0.5,) * 17, 3))
@@ -38,6 +39,10 @@ SIGNALS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda x: T.sosfilt(SOS, x, -2),
         lambda x: marey.temporal.sosfilt(SOS, x, -2),
     ),
+    "sosfiltfilt": (
+        lambda x: T.sosfiltfilt(DECAY, x),
+        lambda x: marey.temporal.sosfiltfilt(DECAY, x),
+    ),
     **{
         f"sosfiltfilt {pad}": (
             lambda x, pad=pad: T.sosfiltfilt(SOS, x, 0, pad, 5),
@@ -57,6 +62,10 @@ SIGNALS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         for mode in ("reflect", "nearest", "mirror", "wrap", "constant")
         for taps, origin in TAPS
     },
+    "convolve an array": (
+        lambda x: T.convolve(x, np.array([1.0, 2.0, 4.0])),
+        lambda x: marey.temporal.convolve(x, np.array([1.0, 2.0, 4.0])),
+    ),
     "gaussian": (
         lambda x: T.gaussian(x, 1.5, 1),
         lambda x: marey.temporal.gaussian(x, 1.5, 1),
@@ -215,9 +224,13 @@ CHECKED: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
         T._sosfilt_from,
         (torch.tensor(SOS), double(9, 3), double(2, 2, 3), 0),
     ),
-    "sosfiltfilt": lambda: (T._sosfiltfilt, (torch.tensor(SOS), double(9, 3), 0, "odd", 4)),
+    "sosfiltfilt": lambda: (T._sosfiltfilt, (torch.tensor(SOS), double(16, 3), 0, "odd", None)),
     "ideal_bandpass": lambda: (T._ideal_bandpass, (double(9, 3), 3.0, 9.0, 30.0, 0)),
-    "convolve": lambda: (T._convolve, (double(9, 3), [1.0, 2.0], 0, "reflect", 0, 0.0)),
+    "convolve": lambda: (
+        T._convolve,
+        (double(9, 3), torch.tensor([1.0, 2.0]).double(), 0, "reflect", 0, 0.0),
+    ),
+    "gaussian_in_time": lambda: (T._gaussian, (double(9, 3), 1.5, 0, "reflect", 0.0, 4.0)),
     "derivative": lambda: (T._derivative, (double(9, 3), 30.0, 0)),
     "median": lambda: (T._median, (double(9, 3), 0)),
     "median_filter": lambda: (
@@ -261,6 +274,23 @@ def test_compiled_whole() -> None:
     compiled = torch.compile(loss, fullgraph=True)
     (found,) = torch.autograd.grad(compiled(x), x)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", SIGNALS)
+def test_each_compiled_whole_for_any_size(name: str) -> None:
+    ours, _ = SIGNALS[name]
+
+    def loss(x: Any) -> Any:
+        return sum(y.square().sum() for y in listed(ours(x)))
+
+    torch.compiler.reset()  # or it counts the tests as one function that is compiled too often
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for frames in (9, 10) if name != "up" else (9,):
+        x = double(frames, 5, 3)
+        (expected,) = torch.autograd.grad(loss(x), x)
+        (found,) = torch.autograd.grad(compiled(x), x)
+        torch.testing.assert_close(found, expected)
 
 
 class Seen(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
@@ -385,7 +415,8 @@ def test_forked_workers_of_a_data_loader() -> None:
     [
         (lambda x: T.median_filter(x, 3), "a sliding median"),
         (lambda x: T.gaussian(x, 1, velocity=(1, 0)), "a mean along a motion"),
-        (lambda x: T.sosfilt(torch.tensor(SOS, requires_grad=True), x), "need no gradient"),
+        (lambda x: T.sosfilt(torch.tensor(SOS, requires_grad=True), x), "sos: .*need no gradient"),
+        (lambda x: T.convolve(x, double(3)), "taps: .*need no gradient"),
     ],
 )
 def test_what_has_no_gradient_says_so(call: Any, words: str) -> None:

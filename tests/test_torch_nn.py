@@ -1,6 +1,8 @@
 """marey.torch.nn and accelerate: torch's modules, results and state, by other kernels."""
 
 import copy
+import gc
+from pathlib import Path
 from typing import Any
 
 import marey
@@ -163,6 +165,29 @@ def test_multihead_attention(kind: str, batch_first: bool) -> None:
     same(ours(x, x, x)[1], theirs(x, x, x)[1])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"is_causal": True},
+        {"attn_mask": torch.zeros(6, 5)},
+        {"attn_mask": torch.zeros(1, 6, dtype=torch.bool)},
+        {"attn_mask": torch.zeros(3, 6, 6)},
+        {"attn_mask": torch.zeros(6, 6, dtype=torch.int64)},
+        {"key_padding_mask": torch.zeros(6, dtype=torch.bool)},
+        {"key_padding_mask": torch.zeros(1, 6, dtype=torch.bool)},
+    ],
+    ids=str,
+)
+def test_masks_that_do_not_fit_are_torchs_to_refuse(options: dict[str, Any]) -> None:
+    theirs, ours = pair("MultiheadAttention", 16, 4, batch_first=True, dtype=torch.float32)
+    x = torch.randn(3, 6, 16)
+    with pytest.raises((RuntimeError, AssertionError)) as refused:
+        theirs(x, x, x, need_weights=False, **options)
+    with pytest.raises(refused.type) as again:
+        ours(x, x, x, need_weights=False, **options)
+    assert str(again.value) == str(refused.value)
+
+
 @pytest.mark.parametrize("kind", ["none", "bool", "padding"])
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_transformer_encoder_layer(kind: str, norm_first: bool) -> None:
@@ -251,6 +276,42 @@ def test_weights_are_packed_again_when_they_change() -> None:
         same(copied(x), module(x) + 1, rtol=1e-6, atol=1e-6)
 
 
+def doubled(parameter: Any) -> None:
+    parameter.data.mul_(2)
+
+
+def doubled_as_array(parameter: Any) -> None:
+    array = parameter.detach().numpy()
+    array *= 2
+
+
+def replaced_in_its_place(parameter: Any) -> None:
+    """Twice: what the first one frees, the second one may get."""
+    for _ in range(2):
+        parameter.data = 2 * parameter.data
+
+
+@pytest.mark.parametrize("change", [doubled, doubled_as_array, replaced_in_its_place])
+@pytest.mark.parametrize("name", ["Conv3d", "GRU", "LSTMCell", "Linear"])
+def test_changes_that_tensors_do_not_count(name: str, change: Any) -> None:
+    module = nn.Conv3d(6, 7, 1) if name == "Conv3d" else getattr(nn, name)(6, 7)
+    x = torch.randn(4, 6, 3, 2, 5) if name == "Conv3d" else torch.randn(4, 6)
+    with torch.no_grad():
+        module(x)
+        for parameter in module.parameters():
+            change(parameter)
+        fresh = copy.deepcopy(module)
+        same(first(module(x)), first(fresh(x)), rtol=0, atol=0)
+
+
+def test_weights_of_inference_mode_have_no_count_of_changes() -> None:
+    with torch.inference_mode():
+        module, x = nn.Conv3d(2, 3, 1), torch.randn(1, 2, 3, 4, 5)
+        module(x)
+        module.weight.mul_(2)
+        same(module(x), copy.deepcopy(module)(x), rtol=0, atol=0)
+
+
 class Video(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -311,6 +372,128 @@ def test_an_error_in_the_model_leaves_no_trace() -> None:
         assert acceleration.attention_calls == 0
         acceleration.restore()
     assert torch.nn.functional.scaled_dot_product_attention is original
+
+
+class Attend(torch.nn.Module):
+    def __init__(self, inner: Any = None) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, q: Any, *arguments: Any, **options: Any) -> Any:
+        if self.inner is not None:
+            q = self.inner(q)
+        arguments = arguments or (q, q)
+        return torch.nn.functional.scaled_dot_product_attention(q, *arguments, **options)
+
+
+def attended(heads: int = 4, size: int = 32, dtype: Any = torch.float32) -> Any:
+    return torch.randn(1, heads, 128, size, dtype=dtype)
+
+
+ATTENDED: dict[str, tuple[Any, ...]] = {
+    "one head of keys": (attended(1), attended(1)),
+    "another batch": (attended().repeat(3, 1, 1, 1), attended()),
+    "fewer values a head": (attended(), attended(size=16)),
+}
+NOT_ATTENDED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "two heads of keys": ((attended(2), attended(2)), {}),
+    "keys of another size": ((attended(size=16), attended()), {}),
+    "keys of another type": ((attended(dtype=torch.float64), attended()), {}),
+    "a mask of numbers": ((), {"attn_mask": torch.ones(128, 128, dtype=torch.int64)}),
+    "a mask of another type": ((), {"attn_mask": torch.ones(128, 128, dtype=torch.float64)}),
+    "a mask of one axis": ((), {"attn_mask": torch.zeros(128)}),
+}
+
+
+@pytest.mark.parametrize("kind", ATTENDED)
+def test_attention_of_other_shapes(kind: str) -> None:
+    model, q = Attend(), attended()
+    expected = model(q, *ATTENDED[kind])
+    with mt.accelerate(model) as acceleration:
+        same(model(q, *ATTENDED[kind]), expected, rtol=1e-4, atol=1e-5)
+    assert acceleration.attention_calls == 1
+
+
+@pytest.mark.parametrize("kind", NOT_ATTENDED)
+def test_torch_says_what_does_not_fit(kind: str) -> None:
+    model, q = Attend(), attended()
+    arguments, options = NOT_ATTENDED[kind]
+    with pytest.raises((RuntimeError, IndexError)) as refused:
+        model(q, *arguments, **options)
+    with mt.accelerate(model) as acceleration:
+        with pytest.raises(refused.type) as again:
+            model(q, *arguments, **options)
+        assert str(again.value) == str(refused.value)
+        few = torch.randn(1, 1, 128, 32)  # heads of queries are broadcast, which ours are not
+        assert model(few, q, q).shape == q.shape
+    assert acceleration.attention_calls == 0
+
+
+def test_calls_count_where_they_are_made() -> None:
+    model = Attend(Attend())
+    with mt.accelerate(model) as outer:
+        with mt.accelerate(model.inner) as inner:
+            model(attended())
+        model(attended())
+    assert (outer.attention_calls, inner.attention_calls) == (3, 1)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_find_what_they_left(reentrant: bool) -> None:
+    class Checkpointed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Attend()
+
+        def forward(self, q: Any) -> Any:
+            return torch.utils.checkpoint.checkpoint(self.part, 2 * q, use_reentrant=reentrant)
+
+    model, q = Checkpointed(), attended(dtype=torch.float64).requires_grad_()
+    model(q).square().sum().backward()
+    expected, q.grad = q.grad, None
+    with mt.accelerate(model) as acceleration:
+        model(q).square().sum().backward()
+        assert acceleration.attention_calls == 2
+    same(q.grad, expected)
+
+
+def test_a_model_that_is_dropped_leaves_no_trace() -> None:
+    original = torch.nn.functional.scaled_dot_product_attention
+    mt.accelerate(Attend())
+    gc.collect()
+    assert torch.nn.functional.scaled_dot_product_attention is original
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "file"])
+def test_copies_are_accelerated_too(how: str, tmp_path: Path) -> None:
+    original = torch.nn.functional.scaled_dot_product_attention
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), torch.nn.Flatten(3), Attend())
+    x = torch.randn(1, 3, 4, 16, 8)
+    with torch.no_grad():
+        expected = model(x)
+        with mt.accelerate(model):
+            model(x)
+            if how == "deepcopy":
+                copied = copy.deepcopy(model)
+            else:
+                torch.save(model, tmp_path / "model.pt")
+                copied = torch.load(tmp_path / "model.pt", weights_only=False)
+        assert type(model[0]) is torch.nn.Conv3d
+        assert type(copied[0]) is nn.Conv3d
+        assert torch.nn.functional.scaled_dot_product_attention is not original
+        same(copied(x), expected, rtol=1e-4, atol=1e-5)
+    del copied
+    gc.collect()
+    assert torch.nn.functional.scaled_dot_product_attention is original
+
+
+def test_a_class_that_came_later_stays() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1))
+    x = torch.randn(1, 3, 2, 4, 5)
+    with mt.accelerate(model):
+        torch.nn.utils.parametrizations.weight_norm(model[0])
+        expected = model(x)
+    same(model(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_who_watches_comes_before_any_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,9 +33,39 @@ _CLASSES: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 _LEAST_WORK = 1 << 17
 
 _torch_attention = torch.nn.functional.scaled_dot_product_attention
-_inside = threading.local()
+
+
+class _Inside(threading.local):
+    """The accelerated models that run in this thread, by their counters, the innermost last."""
+
+    def __init__(self) -> None:
+        self.counters: list[list[int]] = []
+
+
+_inside = _Inside()
 _lock = threading.Lock()
 _installed = 0
+
+
+def _takes(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool, gqa: bool
+) -> bool:
+    """Return whether a call is marey's: of those that fit; torch says what does not."""
+    if query.is_nested or query.dim() < 3 or not query.dim() == key.dim() == value.dim():
+        return False
+    if query.numel() * key.shape[-2] < _LEAST_WORK or not on_cpu(query):
+        return False
+    if not query.dtype == key.dtype == value.dtype or query.shape[-1] != key.shape[-1]:
+        return False
+    if key.shape[-3:-1] != value.shape[-3:-1]:
+        return False
+    heads, of_keys = query.shape[-3], key.shape[-3]
+    if heads != of_keys and of_keys != 1 and not (gqa and heads % of_keys == 0):
+        return False
+    if attn_mask is None:
+        return True
+    types = (torch.bool, query.dtype, torch.float32 if query.dtype is torch.bfloat16 else None)
+    return not is_causal and attn_mask.dim() >= 2 and attn_mask.dtype in types
 
 
 def _attention(
@@ -48,11 +79,11 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Stand in for `torch.nn.functional.scaled_dot_product_attention`."""
-    depth = getattr(_inside, "depth", 0)
-    work = query.numel() * (key.shape[-2] if key.dim() > 1 else 0)
-    ours = depth > 0 and dropout_p == 0.0 and work >= _LEAST_WORK and on_cpu(query)
-    if not ours or query.dim() < 3 or query.is_nested or key.dim() != query.dim():
-        _calls(0)
+    if (
+        not _inside.counters
+        or dropout_p != 0.0
+        or not _takes(query, key, value, attn_mask, is_causal, enable_gqa)
+    ):
         return _torch_attention(
             query,
             key,
@@ -63,7 +94,7 @@ def _attention(
             scale=scale,
             **({"enable_gqa": True} if enable_gqa else {}),
         )
-    _calls(1)
+    _inside.counters[-1][0] += 1
     mask = bias = None
     if attn_mask is not None:
         if attn_mask.dtype is torch.bool:
@@ -77,10 +108,8 @@ def _attention(
     return ops.attention(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale)
 
 
-def _calls(count: int) -> None:
-    counter = getattr(_inside, "counter", None)
-    if counter is not None:
-        counter[0] += count
+def _of_torch(module: torch.nn.Module) -> bool:
+    return type(module).__module__.startswith(("torch.nn.", "marey.torch.nn."))
 
 
 class Acceleration:
@@ -93,35 +122,59 @@ class Acceleration:
     replaced : dict of str to str
         The modules that marey runs now, by name, with their class.
     attention_calls : int
-        How many calls of ``scaled_dot_product_attention`` went to marey so far.
+        How many calls of ``scaled_dot_product_attention`` went to marey so far; those within a part
+        that is accelerated by itself count there.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
         self.replaced: dict[str, str] = {}
-        self._classes: list[tuple[torch.nn.Module, type[torch.nn.Module]]] = []
+        self._classes: list[tuple[torch.nn.Module, type[torch.nn.Module], Any]] = []
         self._counter = [0]
         for name, module in model.named_modules():
             ours = _CLASSES.get(type(module))
             if type(module) is torch.nn.Linear and on_cpu(module.weight):
                 ours = nn.Linear if linear_is_faster(module.weight.dtype) else None
             if ours is not None:
-                self._classes.append((module, type(module)))
+                self._classes.append((module, type(module), ours))
                 module.__class__ = ours
                 self.replaced[name or "(the model)"] = ours.__name__
+        # The model, and those of its parts that may call attention: torch's checkpoints run parts
+        # by themselves, on the way back, and must find what they found on the way there.
+        watched = [part for part in model.modules() if part is model or not _of_torch(part)]
         self._hooks = [
-            model.register_forward_pre_hook(self._enter),
-            model.register_forward_hook(self._leave, always_call=True),
+            hook
+            for part in watched
+            for hook in (
+                part.register_forward_pre_hook(self._enter),
+                part.register_forward_hook(self._leave, always_call=True),
+            )
         ]
         self._active = True
+        self._install()
+
+    def _install(self) -> None:
+        """Put our attention in place until `restore`, or until nobody has the model any more."""
         _install(1)
+        self._uninstall = weakref.finalize(self, _install, -1)
+        self._uninstall.atexit = False
 
     def _enter(self, module: torch.nn.Module, arguments: Any) -> None:  # noqa: ARG002
-        _inside.depth = getattr(_inside, "depth", 0) + 1
-        _inside.counter = self._counter
+        _inside.counters.append(self._counter)
 
     def _leave(self, module: torch.nn.Module, arguments: Any, output: Any) -> None:  # noqa: ARG002
-        _inside.depth -= 1
+        if _inside.counters:  # none if somebody else's hook failed before `_enter`
+            _inside.counters.pop()
+
+    # Copies of the model, and models from a file, are as accelerated as it was.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_uninstall"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._active:
+            self._install()
 
     @property
     def attention_calls(self) -> int:
@@ -131,6 +184,8 @@ class Acceleration:
     def restore(self) -> torch.nn.Module:
         """Give the model its own modules back, with the parameters that they have now.
 
+        A module that got another class since, as `torch.nn.utils.parametrize` gives, keeps it.
+
         Returns
         -------
         torch.nn.Module
@@ -138,12 +193,13 @@ class Acceleration:
         """
         if self._active:
             self._active = False
-            for module, kind in self._classes:
-                module.__class__ = kind
+            for module, kind, ours in self._classes:
+                if type(module) is ours:  # else it has been given a class since, made of ours
+                    module.__class__ = kind
                 module.__dict__.pop("_packed", None)
             for hook in self._hooks:
                 hook.remove()
-            _install(-1)
+            self._uninstall()
         return self.model
 
     def __enter__(self) -> Acceleration:

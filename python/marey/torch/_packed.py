@@ -15,23 +15,32 @@ from marey.torch._operation import straight, to_array, to_tensor, wants_gradient
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from torch import Tensor
+
+    Array = np.ndarray[Any, Any]
 
 
 class Packed:
-    """What `make` made of some tensors; made again when one of them is changed or replaced."""
+    """What `make` made of some tensors; made again when one of them is changed or replaced.
+
+    A tensor counts its changes, but not those by way of its ``data``, of an array that shares its
+    memory, or under ``torch.inference_mode``. So some numbers of each are compared, too. They are
+    views: what was packed stays in memory, whose address no other tensor can get meanwhile.
+    """
 
     def __init__(self) -> None:
-        self._kept: dict[Any, tuple[Any, Any]] = {}
+        self._kept: dict[Any, tuple[Any, list[Array], bytes, Any]] = {}
 
     def get(self, which: Any, tensors: Sequence[Tensor | None], make: Callable[[], Any]) -> Any:
         """Return what belongs to `which`, made of the tensors as they are now."""
         state = (_cpu.active_isa(), *[_state(tensor) for tensor in tensors])
         kept = self._kept.get(which)
-        if kept is None or kept[0] != state:
-            kept = (state, make())
+        if kept is None or kept[0] != state or kept[2] != _numbers(kept[1]):
+            samples = [_sample(tensor) for tensor in tensors if tensor is not None]
+            kept = (state, samples, _numbers(samples), make())
             self._kept[which] = kept
-        return kept[1]
+        return kept[3]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies of a module, and modules from a file, pack their own."""
@@ -47,6 +56,22 @@ def _state(tensor: Tensor | None) -> Any:
         return None
     version = 0 if tensor.is_inference() else tensor._version
     return tensor.data_ptr(), version, tensor.dtype, tensor.shape
+
+
+_SAMPLES = 16
+
+
+def _sample(tensor: Tensor) -> Array:
+    """Return a view of some numbers of a tensor, from one end to the other."""
+    flat = to_array(tensor)
+    if not tensor.is_contiguous():
+        return flat[tuple([slice(None, None, max(n - 1, 1)) for n in flat.shape])]
+    flat = flat.reshape(-1)
+    return flat[:: max(-(-flat.size // _SAMPLES), 1)]
+
+
+def _numbers(samples: Sequence[Array]) -> bytes:
+    return b"".join([sample.tobytes() for sample in samples])
 
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from marey import _adjoints, temporal
@@ -13,8 +12,6 @@ from marey.temporal._recursive import extension
 from marey.torch._operation import gradient, new, not_differentiable, operation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from marey.torch._operation import Call
@@ -67,14 +64,16 @@ _sosfilt_from_adjoint = operation(
     lambda call: (new(call.grad), new(call.grad_zf)),
 )
 _sosfiltfilt = operation(
-    "temporal_sosfiltfilt(Tensor sos, Tensor x, int axis, str? padtype, int padlen) -> Tensor",
+    "temporal_sosfiltfilt(Tensor sos, Tensor x, int axis, str? padtype, int? padlen) -> Tensor",
     temporal.sosfiltfilt,
     lambda call: _like(call.x),
 )
 _sosfiltfilt_adjoint = operation(
-    "temporal_sosfiltfilt_adjoint(Tensor sos, Tensor grad, int axis, str? padtype, int padlen) "
+    "temporal_sosfiltfilt_adjoint(Tensor sos, Tensor grad, int axis, str? padtype, int? padlen) "
     "-> Tensor",
-    _adjoints.sosfiltfilt,
+    lambda sos, grad, axis, padtype, padlen: _adjoints.sosfiltfilt(
+        sos, grad, axis, padtype, extension(sos, padtype, padlen)
+    ),
     lambda call: new(call.grad),
 )
 _ideal_bandpass = operation(
@@ -83,7 +82,7 @@ _ideal_bandpass = operation(
     lambda call: _like(call.x),
 )
 _convolve = operation(
-    "temporal_convolve(Tensor x, float[] taps, int axis, str mode, int origin, float cval) "
+    "temporal_convolve(Tensor x, Tensor taps, int axis, str mode, int origin, float cval) "
     "-> Tensor",
     lambda x, taps, axis, mode, origin, cval: temporal.convolve(
         x, taps, axis, mode, origin, cval=cval
@@ -91,12 +90,17 @@ _convolve = operation(
     lambda call: _like(call.x),
 )
 _convolve_adjoint = operation(
-    "temporal_convolve_adjoint(Tensor grad, float[] taps, int axis, str mode, int origin) "
-    "-> Tensor",
-    lambda grad, taps, axis, mode, origin: _adjoints.convolve(
-        grad, np.array(taps), axis, mode, origin
-    ),
+    "temporal_convolve_adjoint(Tensor grad, Tensor taps, int axis, str mode, int origin) -> Tensor",
+    _adjoints.convolve,
     lambda call: new(call.grad),
+)
+_gaussian = operation(
+    "temporal_gaussian(Tensor x, float sigma, int axis, str mode, float cval, float truncate) "
+    "-> Tensor",
+    lambda x, sigma, axis, mode, cval, truncate: temporal.gaussian(
+        x, sigma, axis, mode=mode, cval=cval, truncate=truncate
+    ),
+    lambda call: _like(call.x),
 )
 _along_motion = operation(
     "temporal_gaussian_along_motion(Tensor x, float sigma, float vy, float vx, str mode, "
@@ -136,21 +140,21 @@ _median_gradient = operation(
 )
 
 
-def _no_gradient_of_sos(call: Call) -> None:
-    if call.needs("sos"):
+def _no_gradient_of(coefficients: str, call: Call) -> None:
+    if call.needs(coefficients):
         raise NotImplementedError(
-            "[marey.torch.temporal] sos: expected coefficients that need no gradient (the filters "
-            "are differentiable in x and zi)"
+            f"[marey.torch.temporal] {coefficients}: expected coefficients that need no gradient "
+            "(the filters are differentiable in x and zi)"
         )
 
 
 def _sosfilt_gradient(call: Call, grad: Tensor) -> dict[str, Any]:
-    _no_gradient_of_sos(call)
+    _no_gradient_of("sos", call)
     return {"x": _sosfilt_adjoint(call.sos, grad, call.axis)}
 
 
 def _sosfilt_from_gradient(call: Call, grad: Tensor, grad_zf: Tensor) -> dict[str, Any]:
-    _no_gradient_of_sos(call)
+    _no_gradient_of("sos", call)
     x, zi = _sosfilt_from_adjoint(call.sos, grad, grad_zf, call.axis)
     return {"x": x, "zi": zi}
 
@@ -161,8 +165,18 @@ def _sosfilt_from_adjoint_gradient(call: Call, x: Tensor, zi: Tensor) -> dict[st
 
 
 def _sosfiltfilt_gradient(call: Call, grad: Tensor) -> dict[str, Any]:
-    _no_gradient_of_sos(call)
+    _no_gradient_of("sos", call)
     return {"x": _sosfiltfilt_adjoint(call.sos, grad, call.axis, call.padtype, call.padlen)}
+
+
+def _convolve_gradient(call: Call, grad: Tensor) -> dict[str, Any]:
+    _no_gradient_of("taps", call)
+    return {"x": _convolve_adjoint(grad, call.taps, call.axis, call.mode, call.origin)}
+
+
+def _gaussian_gradient(call: Call, grad: Tensor) -> dict[str, Any]:
+    taps = torch.tensor(gaussian_taps("marey.gaussian", call.sigma, call.truncate))
+    return {"x": _convolve_adjoint(grad, taps, call.axis, call.mode, 0)}
 
 
 gradient(_sosfilt, _sosfilt_gradient, save=["sos"])
@@ -184,14 +198,13 @@ gradient(
     _ideal_bandpass,
     lambda call, grad: {"x": _ideal_bandpass(grad, call.low, call.high, call.fs, call.axis)},
 )
-gradient(
-    _convolve,
-    lambda call, grad: {"x": _convolve_adjoint(grad, call.taps, call.axis, call.mode, call.origin)},
-)
+gradient(_convolve, _convolve_gradient, save=["taps"])
 gradient(
     _convolve_adjoint,
     lambda call, x: {"grad": _convolve(x, call.taps, call.axis, call.mode, call.origin, 0.0)},
+    save=["taps"],
 )
+gradient(_gaussian, _gaussian_gradient)
 gradient(_derivative, lambda call, grad: {"x": _derivative_adjoint(grad, call.fs, call.axis)})
 gradient(
     _derivative_adjoint,
@@ -221,10 +234,10 @@ def _axis(x: Tensor, axis: int) -> int:
     return axis % x.ndim
 
 
-def _sections(sos: Any) -> Tensor:
-    if isinstance(sos, torch.Tensor) and sos.dtype is torch.float64 and sos.is_cpu:
-        return sos
-    return torch.as_tensor(sos, dtype=torch.float64, device="cpu")
+def _coefficients(values: Any) -> Tensor:
+    if isinstance(values, torch.Tensor) and values.dtype is torch.float64 and values.is_cpu:
+        return values
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu")
 
 
 def sosfilt(sos: Any, x: Tensor, axis: int = 0, zi: Tensor | None = None) -> Any:
@@ -252,8 +265,8 @@ def sosfilt(sos: Any, x: Tensor, axis: int = 0, zi: Tensor | None = None) -> Any
     """
     axis = _axis(x, axis)
     if zi is None:
-        return _sosfilt(_sections(sos), x, axis)
-    return _sosfilt_from(_sections(sos), x, zi, axis)
+        return _sosfilt(_coefficients(sos), x, axis)
+    return _sosfilt_from(_coefficients(sos), x, zi, axis)
 
 
 def sosfiltfilt(
@@ -276,9 +289,7 @@ def sosfiltfilt(
     -------
     Tensor, of the shape of `x`
     """
-    sections = _sections(sos)
-    width = extension(sections, padtype, padlen)
-    return _sosfiltfilt(sections, x, _axis(x, axis), padtype, width)
+    return _sosfiltfilt(_coefficients(sos), x, _axis(x, axis), padtype, padlen)
 
 
 def ideal_bandpass(x: Tensor, low: float, high: float, fs: float, axis: int = 0) -> Tensor:
@@ -300,7 +311,7 @@ def ideal_bandpass(x: Tensor, low: float, high: float, fs: float, axis: int = 0)
 
 def convolve(
     x: Tensor,
-    taps: Sequence[float],
+    taps: Any,
     axis: int = 0,
     mode: str = "reflect",
     origin: int = 0,
@@ -315,8 +326,8 @@ def convolve(
     ----------
     x : Tensor
         uint8, float32 or float64.
-    taps : sequence of float
-        The impulse response.
+    taps : Tensor, array or sequence of float
+        The impulse response; taken as float64.
     axis, mode, origin, cval
         As for `marey.temporal.convolve`.
 
@@ -324,8 +335,7 @@ def convolve(
     -------
     Tensor, of the shape of `x`
     """
-    taps = taps.tolist() if isinstance(taps, (np.ndarray, torch.Tensor)) else list(taps)
-    return _convolve(x, taps, _axis(x, axis), mode, origin, cval)
+    return _convolve(x, _coefficients(taps), _axis(x, axis), mode, origin, cval)
 
 
 def gaussian(
@@ -355,8 +365,7 @@ def gaussian(
     """
     axis = _axis(x, axis)
     if velocity is None:
-        taps = gaussian_taps("marey.torch.temporal.gaussian", sigma, truncate)
-        return _convolve(x, taps.tolist(), axis, mode, 0, cval)
+        return _gaussian(x, sigma, axis, mode, cval, truncate)
     if axis != 0:
         raise ValueError(f"[marey.torch.temporal] axis: expected 0 with a velocity; found {axis}")
     vy, vx = velocity

@@ -37,6 +37,12 @@ def _project(
     return ops.linear(x, weight, bias)
 
 
+def _is_mask(mask: Any, query: Tensor, shape: tuple[int, ...]) -> bool:
+    return mask is None or (
+        mask.shape == shape and mask.dtype in (torch.bool, torch.float32, query.dtype)
+    )
+
+
 def _allowed(module: Any, query: Tensor, attn_mask: Any, key_padding_mask: Any) -> Any:
     """Return (mask, bias) for (N, h, L, S) from torch's, where True means forbidden."""
     mask = bias = None
@@ -76,7 +82,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend, as torch's."""
-        if need_weights or not self._ours(query, key, value):
+        ours = not need_weights and self._ours(query, key, value)
+        # torch says what does not fit.
+        if not (ours and self._fits(query, key, key_padding_mask, attn_mask, is_causal)):
             return super().forward(
                 query,
                 key,
@@ -100,6 +108,16 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         plain = self._qkv_same_embed_dim and self.bias_k is None and not self.add_zero_attn
         whole = query.dim() == key.dim() == value.dim() == 3 and not query.is_nested
         return plain and whole and on_cpu(query) and not (self.training and self.dropout > 0)
+
+    def _fits(
+        self, query: Tensor, key: Tensor, padding: Any, attn_mask: Any, is_causal: bool
+    ) -> bool:
+        batch = 0 if self.batch_first else 1
+        N, L, S = query.shape[batch], query.shape[1 - batch], key.shape[1 - batch]
+        if attn_mask is None:
+            return not is_causal and _is_mask(padding, query, (N, S))
+        shape = (L, S) if attn_mask.dim() == 2 else (N * self.num_heads, L, S)
+        return _is_mask(attn_mask, query, shape) and _is_mask(padding, query, (N, S))
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Return q, k and v as (N, h, steps, D) views."""
