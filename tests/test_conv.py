@@ -198,8 +198,11 @@ class TestNumbers:
 
 
 @pytest.mark.skipif("avx512_amx" not in config.available_isas(), reason="no tiles of AMX here")
-@pytest.mark.parametrize("name", ["stem", *TILED])
-def test_tiles_are_as_exact_as_multiply_adds(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "algorithm"),
+    [*((name, "direct") for name in ["stem", *TILED]), ("neighbours, tiles", "winograd")],
+)
+def test_tiles_are_as_exact_as_multiply_adds(name: str, algorithm: str) -> None:
     case = CASES[name]
     exact = expected(case, DTYPES[0], np.float64)
     before = _cpu.active_isa()
@@ -207,7 +210,7 @@ def test_tiles_are_as_exact_as_multiply_adds(name: str) -> None:
     try:
         for isa in ("avx512_bf16", "avx512_amx"):
             _cpu.set_isa(isa)
-            results.append(convolve(case, DTYPES[0], algorithm="direct"))
+            results.append(convolve(case, DTYPES[0], algorithm=algorithm))
     finally:
         _cpu.set_isa(before)
     assert np.any(results[0] != results[1])

@@ -277,6 +277,65 @@ def test_tiles_take_what_multiply_adds_take(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(found[~usual], expected[~usual], rtol=1e-5)
 
 
+large_cells = pytest.mark.parametrize(
+    ("kind", "options"), [("lstm", {"peephole": True}), ("gru", {}), ("rnn", {})], ids=str
+)
+
+
+@large_cells
+@pytest.mark.usefixtures("tiles")
+class TestLargeBatchesAndLayers:
+    """From 32 sequences and 256 units on, tiles multiply the states too."""
+
+    def test_are_the_equations(self, kind: str, options: Any, rng: np.random.Generator) -> None:
+        arrays, options = inputs(kind, options, (9, 37, 33, 261), np.float32, rng)
+        options |= {"lengths": [1, 9, 0, 4, *([9] * 33)], "reverse": True}
+        check(kind, arrays, options)
+
+    def test_their_gradients(self, kind: str, options: Any, rng: np.random.Generator) -> None:
+        arrays, options = inputs(kind, options, (5, 32, 33, 256), np.float32, rng)
+        grad = rng.standard_normal((5, 32, 256)).astype(np.float32)
+        backward = getattr(recurrent, kind + "_backward")
+        found = backward(grad, *arrays, **options, checkpoints=2)
+        exact = {k: v.astype(np.float64) for k, v in options.items()}
+        expected = backward(*(a.astype(np.float64) for a in (grad, *arrays)), **exact)
+        for a, b in zip(every_array(found), every_array(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
+
+    def test_depend_on_nothing_but_the_sequence(
+        self, kind: str, options: Any, rng: np.random.Generator
+    ) -> None:
+        """Neither on the rest of a large batch, nor on its place, threads or chunks."""
+        (x, *weights), options = inputs(kind, options, (6, 83, 9, 261), np.float32, rng)
+        run = getattr(recurrent, kind)
+        y = run(x, *weights, **options)[0]
+        with config.threads(1):
+            np.testing.assert_array_equal(run(x, *weights, **options)[0], y)
+        rows = slice(3, 38)
+        some = {k: v[rows] if k in ("h0", "c0") else v for k, v in options.items()}
+        start, *state = flat(run(x[:2, rows], *weights, **some))
+        some |= dict(zip(("h0", "c0"), state, strict=False))
+        rest = run(x[2:, rows], *weights, **some)[0]
+        np.testing.assert_array_equal(np.concatenate([start, rest]), y[:, rows])
+
+    def test_take_what_multiply_adds_take(
+        self, kind: str, options: Any, rng: np.random.Generator
+    ) -> None:
+        """States that are infinite or NaN spoil their own sequences alone."""
+        (x, *weights), options = inputs(kind, options, (4, 40, 9, 256), np.float32, rng)
+        run = getattr(recurrent, kind)
+        y = run(x, *weights, **options)[0]
+        odd = options | {"h0": options["h0"].copy()}
+        odd["h0"][3, 7], odd["h0"][20, 250] = np.inf, np.nan
+        found = run(x, *weights, **odd)[0]
+        others = np.delete(np.arange(40), (3, 20))
+        np.testing.assert_array_equal(found[:, others], y[:, others])
+        _cpu.set_isa("avx512_bf16")
+        expected = run(x, *weights, **odd)[0]
+        assert (found != expected)[:, others].any(), "the tiles did not run"
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_bad_shapes_are_named() -> None:
     x, w, u = np.ones((3, 2, 5)), np.ones((8, 5)), np.ones((8, 2))
     with pytest.raises(ValueError, match=r"\[marey\.lstm\] x: expected shape \(T, N, 5\)"):

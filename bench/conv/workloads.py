@@ -185,7 +185,10 @@ def training(layout: str) -> Callable[..., Program]:
 
 
 def causal(layout: str, frame_by_frame: bool) -> Callable[..., Program]:
-    """Causal along time, weights packed once: a clip in one call, or a call for each frame."""
+    """Causal along time, weights packed once: a clip in one call, or a call for each frame.
+
+    Into an array that is given: that of a frame is used again for the next one.
+    """
     axis = 1 if layout == "NTHWC" else 2
 
     def program(layer: Layer, x: Array, weight: Array) -> Program:
@@ -195,20 +198,22 @@ def causal(layout: str, frame_by_frame: bool) -> Callable[..., Program]:
         options = {"padding": (0, h, w), "groups": layer.groups, "layout": layout}
         frames = [x.take(range(i, i + 1), axis) for i in range(T)] if frame_by_frame else [x]
         convolve = conv.CausalConv3d(weight, **options)
+        out = np.zeros_like(convolve(frames[0])[0])
 
         def outputs() -> Iterator[Array]:
             state = None
             for frame in frames:
-                y, state = convolve(frame, state)
-                yield y
+                _, state = convolve(frame, state, out=out)
+                yield out
 
         def call() -> None:
             for _ in outputs():
                 pass
 
-        return Program(
-            call, result=lambda: _in_ncthw(layout, np.concatenate(list(outputs()), axis))
-        )
+        def result() -> Array:
+            return _in_ncthw(layout, np.concatenate([y.copy() for y in outputs()], axis))
+
+        return Program(call, result=result)
 
     return program
 

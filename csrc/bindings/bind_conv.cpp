@@ -56,11 +56,12 @@ class PyConv3d {
  public:
   PyConv3d(std::string function, const py::object& weight, const py::object& bias,
            const Triple& stride, const Six& padding, const Triple& dilation, int64_t groups,
-           bool channels_last, int activation, int algorithm)
+           bool channels_last, int activation, int algorithm, bool by_frames)
       : function_(std::move(function)), channels_last_(channels_last) {
     const View filters = view_of(function_, "weight", weight, kWithBfloat16);
     const std::optional<View> added = optional_view(function_, "bias", bias);
     options_ = make_options(stride, padding, dilation, groups, activation, algorithm);
+    options_.by_frames = by_frames;
     weight_ = filters.shape;
     // The views stay valid: the arguments are held by the caller.
     const py::gil_scoped_release release;
@@ -72,7 +73,9 @@ class PyConv3d {
   }
 
   // Of the next frames of a stream: the result, and the last frames seen, as many as `past` has.
-  py::tuple stream(const py::object& x, const py::object& past, const py::object& out) const {
+  // `backwards`: they may lie in the reverse order in memory.
+  py::tuple stream(const py::object& x, const py::object& past, const py::object& out,
+                   bool backwards) const {
     const View given = view_of(function_, "x", x, kWithBfloat16);
     const View before = view_of(function_, "state", past, kWithBfloat16);
     const int time = channels_last_ ? 1 : 2;
@@ -92,7 +95,8 @@ class PyConv3d {
     }
     const View frames = in_order(given, channels_last_);
     const View past_frames = in_order(before, channels_last_);
-    auto kept = std::make_unique<KeptFrames>(past_frames, frames.shape[2], channels_last_);
+    auto kept =
+        std::make_unique<KeptFrames>(past_frames, frames.shape[2], channels_last_, backwards);
     const LastFrames last(past_frames, frames, *kept);
     py::array y = convolve(x, some ? past : py::none(), out, &last);
     return py::make_tuple(y, state_array(std::move(kept)));
@@ -228,12 +232,13 @@ py::tuple py_conv3d_backward(const py::object& grad, const py::object& x, const 
 void register_conv(py::module_& module) {
   py::class_<PyConv3d>(module, "Conv3d")
       .def(py::init<std::string, const py::object&, const py::object&, const Triple&, const Six&,
-                    const Triple&, int64_t, bool, int, int>(),
+                    const Triple&, int64_t, bool, int, int, bool>(),
            py::arg("function"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
            py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("channels_last"),
-           py::arg("activation"), py::arg("algorithm"))
+           py::arg("activation"), py::arg("algorithm"), py::arg("by_frames") = false)
       .def("__call__", &PyConv3d::call, py::arg("x"), py::arg("past"), py::arg("out"))
-      .def("stream", &PyConv3d::stream, py::arg("x"), py::arg("past"), py::arg("out"))
+      .def("stream", &PyConv3d::stream, py::arg("x"), py::arg("past"), py::arg("out"),
+           py::arg("backwards"))
       .def("separable", &PyConv3d::separable, py::arg("temporal"), py::arg("x"), py::arg("out"))
       .def("workspace", &PyConv3d::workspace, py::arg("shape"))
       .def("algorithm", &PyConv3d::algorithm, py::arg("shape"))

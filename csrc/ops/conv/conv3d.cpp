@@ -63,9 +63,9 @@ Conv3d::Conv3d(std::string_view function, const View& weight, const View* bias,
                      "'winograd'");
   }
   const int64_t filters = weight.shape[0] / options.groups;
-  plan_->convolution = std::make_unique<Convolution>(weight.dtype, options.groups, weight.shape[1],
-                                                     filters, std::move(axes), weights,
-                                                     filters * weights.filter, options.algorithm);
+  plan_->convolution = std::make_unique<Convolution>(
+      weight.dtype, options.groups, weight.shape[1], filters, std::move(axes), weights,
+      filters * weights.filter, options.algorithm, options.by_frames);
 }
 
 Conv3d::~Conv3d() = default;

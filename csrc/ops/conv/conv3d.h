@@ -34,6 +34,7 @@ struct Conv3dOptions {
   int64_t groups = 1;
   Activation activation = Activation::none;
   ConvAlgorithm algorithm = ConvAlgorithm::automatic;
+  bool by_frames = false;  // calls are of few frames each, and shall agree with those of many
 };
 
 // (N, K, T', H', W') for x (N, C, T, H, W) and weight (K, C / groups, kT, kH, kW). Throws
@@ -134,8 +135,9 @@ struct ConvKernel {
   int64_t block_bytes = 0;    // of scratch that a block should take at most
   double product_cost = 1.0;  // of one product of the direct sum
   double copy_cost = 0.0;     // of an input that a block reads
-  double weight_cost = 4.0;   // of a weight that a block reads
-  bool takes_rows = false;    // whether it heeds ConvInputs
+  double copy_cost_of_rows = 0.0;
+  double weight_cost = 4.0;  // of a weight that a block reads
+  bool takes_rows = false;   // whether it heeds ConvInputs
   // Bytes of the packed weights of one group.
   int64_t (*packed_bytes)(const ConvProblem&) = nullptr;
   // Packs panels [first, last) of all channels.
@@ -153,8 +155,9 @@ MAREY_DECLARE_KERNEL(select_conv3d_direct, SelectConv)
 // float32, 3 x 3 taps in space of stride and dilation 1.
 MAREY_DECLARE_KERNEL(select_conv3d_winograd, SelectConv)
 MAREY_DECLARE_KERNEL(select_conv3d_depthwise, SelectConv)
-// The first for float32 by the tiles of AMX (core/tile_split.h); empty where there are none.
+// The first two for float32 by the tiles of AMX (core/tile_split.h); empty where there are none.
 MAREY_DECLARE_KERNEL(select_conv3d_direct_split, SelectConv)
+MAREY_DECLARE_KERNEL(select_conv3d_winograd_split, SelectConv)
 
 class LastFrames;
 

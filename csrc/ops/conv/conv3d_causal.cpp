@@ -15,26 +15,32 @@ class FrameStore {
  public:
   FrameStore(const View& past, bool channels_last);
 
-  // The first slot of a state that lies here, in the layout of this store; -1: it does not.
-  int64_t slot_of(const View& past) const;
-  // Takes a state of slots from `first` on, of which so many may be another's; false: it cannot.
-  bool take(int64_t first, int64_t shared);
-  void give_back(int64_t first) {
-    for (int64_t i = first; i < first + frames_; ++i) --states_of(i);
+  // Those of a state that lies here, in the layout of this store.
+  FrameSlots slots_of(const View& past) const;
+  // Free ones that a state may take after `past` and `fresh` more frames, whose other frames it
+  // has.
+  FrameSlots after(const FrameSlots& past, int64_t fresh, bool backwards);
+  // Free ones for a whole state.
+  FrameSlots find_free();
+  void take(const FrameSlots& slots) {
+    for (int64_t i = 0; i < frames_; ++i) ++states_of(slots.first + i * slots.step);
   }
-  // The first of enough free slots, or -1.
-  int64_t find_free();
+  void give_back(const FrameSlots& slots) {
+    for (int64_t i = 0; i < frames_; ++i) --states_of(slots.first + i * slots.step);
+  }
 
   const std::byte* begin() const { return memory_.data(); }
   const std::byte* end() const { return memory_.data() + memory_.bytes(); }
-  View view(int64_t first) const {
+  View view(const FrameSlots& slots) const {
     View state = state_;
-    state.data = memory_.data() + first * state_.stride(2);
+    state.data = memory_.data() + slots.first * state_.stride(2);
+    state.stride(2) *= slots.step;
     return state;
   }
 
  private:
   int& states_of(int64_t slot) { return states_[static_cast<std::size_t>(slot)]; }
+  int64_t size() const { return static_cast<int64_t>(states_.size()); }
 
   View state_;  // at slot 0
   int64_t frames_;
@@ -80,59 +86,71 @@ FrameStore::FrameStore(const View& past, bool channels_last)
   state_.data = memory_.data();
 }
 
-int64_t FrameStore::slot_of(const View& past) const {
-  if (past.dtype != state_.dtype || !(past.shape == state_.shape)) return -1;
-  for (int axis = 0; axis < 5; ++axis) {
-    if (past.shape[axis] != 1 && past.stride(axis) != state_.stride(axis)) return -1;
+FrameSlots FrameStore::slots_of(const View& past) const {
+  if (past.dtype != state_.dtype || !(past.shape == state_.shape)) return {};
+  for (const int axis : {0, 1, 3, 4}) {
+    if (past.shape[axis] != 1 && past.stride(axis) != state_.stride(axis)) return {};
   }
+  const int64_t frame = state_.stride(2);
   const int64_t bytes = past.as<const std::byte>() - begin();
-  return bytes % state_.stride(2) == 0 ? bytes / state_.stride(2) : -1;
+  const int64_t apart = frames_ > 1 ? past.stride(2) : frame;
+  if (bytes % frame != 0 || apart % frame != 0) return {};
+  const FrameSlots slots{bytes / frame, apart / frame};
+  const int64_t last = slots.first + (frames_ - 1) * slots.step;
+  return last >= 0 && last < size() ? slots : FrameSlots{};
 }
 
-bool FrameStore::take(int64_t first, int64_t shared) {
-  if (first < 0 || first + frames_ > static_cast<int64_t>(states_.size())) return false;
-  for (int64_t i = first + shared; i < first + frames_; ++i) {
-    if (states_of(i) != 0) return false;
+FrameSlots FrameStore::after(const FrameSlots& past, int64_t fresh, bool backwards) {
+  if (fresh == 0) return past;
+  if (fresh >= frames_) return {};
+  const int64_t first = past.first + fresh * past.step;
+  if (frames_ == 2) {
+    for (int64_t i = backwards ? 0 : first + 1; i < size(); ++i) {
+      if (states_of(i) == 0) return {first, i - first};
+    }
+    return {};
   }
-  for (int64_t i = first; i < first + frames_; ++i) ++states_of(i);
-  return true;
+  if (past.step != 1 || first + frames_ > size()) return {};
+  for (int64_t i = past.first + frames_; i < first + frames_; ++i) {
+    if (states_of(i) != 0) return {};
+  }
+  return {first, 1};
 }
 
-int64_t FrameStore::find_free() {
+FrameSlots FrameStore::find_free() {
   int64_t free = 0;
-  for (int64_t i = 0; i < static_cast<int64_t>(states_.size()); ++i) {
+  for (int64_t i = 0; i < size(); ++i) {
     free = states_of(i) == 0 ? free + 1 : 0;
-    if (free == frames_) return i + 1 - frames_;
+    if (free == frames_) return {i + 1 - frames_, 1};
   }
-  return -1;
+  return {};
 }
 
-KeptFrames::KeptFrames(const View& past, int64_t fresh, bool channels_last) {
-  const int64_t frames = past.shape[2];
+KeptFrames::KeptFrames(const View& past, int64_t fresh, bool channels_last, bool backwards) {
   const std::lock_guard lock(stores().mutex);
   if (const auto old = stores().with(past.data); old != nullptr) {
-    if (const int64_t slot = old->slot_of(past); slot >= 0) {
-      store_ = old;
-      const int64_t shared = std::max<int64_t>(frames - fresh, 0);
-      if (shared != 0 && old->take(slot + fresh, shared)) {
-        first_ = slot + fresh;
-        in_place_ = shared;
-      } else if (first_ = old->find_free(); !old->take(first_, 0)) {
-        store_ = nullptr;
+    if (const FrameSlots slots = old->slots_of(past); slots.first >= 0) {
+      slots_ = old->after(slots, fresh, backwards);
+      if (slots_.first >= 0) {
+        in_place_ = past.shape[2] - fresh;
+      } else {
+        slots_ = old->find_free();
       }
+      if (slots_.first >= 0) store_ = old;
     }
   }
   if (store_ == nullptr) {
     store_ = std::make_shared<FrameStore>(past, channels_last);
-    store_->take(first_ = 0, 0);
+    slots_ = {0, 1};
     stores().by_memory[store_->begin()] = store_;
   }
-  view_ = store_->view(first_);
+  store_->take(slots_);
+  view_ = store_->view(slots_);
 }
 
 KeptFrames::~KeptFrames() {
   const std::lock_guard lock(stores().mutex);
-  store_->give_back(first_);
+  store_->give_back(slots_);
   if (store_.use_count() == 1) stores().by_memory.erase(store_->begin());
   store_.reset();
 }
@@ -140,7 +158,7 @@ KeptFrames::~KeptFrames() {
 FrameCopy::FrameCopy(const View& from, const View& to) : item_(item_size(from.dtype)) {
   for (const int axis : {0, 1, 3, 4}) {
     if (to.shape[axis] == 1) continue;
-    const Axis axis_here{to.shape[axis], from.stride(axis), to.stride(axis)};
+    const Axis axis_here{to.shape[axis], from.stride(axis), to.stride(axis), axis >= 3};
     std::size_t at = count_++;
     for (; at > 0 && std::abs(axes_[at - 1].to) < std::abs(axis_here.to); --at) {
       axes_[at] = axes_[at - 1];
@@ -152,8 +170,10 @@ FrameCopy::FrameCopy(const View& from, const View& to) : item_(item_size(from.dt
   for (std::size_t i = 1; i < count_; ++i) {
     Axis& outer = axes_[merged];
     const Axis& inner = axes_[i];
-    if (outer.from == inner.from * inner.extent && outer.to == inner.to * inner.extent) {
-      outer = {outer.extent * inner.extent, inner.from, inner.to};
+    const bool one_run =
+        outer.from == inner.from * inner.extent && outer.to == inner.to * inner.extent;
+    if (one_run && (outer.in_space || !inner.in_space)) {
+      outer = {outer.extent * inner.extent, inner.from, inner.to, inner.in_space};
     } else {
       axes_[++merged] = inner;
     }

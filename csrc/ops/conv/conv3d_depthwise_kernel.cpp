@@ -8,27 +8,27 @@
 // outside of the row reads zeros; positions with taps further outside go one by one. A block walks
 // along time with a few rows of all channels, whose frames stay in the second-level cache.
 //
-// Where W is contiguous, kernels of 3 x 3 in space of stride and dilation 1 have positions as
-// lanes. One channel of a window is copied into scratch as (T, H, W), of the type of the sums, with
-// zeros for the padding along H and W, a frame before it is read first. A tile is seven rows of two
-// vectors (`plane_tile`): loads straddle cache lines there, too, and each serves up to three rows
-// of taps, 54 of them 126 multiply-adds. A tile for any taps, each vector of the inputs loaded for
-// each of its taps, was no faster than to transpose.
+// Where W is contiguous, kernels of 3 x 3 in space of stride and dilation 1 have positions as lanes
+// (conv3d_depthwise_planes.h).
 //
 // Else one vector of channels of a window is copied as (T, H, W, lanes), with zeros for the padding
 // along W: pixels are then whole cache lines. Copying channels that are contiguous, too, was half
 // as fast as reading them in place.
+#include <algorithm>
 #include <limits>
 
 #include "core/tile.h"
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d.h"
+#include "ops/conv/conv3d_depthwise_planes.h"
 #include "ops/conv/conv3d_window.h"
 
 namespace marey::MAREY_ISA_NS {
 namespace {
 
 constexpr int64_t kBlockBytes = int64_t{640} << 10;
+// Of what is read in place, and of what is copied.
+constexpr double kReadCost = 4.0;
 constexpr double kCopyCost = 16.0;
 constexpr int kSlide = 7;  // positions of a sliding tile
 
@@ -51,21 +51,6 @@ template <int kRows, class T>
   for (int i = 0; i < kRows; ++i) store(out + i * W, sum[i]);
 }
 
-// The compiler would load a vector again for each product, as an operand from memory.
-template <class V>
-[[gnu::always_inline]] inline V in_register(const V& v) {
-  using Raw [[gnu::vector_size(sizeof(V))]] = typename V::value_type;
-  Raw raw = std::bit_cast<Raw>(v);
-#if defined(__AVX512F__)
-  asm("" : "+v"(raw));
-#elif defined(__x86_64__)
-  asm("" : "+x"(raw));
-#elif defined(__aarch64__)
-  asm("" : "+w"(raw));
-#endif
-  return std::bit_cast<V>(raw);
-}
-
 // What a tap outside of the row reads.
 template <class S>
 alignas(64) inline constexpr S kZeros[64] = {};
@@ -73,10 +58,13 @@ alignas(64) inline constexpr S kZeros[64] = {};
 // What a tile needs beside its taps.
 template <class T>
 struct SlidingEnds {
-  bool before, behind;  // whether its first tap, and its last, is outside of the row
-  const T* bias;        // of a vector of channels; null: none
-  T least;              // smaller sums become it
+  bool before, behind;     // whether its first tap, and its last, is outside of the row
+  const T* bias;           // of a vector of channels; null: none
+  const std::byte* ahead;  // kSlidingLines lines to be fetched; null: none
+  T least;                 // smaller sums become it
 };
+
+inline constexpr int64_t kSlidingLines = 12;
 
 // Rows of the output that a sliding tile computes at once.
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -100,6 +88,12 @@ template <int kColumns, class S, class T>
                                                   T* out, int64_t out_stride, int64_t out_row) {
   using V = Vec<T>;
   constexpr int W = kLanesOf<T>;
+  if (ends.ahead != nullptr) {
+#pragma GCC unroll 16
+    for (int64_t line = 0; line < kSlidingLines; ++line) {
+      __builtin_prefetch(ends.ahead + line * RunsAhead::kLineBytes, 0, 2);
+    }
+  }
   V sum[kSlidingRows][kColumns];
 #pragma GCC unroll 2
   for (int r = 0; r < kSlidingRows; ++r) {
@@ -174,78 +168,6 @@ struct DepthwiseTiles {
   constexpr DepthwiseTiles() { fill<T>(of, std::make_integer_sequence<int, kConvRows>{}); }
 };
 
-// Rows and vectors of a tile of 3 x 3 taps.
-#if defined(__AVX512F__) || defined(__aarch64__)
-inline constexpr int kPlaneRows = 7;
-#else
-inline constexpr int kPlaneRows = 2;
-#endif
-inline constexpr int kPlaneVectors = 2;
-// Lines that it fetches for each frame that it reads.
-inline constexpr int64_t kPlaneLines = 8;
-
-// Where results go, and what becomes of them before.
-template <class T>
-struct PlaneEnds {
-  T bias;
-  T least;  // smaller sums become it
-  T* out;
-  int64_t stride;  // from one row to the next
-  int64_t rows, lanes;
-};
-
-// 3 x 3 taps in each of `count` frames, of one channel whose rows lie `pitch` apart.
-template <int NV, class T>
-[[gnu::noinline, gnu::flatten]] void plane_tile(const T* input, int64_t pitch, const TapAt* frames,
-                                                int64_t count, const T* weight,
-                                                const std::byte* ahead, const PlaneEnds<T>& ends) {
-  using V = Vec<T>;
-  constexpr int W = kLanesOf<T>;
-  if (ahead == nullptr) ahead = reinterpret_cast<const std::byte*>(input);
-  V sum[kPlaneRows][NV];
-#pragma GCC unroll 8
-  for (int r = 0; r < kPlaneRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    const T* a = input + frames[i].input;
-    const T* b = weight + frames[i].weight;
-    V w[9];
-#pragma GCC unroll 9
-    for (int j = 0; j < 9; ++j) w[j] = in_register(V(b[j * W]));
-#pragma GCC unroll 8
-    for (int64_t line = 0; line < kPlaneLines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-#pragma GCC unroll 9
-    for (int row = 0; row < kPlaneRows + 2; ++row, a += pitch) {
-#pragma GCC unroll 3
-      for (int l = 0; l < 3; ++l) {
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) {
-          const V x = in_register(load<V>(a + v * W + l));
-#pragma GCC unroll 3
-          for (int j = 0; j < 3; ++j) {
-            const int r = row - j;
-            if (r >= 0 && r < kPlaneRows) multiply_add(sum[r][v], x, w[j * 3 + l]);
-          }
-        }
-      }
-    }
-  }
-  const V bias(ends.bias);
-  const V least(ends.least);
-#pragma GCC unroll 8
-  for (int r = 0; r < kPlaneRows; ++r) {
-    if (r >= ends.rows) break;
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      V result = sum[r][v] + bias;
-      stdx::where(result < least, result) = least;
-      store_first(ends.out + r * ends.stride + v * W, result, ends.lanes - v * W);
-    }
-  }
-}
-
 template <class S>
 class Depthwise {
  public:
@@ -255,8 +177,7 @@ class Depthwise {
   // ---- weights: vectors of filters, in each (taps, lanes); the last overlaps the one before ----
 
   static int64_t first_filter(const ConvProblem& p, int64_t panel) {
-    const int64_t last = p.filters > W ? p.filters - W : 0;
-    return at_most(panel * W, last);
+    return first_depthwise<W>(p, panel);
   }
   static int64_t packed_bytes(const ConvProblem& p) {
     return round_up(p.filters, W) * p.tap_count() * static_cast<int64_t>(sizeof(C));
@@ -282,15 +203,15 @@ class Depthwise {
 
   // ---- a block ----
 
-  static int64_t scratch(const ConvBlock& b) { return Depthwise(b).scratch_bytes_; }
+  static int64_t scratch(const ConvBlock& b) {
+    if (b.problem->inputs == ConvInputs::rows) return DepthwisePlanes<S>(b).scratch_bytes();
+    return Depthwise(b).scratch_bytes_;
+  }
   static void run(const ConvBlock& b) {
+    if (b.problem->inputs == ConvInputs::rows) return DepthwisePlanes<S>(b).run();
     Depthwise depthwise(b);
     if (depthwise.slides()) {
       depthwise.run_in_place();
-      return;
-    }
-    if (b.problem->inputs == ConvInputs::rows) {
-      depthwise.run_along_rows();
       return;
     }
     for (int64_t panel = b.first_panel; panel < b.last_panel; ++panel) depthwise.run(panel);
@@ -309,10 +230,8 @@ class Depthwise {
     const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
     const int64_t rows = take(kSlidingRows * p_.taps[0].count * p_.taps[1].count *
                               static_cast<int64_t>(sizeof(SlidingRow)));
-    const bool of_rows = p_.inputs == ConvInputs::rows;
-    const int64_t run = (b.end[1] - b.begin[1]) * place_.width.extent;
-    const int64_t sums = take((of_rows ? run + W : (positions_ + W) * W) * kSum);
-    const int64_t window = take((of_rows ? ring_pixels() : place_.pixels() * W) * kSum);
+    const int64_t sums = take((positions_ + W) * W * kSum);
+    const int64_t window = take(place_.pixels() * W * kSum);
     scratch_bytes_ = bytes;
     if (b.scratch == nullptr) return;
     taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
@@ -350,163 +269,6 @@ class Depthwise {
         unpack_pixels(sums_, W, positions_, lanes, to, b_.out_strides.c, b_.out_strides.s[2]);
       }
     }
-  }
-
-  // ---- rows: positions are lanes ----
-
-  void run_along_rows() {
-    const int64_t rows = b_.end[1] - b_.begin[1];
-    if (rows <= 0 || positions_ <= 0) return;
-    // Once for all channels: the padding, and what tiles read behind the last row.
-    clear(window_, ring_pixels());
-    const int64_t last = at_most(b_.last_panel * W, p_.filters);
-    for (int64_t channel = b_.first_panel * W; channel < last; ++channel) {
-      const int64_t panel = channel / W;
-      const C* const weights = static_cast<const C*>(b_.packed) + panel * W * p_.tap_count() +
-                               channel - first_filter(p_, panel);
-      const C bias = b_.bias != nullptr ? static_cast<const C*>(b_.bias)[channel] : C(0);
-      int64_t packed = 0;
-      for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
-        const int64_t seen = place_.time.extent - (b_.end[0] - 1 - t) * place_.time.step;
-        for (; packed < seen; ++packed) pack_frame(channel, packed);
-        S* const to = static_cast<S*>(b_.out) + channel * b_.out_strides.c +
-                      t * b_.out_strides.s[0] + b_.begin[1] * b_.out_strides.s[1] + b_.begin[2];
-        sum_frame(t, rows, weights, bias, channel, packed, to);
-      }
-    }
-  }
-
-  // Frames of the window that a frame of outputs reads; the others take their places in turn.
-  int64_t ring() const {
-    const ConvTaps& taps = p_.taps[0];
-    return taps.count > 0 ? taps.offset[taps.count - 1] - taps.offset[0] + 1 : 1;
-  }
-  int64_t frame_pixels() const { return place_.height.extent * place_.width.extent; }
-  int64_t ring_pixels() const {
-    const int64_t behind = kPlaneRows * place_.width.extent + kPlaneVectors * W;
-    return at_most(ring(), place_.time.extent) * frame_pixels() + behind;
-  }
-
-  // f(i, local frame) for each tap along T that lies inside.
-  template <class F>
-  void each_frame(int64_t t, const F& f) const {
-    const ConvTaps& taps = p_.taps[0];
-    for (int64_t i = 0; i < taps.count; ++i) {
-      const int64_t read = t * taps.step + taps.offset[i];
-      if (read < 0 || read >= p_.in[0]) continue;
-      f(i, (t - b_.begin[0]) * place_.time.step + taps.offset[i] - taps.offset[0]);
-    }
-  }
-
-  // A frame of outputs; `packed` frames of the window are there.
-  void sum_frame(int64_t t, int64_t rows, const C* weights, C bias, int64_t channel, int64_t packed,
-                 S* to) {
-    const int64_t pitch = place_.width.extent;
-    int64_t frames = 0;
-    each_frame(t, [&](int64_t i, int64_t frame) {
-      taps_[frames++] = {frame % ring() * frame_pixels(), i * 9 * W};
-    });
-    // What a tile finishes itself.
-    const bool simple = b_.activation == Activation::none || b_.activation == Activation::relu;
-    const bool finished = std::is_same_v<S, C> && simple;
-    PlaneEnds<C> ends;
-    ends.bias = finished ? bias : C(0);
-    ends.least =
-        finished && b_.activation == Activation::relu ? C(0) : -std::numeric_limits<C>::infinity();
-    ends.stride = finished ? b_.out_strides.s[1] : pitch;
-    C* const out = finished ? reinterpret_cast<C*>(to) : sums_;
-    constexpr int64_t kStep = kPlaneVectors * W;
-    const int64_t calls = (rows + kPlaneRows - 1) / kPlaneRows * ((positions_ + kStep - 1) / kStep);
-    StretchAhead ahead = frame_ahead(channel, packed, frames, calls);
-    for (int64_t h = 0; h < rows; h += kPlaneRows) {
-      ends.rows = at_most(kPlaneRows, rows - h);
-      for (int64_t w = 0; w < positions_; w += kStep) {
-        ends.lanes = positions_ - w;
-        ends.out = out + h * ends.stride + w;
-        const auto tile = ends.lanes > W ? plane_tile<2, C> : plane_tile<1, C>;
-        tile(window_ + h * pitch + w, pitch, taps_, frames, weights, ahead.next().at, ends);
-      }
-    }
-    if (!finished) finish_run(rows, pitch, bias, to);
-  }
-
-  // Rows of one channel of a frame of x or of the past, at the first column of the window.
-  struct Frame {
-    const S* row0;  // null: outside
-    int64_t stride;
-  };
-  Frame frame_at(int64_t channel, int64_t index) const {
-    int64_t frame = place_.time.first + index * place_.time.stride;
-    if (frame < 0 || frame >= p_.in[0]) return {};
-    const bool past = frame < b_.history;
-    if (!past) frame -= b_.history;
-    const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
-    const S* const x = static_cast<const S*>(past ? b_.past : b_.x);
-    return {x + channel * strides.c + frame * strides.s[0] + place_.width.first, strides.s[1]};
-  }
-
-  // What tiles fetch meanwhile: the first frame that is inside from this one on, or from the first
-  // of the next channel.
-  StretchAhead frame_ahead(int64_t channel, int64_t index, int64_t frames, int64_t calls) const {
-    Frame frame{};
-    for (; frame.row0 == nullptr && channel < at_most(b_.last_panel * W, p_.filters); ++channel) {
-      for (; frame.row0 == nullptr && index < place_.time.extent; ++index) {
-        frame = frame_at(channel, index);
-      }
-      index = 0;
-    }
-    const int64_t first = place_.height.first > 0 ? place_.height.first : 0;
-    const int64_t last = at_most(place_.height.first + place_.height.extent, p_.in[1]);
-    if (frame.row0 == nullptr || last <= first) return {nullptr, 0, 1, 1};
-    const int64_t items = (last - first) * frame.stride;
-    return {frame.row0 + first * frame.stride, items * static_cast<int64_t>(sizeof(S)),
-            kPlaneLines * frames, calls};
-  }
-
-  // A frame of one channel of the window, where it is inside along H and W.
-  [[gnu::flatten]] void pack_frame(int64_t channel, int64_t index) {
-    using V = Vec<C>;
-    const auto [row0, stride] = frame_at(channel, index);
-    if (row0 == nullptr) return;
-    const int64_t pitch = place_.width.extent;
-    const int64_t low = place_.width.first < 0 ? -place_.width.first : 0;
-    const int64_t inner = at_most(p_.in[2] - place_.width.first, pitch) - low;
-    if (inner <= 0) return;
-    C* to = window_ + index % ring() * frame_pixels() + low;
-    for (int64_t h = 0; h < place_.height.extent; ++h, to += pitch) {
-      const int64_t row = place_.height.first + h;
-      if (row < 0 || row >= p_.in[1]) continue;
-      const S* from = row0 + row * stride + low;
-      each_vector(inner, [&](int64_t w, int64_t count) {
-        store_first(to + w, load_first<V>(from + w, count), count);
-      });
-    }
-  }
-
-  // f(first, count) of vectors that cover `count` items: the last overlaps the one before if it
-  // can.
-  template <class F>
-  [[gnu::always_inline]] static void each_vector(int64_t count, const F& f) {
-    int64_t i = 0;
-    for (; i + W <= count; i += W) f(i, int64_t{W});
-    if (i == count) return;
-    if (count >= W) {
-      f(count - W, int64_t{W});
-    } else {
-      f(i, count);
-    }
-  }
-
-  [[gnu::flatten]] void finish_run(int64_t rows, int64_t pitch, C bias, S* to) const {
-    using V = Vec<C>;
-    with_activation<C>(b_.activation, [&](const auto& act) {
-      for (int64_t i = 0; i < rows; ++i) {
-        each_vector(positions_, [&](int64_t w, int64_t count) {
-          const V sum = load<V>(sums_ + i * pitch + w);
-          store_first(to + i * b_.out_strides.s[1] + w, act(sum + V(bias)), count);
-        });
-      }
-    });
   }
 
   // Rows of the input that `count` rows of the output from h on read, from channel 0 of position 0;
@@ -550,20 +312,48 @@ class Depthwise {
     return b_.history == 0 || (b_.past_strides.c == 1 && b_.past_strides.s[2] == b_.x_strides.s[2]);
   }
 
+  // What is read for the first time after a frame of outputs: the rows of the last frame that the
+  // next one sees, or that the next block does.
+  StretchAhead frame_after(int64_t t, int64_t calls) const {
+    const bool more = t + 1 < b_.end[0];
+    const ConvBlock* const block = more ? &b_ : b_.next;
+    if (block == nullptr) return {nullptr, 0, 1, 1};
+    const ConvTaps& time = p_.taps[0];
+    const ConvTaps& height = p_.taps[1];
+    const int64_t next = more ? t + 1 : block->begin[0];
+    const int64_t frame = next * time.step + time.offset[time.count - 1];
+    const auto row = [&](int64_t h, int64_t tap) {
+      return std::clamp<int64_t>(h * height.step + height.offset[tap], 0, p_.in[1] - 1);
+    };
+    const int64_t first = row(block->begin[1], 0);
+    const int64_t last = row(block->end[1] - 1, height.count - 1);
+    if (frame < b_.history || frame >= p_.in[0]) return {nullptr, 0, 1, 1};
+    const ConvStrides& x = block->x_strides;
+    const S* const at =
+        static_cast<const S*>(block->x) + (frame - b_.history) * x.s[0] + first * x.s[1];
+    const int64_t items = (last + 1 - first) * x.s[1];
+    return {at, items * static_cast<int64_t>(sizeof(S)), kSlidingLines, calls};
+  }
+
   void run_in_place() {
     const S* const x = static_cast<const S*>(b_.x);
     for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+      StretchAhead ahead = frame_after(t, (b_.end[1] - b_.begin[1] + kSlidingRows - 1) /
+                                              kSlidingRows * ((positions_ + kSlide - 1) / kSlide) *
+                                              (b_.last_panel - b_.first_panel));
       for (int64_t h = b_.begin[1]; h < b_.end[1]; h += kSlidingRows) {
         const int64_t outputs = at_most(kSlidingRows, b_.end[1] - h);
         const int64_t rows = list_rows(t, h, outputs, x);
         S* const to = static_cast<S*>(b_.out) + t * b_.out_strides.s[0] + h * b_.out_strides.s[1];
-        for (int64_t w = b_.begin[2]; w < b_.end[2];) w += sum_positions(w, outputs, rows, x, to);
+        for (int64_t w = b_.begin[2]; w < b_.end[2];)
+          w += sum_positions(w, outputs, rows, x, to, ahead);
       }
     }
   }
 
   // Results of all channels of as many positions from w on as a tile takes, in so many rows.
-  int64_t sum_positions(int64_t w, int64_t outputs, int64_t rows, const S* x, S* to) {
+  int64_t sum_positions(int64_t w, int64_t outputs, int64_t rows, const S* x, S* to,
+                        StretchAhead& ahead) {
     static constexpr SlidingTiles<S, C> kTiles;
     const ConvTaps& width = p_.taps[2];
     const int64_t pixel = b_.x_strides.s[2];
@@ -589,6 +379,7 @@ class Depthwise {
       S* const out = to + lane + w * b_.out_strides.s[2];
       if (inside > 0) {
         ends.bias = finished ? bias : nullptr;
+        ends.ahead = ahead.next().at;
         const int64_t out_row = finished ? b_.out_strides.s[1] : kSlide * W;
         kTiles.of[count](x + left * pixel + lane, pixel, rows_, rows, weights, ends,
                          finished ? reinterpret_cast<C*>(out) : sums,
@@ -643,7 +434,8 @@ constexpr ConvKernel functions() {
   return {.panel = D::W,
           .tile = kSlidingRows,
           .block_bytes = kBlockBytes,
-          .copy_cost = kCopyCost,
+          .copy_cost = kReadCost,
+          .copy_cost_of_rows = kCopyCost,
           .takes_rows = true,
           .packed_bytes = D::packed_bytes,
           .pack = D::pack,

@@ -129,12 +129,7 @@ class Direct {
 
   void run() {
     if (rows_ <= 0 || positions_ <= 0) return;
-    if (b_.bias != nullptr) {
-      const C* bias = static_cast<const C*>(b_.bias);
-      for (int64_t k = 0; k < lanes_; ++k) {
-        bias_[k] = first_lane_ + k < p_.filters ? bias[first_lane_ + k] : C(0);
-      }
-    }
+    copy_bias(b_, first_lane_, lanes_, bias_);
     int64_t c = 0;
     do {  // once without channels, too
       first_channel_ = c;
@@ -362,6 +357,7 @@ constexpr ConvKernel functions() {
           .chunks = std::is_same_v<S, bfloat16> ? ConvChunks{640, 1024, 32, 32} : ConvChunks{},
           .block_bytes = kBlockBytes,
           .copy_cost = kCopyCost,
+          .copy_cost_of_rows = kCopyCost,
           .takes_rows = true,
           .packed_bytes = D::packed_bytes,
           .pack = D::pack,
@@ -380,6 +376,7 @@ ConvKernel split_functions() {
           .block_bytes = int64_t{1} << 20,
           .product_cost = 0.375,
           .copy_cost = 20.0,
+          .copy_cost_of_rows = 20.0,
           .weight_cost = 12.0,
           .takes_rows = true,
           .packed_bytes = D::packed_bytes,

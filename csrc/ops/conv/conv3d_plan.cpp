@@ -12,6 +12,7 @@ namespace marey {
 MAREY_STUB_BF16(select_conv3d_direct, SelectConv)
 MAREY_STUB_SPLIT(select_conv3d_direct_split, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_winograd, SelectConv)
+MAREY_STUB_SPLIT(select_conv3d_winograd_split, SelectConv)
 MAREY_STUB_NO_BF16(select_conv3d_depthwise, SelectConv)
 
 namespace {
@@ -27,6 +28,7 @@ constexpr int64_t kFewestForWinograd = 24;
 constexpr int64_t kSplitBytes = 6;  // of a weight
 constexpr int64_t kFewestForTiles = 64;
 constexpr int64_t kLeastDepthOfTiles = 128;
+constexpr int64_t kStepOfTiles = 32;
 constexpr int64_t kMostWeightBytes = int64_t{32} << 20;
 // Cost of starting a block, in multiply-adds of a register tile.
 constexpr double kBlockCost = 16.0 * 2000;
@@ -136,6 +138,12 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
   const double channels = static_cast<double>(problem.channels);
   const double weights =
       taps * channels * (problem.depthwise ? 1.0 : static_cast<double>(problem.filters));
+  const bool of_rows = problem.inputs == ConvInputs::rows;
+  const double copy_cost = of_rows ? kernel.copy_cost_of_rows : kernel.copy_cost;
+  // Threads are not equally fast: where they have a few turns each, as for one frame of a stream,
+  // half a turn is waited for.
+  const bool one_frame = problem.depthwise && problem.out[0] == 1;
+  const double waited = one_frame && threads > 1 ? 0.5 : 0.0;
   Cut best;
   const auto consider = [&](const Triple& size, int64_t share, int64_t parts) {
     Cut cut;
@@ -163,18 +171,18 @@ Cut choose_cut(const ConvKernel& kernel, const ConvProblem& problem, int64_t rep
                           static_cast<double>(window_extent(problem.taps[0], cut.size[0]) * read *
                                               window_extent(problem.taps[2], cut.size[2]));
     const double cost =
-        positions * weights * part * kernel.product_cost + window * kernel.copy_cost +
+        positions * weights * part * kernel.product_cost + window * copy_cost +
         static_cast<double>(turn) * (weights * part * kernel.weight_cost + kBlockCost);
     // The longest thread.
-    cut.cost = static_cast<double>(divide_up(cut.blocks() / turn * repeats, threads)) * cost;
+    const int64_t turns = divide_up(cut.blocks() / turn * repeats, threads);
+    cut.cost = (static_cast<double>(turns) + waited) * cost;
     if (cut.cost >= best.cost) return;
     cut.scratch = kernel.scratch(first_block(kernel, problem, cut));
     const bool least = cut.size[0] == 1 && size[1] == 1 && parts >= most_parts;
     if (cut.scratch > kernel.block_bytes && !(least && best.blocks() == 0)) return;
     best = cut;
   };
-  const int64_t columns =
-      problem.inputs == ConvInputs::rows ? kernel.columns_of_rows : kernel.columns;
+  const int64_t columns = of_rows ? kernel.columns_of_rows : kernel.columns;
   const int64_t rows = std::max<int64_t>(problem.out[1], 1);
   const int64_t share = round_up(divide_up(rows, threads), problem.tile);
   for (const int64_t width : widths_of(problem.out[2], columns)) {
@@ -226,6 +234,11 @@ bool winograd_fits(DType dtype, const std::array<ConvAxis, 3>& axes) {
   return true;
 }
 
+// Whether so many items fill steps of tiles, but for a fifth.
+static bool fills_steps(int64_t items) {
+  return divide_up(items, kStepOfTiles) * kStepOfTiles * 4 <= items * 5;
+}
+
 // Whether the direct sum pays by tiles, as measured (docs/conv.md): a sum that is long enough, of
 // runs that fill its steps, and enough filters.
 static bool tiles_pay(const std::array<ConvAxis, 3>& axes, int64_t channels, int64_t filters) {
@@ -234,13 +247,18 @@ static bool tiles_pay(const std::array<ConvAxis, 3>& axes, int64_t channels, int
   const int64_t depth = frames * static_cast<int64_t>(axes[1].offset.size()) * columns * channels;
   if (filters < kFewestForTiles || depth < kLeastDepthOfTiles) return false;
   if (depth * filters * kSplitBytes > kMostWeightBytes) return false;
-  constexpr int64_t kStep = 32;
-  const auto fills = [](int64_t items) { return divide_up(items, kStep) * kStep * 4 <= items * 5; };
-  if (columns == 1) return fills(channels);
-  if (channels % kStep == 0) return true;
+  if (columns == 1) return fills_steps(channels);
+  if (channels % kStepOfTiles == 0) return true;
   // Few channels, as of colours, with strides along W and taps along time.
-  return frames > 1 && channels * frames <= kStep / 2 && axes[2].step > 1 &&
-         fills(channels * frames * columns);
+  return frames > 1 && channels * frames <= kStepOfTiles / 2 && axes[2].step > 1 &&
+         fills_steps(channels * frames * columns);
+}
+
+// The same of Winograd's products.
+static bool winograd_tiles_pay(const ConvAxis& time, int64_t channels, int64_t filters) {
+  const auto frames = static_cast<int64_t>(time.offset.size());
+  if (16 * frames * channels * filters * kSplitBytes > kMostWeightBytes) return false;
+  return filters >= kFewestForTiles && fills_steps(channels);
 }
 
 ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
@@ -255,7 +273,7 @@ ConvAxis forward_axis(int64_t kernel, int64_t stride, int64_t dilation, int64_t 
 
 Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t filters,
                          std::array<ConvAxis, 3> axes, const ConvWeights& weights,
-                         int64_t group_stride, ConvAlgorithm algorithm)
+                         int64_t group_stride, ConvAlgorithm algorithm, bool by_frames)
     : dtype_(dtype),
       groups_(groups),
       channels_(channels),
@@ -286,6 +304,11 @@ Convolution::Convolution(DType dtype, int64_t groups, int64_t channels, int64_t 
   if (algorithm_ == ConvAlgorithm::direct) {
     const ConvKernel split = select_conv3d_direct_split_stub.get()(dtype);
     if (split.run != nullptr && tiles_pay(axes_, channels, filters)) kernel_ = split;
+  }
+  // Blocks by tiles want many frames, to share transforms and weights (docs/conv.md).
+  if (algorithm_ == ConvAlgorithm::winograd && !by_frames) {
+    const ConvKernel split = select_conv3d_winograd_split_stub.get()(dtype);
+    if (split.run != nullptr && winograd_tiles_pay(axes_[0], channels, filters)) kernel_ = split;
   }
   pack(weights, group_stride);
 }

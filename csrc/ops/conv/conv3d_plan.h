@@ -56,7 +56,7 @@ class Convolution {
   // `weights` of group 0; those of the next are `group_stride` items further.
   Convolution(DType dtype, int64_t groups, int64_t channels, int64_t filters,
               std::array<ConvAxis, 3> axes, const ConvWeights& weights, int64_t group_stride,
-              ConvAlgorithm algorithm);
+              ConvAlgorithm algorithm, bool by_frames = false);
 
   void run(const Extents& extents, const Arrays& arrays) const;
   int64_t workspace(const Extents& extents) const;

@@ -278,12 +278,7 @@ class SplitDirect {
   void run() {
     if (frames_ <= 0 || rows_ <= 0 || positions_ <= 0) return;
     prepare_tiles();
-    if (b_.bias != nullptr) {
-      const float* bias = static_cast<const float*>(b_.bias);
-      for (int64_t k = 0; k < lanes_; ++k) {
-        bias_[k] = first_lane_ + k < p_.filters ? bias[first_lane_ + k] : 0.0F;
-      }
-    }
+    copy_bias(b_, first_lane_, lanes_, bias_);
     int64_t c = 0;
     do {  // once without channels, too
       first_channel_ = c;

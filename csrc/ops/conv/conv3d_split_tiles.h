@@ -176,12 +176,12 @@ bool all_finite(const float* sums, int64_t rows) {
 }
 
 // Sums of `rows` rows of A, at most 16 * kBlocks; `out` has place for all of them. Inputs are A, or
-// B (`kTurned`).
-template <int kBlocks, int NV, bool kTurned>
+// B (`kTurned`). `ahead` fetches what will be read later.
+template <int kBlocks, int NV, bool kTurned, class Ahead = WindowAhead>
 [[gnu::noinline, gnu::flatten]] void sum_runs(int64_t rows, const SplitPlanes& a, const TapAt* taps,
                                               int64_t count, const SplitRun& run,
                                               const Split* weights, float* out, bool accumulate,
-                                              WindowAhead& ahead) {
+                                              Ahead& ahead) {
   constexpr int64_t kLanes = NV * kTileItems;
   constexpr int64_t kPitch = NV * kTilePitch;
   alignas(64) float partial[kBlocks * kTileItems * kLanes];

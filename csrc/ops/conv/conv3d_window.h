@@ -126,6 +126,16 @@ struct WindowPlace {
   }
 };
 
+// The bias of so many lanes of filters from `first` on, zeros behind the last one, if there is any.
+template <class C>
+inline void copy_bias(const ConvBlock& b, int64_t first, int64_t lanes, C* to) {
+  if (b.bias == nullptr) return;
+  const C* bias = static_cast<const C*>(b.bias);
+  for (int64_t k = 0; k < lanes; ++k) {
+    to[k] = first + k < b.problem->filters ? bias[first + k] : C(0);
+  }
+}
+
 // What the tiles of a block fetch line by line while they multiply, because to read it from memory
 // when it is needed would leave the multiply-adds idle. Runs of as many lines as a tap is deep are
 // spread evenly over the calls.

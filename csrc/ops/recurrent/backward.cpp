@@ -1,30 +1,21 @@
 #include "ops/recurrent/backward.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <memory>
 #include <optional>
 
 #include "core/denormals.h"
 #include "core/error.h"
+#include "ops/recurrent/backward_chunk.h"
 #include "ops/recurrent/backward_norm.h"
 #include "ops/recurrent/backward_projection.h"
-#include "ops/recurrent/backward_split.h"
 
 namespace marey {
 
 MAREY_STUB_NO_BF16(select_recurrent_backward, SelectBackward)
 
 namespace {
-
-// Which gates of the gradients' rows belong to which weight, and to which of its gates.
-struct Gates {
-  int all;                 // in a row
-  int ih_first, ih_count;  // those of weight_ih
-  std::array<int, 4> ih;   // its gate for each of them
-  int hh_first, hh_count;  // those of weight_hh that meet h itself
-  std::array<int, 4> hh;
-};
 
 Gates gates_of(Cell cell, bool normed) {
   if (normed) {
@@ -50,7 +41,8 @@ class Backward {
         normed_(call.args.weights.norm_c != nullptr),
         gates_(gates_of(call.args.cell, normed_)),
         pitch_(padded_pitch(gates_.all * call.width)),
-        step_blocks_(threads, call.blocks) {
+        step_blocks_(threads, call.blocks),
+        chunks_(chunk_gradients(call, gates_, threads)) {
     const BackwardArgs& args = call.args;
     const Steps& steps = call.steps;
     const int64_t N = steps.batch();
@@ -59,40 +51,15 @@ class Backward {
     // The large ones, which the threads write before they are read.
     const auto unset = [&call](int64_t items) { return Buffer(items * call.real); };
     hh_t_ = unset(call_.state_blocks * gates_.hh_count * call_.width * lanes);
-    if (const SplitKernels* kernels = split_kernels(args.x.dtype, call_.hidden)) {
-      split_.emplace(call, *kernels, gates_.all, gates_.ih_first, gates_.ih_count,
-                     gates_.ih.data());
-      split_x_ = split_->panels(call_.input_blocks);
-      split_h_ = split_->panels(call_.state_blocks);
-      if (args.cell == Cell::gru_before) split_reset_ = split_->panels(call_.state_blocks);
-      products_.emplace(threads, split_tasks());
-    } else {
-      products_.emplace(threads, 2 * call.input_blocks + call.state_blocks);
-      ih_t_ = unset(call_.input_blocks * gates_.ih_count * call_.width * lanes);
-      strips_ = unset(call_.chunk_rows * gates_.all * call_.width);
-    }
-    grad_ih_ = unset(call_.input_blocks * gates_.ih_count * call_.width * lanes);
-    grad_hh_ = unset(call_.state_blocks * gates_.hh_count * call_.width * lanes);
     // What stands between the units of two gates is never written.
     const bool whole = call_.width == call_.hidden;
     for (Buffer& g : grads_)
       g = whole ? unset(call_.chunk_rows * pitch_) : real(call_.chunk_rows * pitch_);
-    x_ = unset(call_.input_blocks * call_.chunk_rows * lanes);
-    grad_x_ = unset(call_.input_blocks * call_.chunk_rows * lanes);
-    h_ = unset(call_.state_blocks * call_.chunk_rows * lanes);
     product_ = real(call_.state_blocks * N * lanes);
-    no_bias_ = real(std::max({call_.blocks, call_.state_blocks, call_.input_blocks}) * lanes);
+    no_bias_ = real(std::max(call_.blocks, call_.state_blocks) * lanes);
     carry_ = real(N * call_.state_units);
     sums_ = real(gates_.all * call_.width);
     load_real(args.grad_hn, call_.state, call_.state_blocks, carry_);
-    h0_ = zeros(N * call_.state * call_.storage);
-    if (args.h0 != nullptr) {
-      for (int64_t row = 0; row < N; ++row) {
-        copy_row(args.h0->as<std::byte>() + steps.sequence(row) * args.h0->stride(0),
-                 args.h0->stride(1), call_.state, call_.storage,
-                 h0_.data() + row * call_.state * call_.storage);
-      }
-    }
     if (args.cell == Cell::lstm) {
       dc_ = real(N * call_.units);
       c0_ = real(N * call_.units);
@@ -116,18 +83,14 @@ class Backward {
     }
     if (args.weights.hr != nullptr) projection_.emplace(call);
     if (normed_) norms_.emplace(call);
-    if (args.cell == Cell::gru_before) {
-      reset_t_ = unset(call_.blocks * call_.width * lanes);
-      grad_reset_ = unset(call_.blocks * call_.width * lanes);
-      reset_ = real(call_.blocks * call_.chunk_rows * lanes);
-    }
+    if (args.cell == Cell::gru_before) reset_t_ = unset(call_.blocks * call_.width * lanes);
   }
 
   void run(Team& team, int thread) {
     const FlushDenormals flush;
     BackwardThread mine(team, thread, call_);
     pack_weights(mine);
-    clear_gradients(mine);
+    chunks_->start(mine);
     clear_after_ends(team.size(), thread);
     for (std::size_t chunk = call_.starts.size(); chunk-- > 0;) {
       const int64_t begin = call_.starts[chunk];
@@ -151,38 +114,29 @@ class Backward {
         take_step(mine, chunk, step, 0);
         if (!team.barrier(thread)) return;
         if (call_.args.cell == Cell::gru_before) {
-          const int64_t rows = call_.steps.active(step);
-          multiply(mine.blocks, rows, gates_at(chunk, step), 0, 1, reset_t_, product_,
-                   call_.steps.batch());
+          rows_of_gates(chunk, step, call_.steps.offset(step + 1))
+              .multiply(call_, mine.blocks, 0, 1, reset_t_, no_bias_, product_,
+                        call_.steps.batch());
           take_step(mine, chunk, step, 1);
           if (!team.barrier(thread)) return;
         }
       }
-      const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
+      const GateRows gates = rows_of_gates(chunk, begin, call_.steps.offset(end));
+      chunks_->prepare(mine, begin, end, gates);
       const auto [first, last] = mine.part(gates_.all * call_.width / 4);
-      std::byte* gates = grads_[chunk % 2].data();
-      if (split_) {
-        split_operands(mine, chunk, begin, end);
-      } else {
-        call_.kernels.strips({gates, pitch_, rows, 4 * first, 4 * last, strips_.data()});
-      }
-      call_.kernels.sums({gates, pitch_, rows, 4 * first, 4 * last, sums_.data()});
-      if (projection_) projection_->pack_states(mine, rows);
+      call_.kernels.sums({gates.gates, pitch_, gates.rows, 4 * first, 4 * last, sums_.data()});
+      if (projection_) projection_->pack_states(mine, gates.rows);
       if (norms_) {
-        norms_->sum(mine, begin, end, gates, pitch_,
+        norms_->sum(mine, begin, end, gates.gates, pitch_,
                     [this](int64_t step, int64_t row) { return cell_before(step, row); });
       }
       if (!team.barrier(thread)) return;
-      if (split_) {
-        split_products(mine, begin, end);
-      } else {
-        weight_gradients(mine, chunk, begin, end);
-      }
+      chunks_->add(mine, begin, end, gates);
       if (projection_) projection_->weight(mine, begin, end);
     }
     add_next(mine.state_blocks, 0, -1);
     if (!team.barrier(thread)) return;
-    store_weights(mine);
+    chunks_->store(mine);
   }
 
   void store_results() {
@@ -222,57 +176,24 @@ class Backward {
     }
   }
 
-  // Rows of a weight by the order of the gates' gradients, as panels of its columns.
-  void pack_weight(BackwardThread& mine, const View& weight, const int* order, int count,
-                   Range blocks, Buffer& to) {
-    void** rows = mine.pointers(0, count * call_.width);
-    std::fill(rows, rows + count * call_.width, nullptr);
-    for (int gate = 0; gate < count; ++gate) {
-      for (int64_t unit = 0; unit < call_.hidden; ++unit) {
-        rows[gate * call_.width + unit] =
-            weight.as<std::byte>() + (order[gate] * call_.hidden + unit) * weight.stride(0);
-      }
-    }
-    call_.kernels.gather({rows, count * call_.width, weight.stride(1) / call_.storage,
-                          weight.shape[1], blocks.first, blocks.second, to.data()});
-  }
-
   void pack_weights(BackwardThread& mine) {
     const WeightViews& weights = call_.args.weights;
-    pack_weight(mine, weights.hh, gates_.hh.data(), gates_.hh_count, mine.state_blocks, hh_t_);
+    pack_columns(call_, mine, weights.hh, gates_.hh.data(), gates_.hh_count, mine.state_blocks,
+                 hh_t_);
     if (projection_) projection_->pack(mine);
-    if (split_) {
-      split_->pack(mine);
-    } else {
-      pack_weight(mine, weights.ih, gates_.ih.data(), gates_.ih_count, mine.input_blocks, ih_t_);
-    }
     if (call_.args.cell == Cell::gru_before) {
       const int n = 2;
-      pack_weight(mine, weights.hh, &n, 1, mine.blocks, reset_t_);
+      pack_columns(call_, mine, weights.hh, &n, 1, mine.blocks, reset_t_);
     }
-  }
-
-  void clear_gradients(const BackwardThread& mine) {
-    const auto clear = [this](Buffer& panels, int count, Range blocks) {
-      const int64_t bytes = count * call_.width * call_.products.lanes * call_.real;
-      std::memset(panels.data() + blocks.first * bytes, 0,
-                  static_cast<std::size_t>((blocks.second - blocks.first) * bytes));
-    };
-    clear(grad_ih_, gates_.ih_count, mine.input_blocks);
-    clear(grad_hh_, gates_.hh_count, mine.state_blocks);
-    if (call_.args.cell == Cell::gru_before) clear(grad_reset_, 1, mine.state_blocks);
   }
 
   std::byte* gates_at(std::size_t chunk, int64_t step) {
     return grads_[chunk % 2].data() + call_.row_in_chunk(chunk, step) * pitch_ * call_.real;
   }
 
-  // to = rows of `count` gates' gradients, from gate `first` on, times packed weights.
-  void multiply(Range blocks, int64_t rows, const std::byte* gates, int first, int count,
-                const Buffer& weights, Buffer& to, int64_t to_rows) {
-    call_.products.project({rows, gates + first * call_.width * call_.real, pitch_, weights.data(),
-                            count * call_.width, no_bias_.data(), to.data(),
-                            to_rows * call_.products.lanes, 1, 1, blocks.first, blocks.second});
+  // The gradients of the gates of a chunk from a step on, up to the row `end` of all.
+  GateRows rows_of_gates(std::size_t chunk, int64_t step, int64_t end) {
+    return {gates_at(chunk, step), pitch_, end - call_.steps.offset(step)};
   }
 
   // What the gates of the step after this one add to the gradient of h.
@@ -286,8 +207,8 @@ class Backward {
     }
     if (rows == 0) return;
     const bool later = chunk + 1 < call_.starts.size() && next == call_.starts[chunk + 1];
-    multiply(blocks, rows, gates_at(later ? chunk + 1 : chunk, next), gates_.hh_first,
-             gates_.hh_count, hh_t_, product_, all);
+    rows_of_gates(later ? chunk + 1 : chunk, next, call_.steps.offset(next + 1))
+        .multiply(call_, blocks, gates_.hh_first, gates_.hh_count, hh_t_, no_bias_, product_, all);
   }
 
   void** grads_of_step(BackwardThread& mine, int64_t step) {
@@ -379,8 +300,9 @@ class Backward {
     args.grad_peephole = grad_peephole_.data();
     args.units = call_.units;
     args.reset_rows = call_.chunk_rows;
-    args.reset =
-        reset_.data() + call_.row_in_chunk(chunk, step) * call_.products.lanes * call_.real;
+    if (args.cell == Cell::gru_before) {
+      args.reset = chunks_->reset(call_.row_in_chunk(chunk, step));
+    }
     void** kept = mine.pointers(0, rows);
     void** before = mine.pointers(2, rows);
     void** y = mine.pointers(3, rows);
@@ -388,125 +310,13 @@ class Backward {
     for (int64_t row = 0; row < rows; ++row) {
       kept[row] = call_.kept_at(step, row);
       y[row] = call_.steps.at(call_.args.y, row, step);
-      before[row] = lstm ? cell_before(step, row) : state_before(step, row);
+      before[row] = lstm ? cell_before(step, row) : call_.state_before(step, row);
     }
     args.kept = kept;
     args.grad_y = projection_ ? nullptr : grads_of_step(mine, step);
     args.c_prev = args.h_prev = before;
     args.y = y;
     return args;
-  }
-
-  std::byte* state_before(int64_t step, int64_t row) {
-    return step == 0 ? h0_.data() + row * call_.state * call_.storage
-                     : call_.steps.at(call_.args.y, row, step - 1);
-  }
-
-  // Where a chunk's rows lie: those of x, of its gradient, and of h before them.
-  struct RowsOfChunk {
-    void **x, **grad_x, **before;
-  };
-  RowsOfChunk rows_of_chunk(BackwardThread& mine, int64_t begin, int64_t end) {
-    const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
-    const RowsOfChunk at{mine.pointers(0, rows), mine.pointers(1, rows), mine.pointers(2, rows)};
-    int64_t k = 0;
-    for (int64_t step = begin; step < end; ++step) {
-      for (int64_t row = 0; row < call_.steps.active(step); ++row, ++k) {
-        at.x[k] = call_.steps.at(call_.args.x, row, step);
-        at.grad_x[k] = call_.steps.at(call_.args.grad_x, row, step);
-        at.before[k] = state_before(step, row);
-      }
-    }
-    return at;
-  }
-  void gather_x(const RowsOfChunk& at, int64_t block, int64_t rows) {
-    call_.kernels.gather({at.x, rows, call_.args.x.stride(2) / call_.storage, call_.input, block,
-                          block + 1, x_.data()});
-  }
-  void gather_h(const RowsOfChunk& at, int64_t block, int64_t rows) {
-    call_.kernels.gather({at.before, rows, 1, call_.state, block, block + 1, h_.data()});
-  }
-  const std::byte* panel(const Buffer& panels, int64_t block, int64_t rows) const {
-    return panels.data() + block * rows * call_.products.lanes * call_.real;
-  }
-
-  // The chunk's part of the gradients of the weights, and the gradients of x.
-  void weight_gradients(BackwardThread& mine, std::size_t chunk, int64_t begin, int64_t end) {
-    const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
-    const RowsOfChunk at = rows_of_chunk(mine, begin, end);
-    products_->each(mine.team, mine.thread, false, [&](int64_t index) {
-      const int64_t inputs = call_.input_blocks;
-      if (index < inputs) {
-        gather_x(at, index, rows);
-        call_.kernels.weight({strips_of(gates_.ih_first, rows), rows, gates_.ih_count * call_.width,
-                              x_.data(), index, index + 1, grad_ih_.data()});
-      } else if (index < 2 * inputs) {
-        const Range block{index - inputs, index - inputs + 1};
-        multiply(block, rows, grads_[chunk % 2].data(), gates_.ih_first, gates_.ih_count, ih_t_,
-                 grad_x_, rows);
-        call_.kernels.scatter(
-            {grad_x_.data(), at.grad_x, rows, call_.input, block.first, block.second});
-      } else {
-        const int64_t block = index - 2 * inputs;
-        gather_h(at, block, rows);
-        call_.kernels.weight({strips_of(gates_.hh_first, rows), rows, gates_.hh_count * call_.width,
-                              h_.data(), block, block + 1, grad_hh_.data()});
-        if (call_.args.cell != Cell::gru_before) return;
-        // The panels of r * h have room for all rows of a chunk, not for those of this one.
-        call_.kernels.weight(
-            {strips_of(0, rows), rows, call_.width, panel(reset_, block, call_.chunk_rows), 0, 1,
-             grad_reset_.data() + block * call_.width * call_.products.lanes * call_.real});
-      }
-    });
-  }
-
-  // The same with split operands: first all threads split them.
-  void split_operands(BackwardThread& mine, std::size_t chunk, int64_t begin, int64_t end) {
-    const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
-    const RowsOfChunk at = rows_of_chunk(mine, begin, end);
-    split_->split(mine, grads_[chunk % 2].data(), pitch_, rows);
-    for (int64_t block = mine.input_blocks.first; block < mine.input_blocks.second; ++block) {
-      gather_x(at, block, rows);
-      split_->pack_rows(block, rows, panel(x_, block, rows), split_x_);
-    }
-    for (int64_t block = mine.state_blocks.first; block < mine.state_blocks.second; ++block) {
-      gather_h(at, block, rows);
-      split_->pack_rows(block, rows, panel(h_, block, rows), split_h_);
-      if (call_.args.cell == Cell::gru_before) {
-        split_->pack_rows(block, rows, panel(reset_, block, call_.chunk_rows), split_reset_);
-      }
-    }
-  }
-  void split_products(BackwardThread& mine, int64_t begin, int64_t end) {
-    const int64_t rows = call_.steps.offset(end) - call_.steps.offset(begin);
-    const RowsOfChunk at = rows_of_chunk(mine, begin, end);
-    const int64_t ih = split_->parts(gates_.ih_count);
-    const int64_t hh = split_->parts(gates_.hh_count);
-    const int64_t inputs = split_->input_parts();
-    products_->each(mine.team, mine.thread, false, [&](int64_t index) {
-      if (index < ih) {
-        split_->weight(index, gates_.ih_first, gates_.ih_count, rows, split_x_, call_.input_blocks,
-                       grad_ih_);
-      } else if (index < ih + hh) {
-        split_->weight(index - ih, gates_.hh_first, gates_.hh_count, rows, split_h_,
-                       call_.state_blocks, grad_hh_);
-      } else if (index < ih + hh + inputs) {
-        split_->input(index - ih - hh, rows, grad_x_);
-        const auto [first, last] = split_->input_blocks(index - ih - hh);
-        call_.kernels.scatter({grad_x_.data(), at.grad_x, rows, call_.input, first, last});
-      } else {
-        split_->weight(index - ih - hh - inputs, 0, 1, rows, split_reset_, call_.state_blocks,
-                       grad_reset_);
-      }
-    });
-  }
-  int64_t split_tasks() const {
-    return split_->parts(gates_.ih_count) + split_->parts(gates_.hh_count) + split_->input_parts() +
-           (call_.args.cell == Cell::gru_before ? split_->parts(1) : 0);
-  }
-
-  const std::byte* strips_of(int gate, int64_t rows) const {
-    return strips_.data() + gate * call_.width * rows * call_.real;
   }
 
   void clear_after_ends(int threads, int thread) const {
@@ -517,31 +327,6 @@ class Backward {
                         call_.steps.sequence(row) * call_.args.grad_x.stride(1),
                     0, static_cast<std::size_t>(call_.input * call_.storage));
       }
-    }
-  }
-
-  void store_weight(BackwardThread& mine, const Buffer& panels, const View& to, const int* order,
-                    int count, Range blocks, int64_t depth) {
-    void** rows = mine.pointers(0, count * call_.width);
-    std::fill(rows, rows + count * call_.width, nullptr);
-    for (int gate = 0; gate < count; ++gate) {
-      for (int64_t unit = 0; unit < call_.hidden; ++unit) {
-        rows[gate * call_.width + unit] =
-            to.as<std::byte>() + (order[gate] * call_.hidden + unit) * to.stride(0);
-      }
-    }
-    call_.real_kernels.scatter(
-        {panels.data(), rows, count * call_.width, depth, blocks.first, blocks.second});
-  }
-
-  void store_weights(BackwardThread& mine) {
-    store_weight(mine, grad_ih_, call_.args.grad_ih, gates_.ih.data(), gates_.ih_count,
-                 mine.input_blocks, call_.input);
-    store_weight(mine, grad_hh_, call_.args.grad_hh, gates_.hh.data(), gates_.hh_count,
-                 mine.state_blocks, call_.state);
-    if (call_.args.cell == Cell::gru_before) {
-      const int n = 2;
-      store_weight(mine, grad_reset_, call_.args.grad_hh, &n, 1, mine.state_blocks, call_.hidden);
     }
   }
 
@@ -587,17 +372,15 @@ class Backward {
   bool normed_;
   Gates gates_;
   int64_t pitch_;
-  SharedBlocks step_blocks_;              // of a step
-  std::optional<SharedBlocks> products_;  // of a chunk: the gradients of weights and of x
+  SharedBlocks step_blocks_;  // of a step
   std::optional<ProjectionGradients> projection_;
   std::optional<NormGradients> norms_;
-  std::optional<SplitGradients> split_;
-  Buffer split_x_, split_h_, split_reset_;
-  Buffer hh_t_, ih_t_, reset_t_, grad_ih_, grad_hh_, grad_reset_;
+  std::unique_ptr<ChunkGradients> chunks_;
+  Buffer hh_t_, reset_t_;  // columns of weight_hh
   // Of this chunk and the one before: its first step reads those of the other's first.
   Buffer grads_[2];
-  Buffer strips_, x_, grad_x_, h_, reset_, product_, no_bias_, carry_, dc_, sums_;
-  Buffer h0_, c0_, peephole_, grad_peephole_;
+  Buffer product_, no_bias_, carry_, dc_, sums_;
+  Buffer c0_, peephole_, grad_peephole_;
 };
 
 }  // namespace

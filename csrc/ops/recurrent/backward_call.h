@@ -1,6 +1,7 @@
 #pragma once
 // What the parts of one call of run_backward share: its sizes, its kernels, and where things lie.
 #include <algorithm>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,11 @@ struct BackwardCall {
       starts.push_back(begin);
       begin = steps.chunk_end(begin, kChunkRows);
     }
+    h0_ = zeros(steps.batch() * state * storage);
+    for (int64_t row = 0; args.h0 != nullptr && row < steps.batch(); ++row) {
+      copy_row(args.h0->as<std::byte>() + steps.sequence(row) * args.h0->stride(0),
+               args.h0->stride(1), state, storage, h0_.data() + row * state * storage);
+    }
   }
 
   const BackwardArgs& args;
@@ -63,6 +69,12 @@ struct BackwardCall {
     const int64_t bytes = args.weights.kept(args.cell) * kept_pitch(hidden) * real;
     return const_cast<std::byte*>(args.kept) + (steps.offset(step) + row) * bytes;
   }
+  std::byte* state_before(int64_t step, int64_t row) const {
+    return step == 0 ? h0_.data() + row * state * storage : steps.at(args.y, row, step - 1);
+  }
+
+ private:
+  Buffer h0_;
 };
 
 // What one thread of the team has for itself.
@@ -89,6 +101,39 @@ struct BackwardThread {
     return chosen.data();
   }
   Range part(int64_t count) const { return Grid::part(count, thread, team.size()); }
+};
+
+// Rows of a weight by the `order` of the gates' gradients, as panels of its columns.
+inline void pack_columns(const BackwardCall& call, BackwardThread& mine, const View& weight,
+                         const int* order, int count, BackwardThread::Range blocks,
+                         const Buffer& to) {
+  void** rows = mine.pointers(0, count * call.width);
+  std::fill(rows, rows + count * call.width, nullptr);
+  for (int gate = 0; gate < count; ++gate) {
+    for (int64_t unit = 0; unit < call.hidden; ++unit) {
+      rows[gate * call.width + unit] =
+          weight.as<std::byte>() + (order[gate] * call.hidden + unit) * weight.stride(0);
+    }
+  }
+  call.kernels.gather({rows, count * call.width, weight.stride(1) / call.storage, weight.shape[1],
+                       blocks.first, blocks.second, to.data()});
+}
+
+// Gradients of the gates of some rows, and their products with packed columns.
+struct GateRows {
+  const std::byte* gates;
+  int64_t pitch;  // numbers
+  int64_t rows;
+
+  // to [block][to_rows][lanes] = `count` gates from `first` on times the columns of some blocks;
+  // `no_bias`: zeros for each of those.
+  void multiply(const BackwardCall& call, BackwardThread::Range blocks, int first, int count,
+                const Buffer& columns, const Buffer& no_bias, const Buffer& to,
+                int64_t to_rows) const {
+    call.products.project({rows, gates + first * call.width * call.real, pitch, columns.data(),
+                           count * call.width, no_bias.data(), to.data(),
+                           to_rows * call.products.lanes, 1, 1, blocks.first, blocks.second});
+  }
 };
 
 }  // namespace marey

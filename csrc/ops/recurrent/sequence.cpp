@@ -22,8 +22,8 @@ constexpr int64_t kSharedTasks = 6;
 // Rows of a task of a step, where there are too few blocks of units alone: a tile's. bfloat16 has
 // larger tiles, which would be cut.
 constexpr int64_t kTaskRows = 12;
-// The same of an input product by tiles of AMX.
-constexpr int64_t kSplitTaskRows = 64;
+// The same of products by tiles of AMX, with the state and with inputs.
+constexpr int64_t kSplitStepRows = 32, kSplitTaskRows = 64;
 
 void check(std::string_view function, const CellWeights& weights, const SequenceArgs& args) {
   const View& x = args.x;
@@ -59,13 +59,16 @@ class Sequence {
         storage_(item_size(weights.dtype())),
         real_(item_size(weights.real())),
         split_(weights.split()),
+        split_hh_(weights.split_hh(steps.batch())),
         x_pitch_(split_ != nullptr ? split_pitch(weights.input()) : padded_pitch(weights.input())),
         h_pitch_(padded_pitch(weights.state_blocks() * weights.kernels().lanes)),
+        split_h_pitch_(split_hh_ != nullptr ? split_pitch(weights.state()) : 0),
         output_pitch_(padded_pitch(weights.padded())),
         rows_wanted_(split_ != nullptr ? kSplitChunkRows : kChunkRows),
         chunk_rows_(steps.most_rows(rows_wanted_)),
         gates_(panel_gates(weights.cell())),
-        row_tasks_(row_tasks(weights, steps.batch(), kTaskRows, threads)),
+        task_rows_(split_hh_ != nullptr ? kSplitStepRows : kTaskRows),
+        row_tasks_(row_tasks(weights, steps.batch(), task_rows_, threads)),
         project_row_tasks_(split_ == nullptr
                                ? row_tasks_
                                : row_tasks(weights, chunk_rows_, kSplitTaskRows, threads)),
@@ -77,6 +80,7 @@ class Sequence {
     const int64_t x_bytes = (chunk_rows_ + (split_ != nullptr ? kSplitRest : 0)) * x_row_bytes();
     const int64_t pre_bytes = weights.blocks() * gates_ * gate_stride() * real_;
     const int64_t h_bytes = N * h_pitch_ * storage_;
+    const int64_t split_h_bytes = split_hh_ != nullptr ? (N + kSplitRest) * split_h_row_bytes() : 0;
     const int64_t c_bytes = lstm ? N * weights.padded() * real_ : 0;
     const int64_t reset_bytes = weights.cell() == Cell::gru_before ? h_bytes : 0;
     const int64_t row_bytes = N * weights.kernels().lanes * real_;
@@ -85,8 +89,9 @@ class Sequence {
     const int64_t from_h_bytes = weights.normed() ? weights.blocks() * gates_ * row_bytes : 0;
     const int64_t no_bias_bytes =
         weights.normed() ? weights.blocks() * gates_ * weights.kernels().lanes * real_ : 0;
-    for (const int64_t bytes : {x_bytes, pre_bytes, h_bytes, h_bytes, c_bytes, reset_bytes,
-                                output_bytes, sums_bytes, from_h_bytes, no_bias_bytes}) {
+    for (const int64_t bytes :
+         {x_bytes, pre_bytes, h_bytes, h_bytes, split_h_bytes, split_h_bytes, c_bytes, reset_bytes,
+          output_bytes, sums_bytes, from_h_bytes, no_bias_bytes}) {
       workspace_.reserve(bytes);
     }
     workspace_.allocate();
@@ -94,6 +99,8 @@ class Sequence {
     pre_ = workspace_.take(pre_bytes);
     h_[0] = workspace_.take_zeros(h_bytes);
     h_[1] = workspace_.take_zeros(h_bytes);
+    split_h_[0] = workspace_.take(split_h_bytes);
+    split_h_[1] = workspace_.take(split_h_bytes);
     c_ = workspace_.take_zeros(c_bytes);
     reset_ = workspace_.take_zeros(reset_bytes);
     output_ = workspace_.take_zeros(output_bytes);
@@ -101,6 +108,7 @@ class Sequence {
     from_h_ = workspace_.take(from_h_bytes);
     no_bias_ = workspace_.take_zeros(no_bias_bytes);
     if (args.h0 != nullptr) load_state(*args.h0, h_[0], h_pitch_, weights.state());
+    if (split_hh_ != nullptr) split_state(0, 0, N, 0, weights.state());
     if (lstm && args.c0 != nullptr) {
       load_state(*args.c0, c_, weights.padded(), weights.hidden());
     }
@@ -240,10 +248,10 @@ class Sequence {
       set_step(args, chunk, step, y, kept);
       step_tasks_.each(team, thread, args.descending, [&](int64_t task) {
         std::tie(args.row_begin, args.row_end) =
-            rows_of_task(task, steps_.active(step), row_tasks_, kTaskRows);
+            rows_of_task(task, steps_.active(step), row_tasks_, task_rows_);
         args.block_begin = task / row_tasks_;
         args.block_end = args.block_begin + 1;
-        if (args.row_begin < args.row_end) kernels_.step(args);
+        if (args.row_begin < args.row_end) step_blocks(step, args);
       });
       return;
     }
@@ -251,8 +259,52 @@ class Sequence {
     std::tie(args.block_begin, args.block_end) = grid.blocks(thread);
     if (args.row_begin == args.row_end || args.block_begin == args.block_end) return;
     set_step(args, chunk, step, y, kept);
-    kernels_.step(args);
+    step_blocks(step, args);
   }
+
+  void step_blocks(int64_t step, const StepArgs& args) const {
+    if (split_hh_ == nullptr) return kernels_.step(args);
+    // Tiles for a block at a time, whose sums and states stay in the first cache.
+    StepArgs block = args;
+    block.weights = nullptr;  // the gates will have it
+    for (int64_t k = args.block_begin; k < args.block_end; ++k) {
+      block.block_begin = args.descending ? args.block_begin + args.block_end - 1 - k : k;
+      block.block_end = block.block_begin + 1;
+      multiply_split(step, block);
+      kernels_.step(block);
+      const int64_t unit = block.block_begin * kernels_.lanes;
+      split_state(step + 1, args.row_begin, args.row_end, unit,
+                  std::min(kernels_.lanes, weights_.state() - unit));
+    }
+  }
+
+  // The products of a block's gates with the state.
+  void multiply_split(int64_t step, const StepArgs& args) const {
+    const int gates = weight_gates(args.cell);
+    const int64_t depth = weights_.state();
+    const int64_t panel = split_depth(depth) * kernels_.lanes * split_->item_size;
+    auto* sums =
+        static_cast<std::byte*>(args.gates) +
+        (args.block_begin * gates_ * args.gate_stride + args.row_begin * kernels_.lanes) * real_;
+    for (int gate = 0; gate < gates; ++gate) {
+      // What of a GRU's n comes from the state has a place of its own.
+      const int to = args.cell == Cell::gru && gate == 2 ? 3 : gate;
+      split_->product({split_h_[step % 2] + args.row_begin * split_h_row_bytes(), split_h_pitch_,
+                       args.row_end - args.row_begin, depth,
+                       split_hh_ + (args.block_begin * gates + gate) * panel,
+                       sums + to * args.gate_stride * real_, true});
+    }
+  }
+
+  // `count` units of a step's states as the parts that tiles multiply.
+  void split_state(int64_t step, int64_t row_begin, int64_t row_end, int64_t unit,
+                   int64_t count) const {
+    const auto* h = reinterpret_cast<const float*>(h_[step % 2]);
+    std::byte* to = split_h_[step % 2] + row_begin * split_h_row_bytes();
+    split_->split({h + row_begin * h_pitch_ + unit, h_pitch_, 1, row_end - row_begin, count,
+                   to + split_depth(unit) * 3 * item_size(DType::bf16), split_h_pitch_});
+  }
+  int64_t split_h_row_bytes() const { return split_h_pitch_ * item_size(DType::bf16); }
 
   static int64_t row_tasks(const CellWeights& weights, int64_t rows, int64_t tile, int threads) {
     const bool narrow = weights.dtype() == DType::bf16;
@@ -367,14 +419,17 @@ class Sequence {
   const Steps& steps_;
   int64_t storage_, real_;
   const SplitKernels* split_;  // of the input product, or null
-  int64_t x_pitch_, h_pitch_, output_pitch_;
+  const std::byte* split_hh_;  // of the product with the state, or null
+  int64_t x_pitch_, h_pitch_, split_h_pitch_, output_pitch_;
   int64_t rows_wanted_, chunk_rows_;  // of a chunk: about, at most
   int gates_;
+  int64_t task_rows_;                      // of a step
   int64_t row_tasks_, project_row_tasks_;  // that the rows of a block make
   bool shared_;                            // tasks are taken one by one
   SharedBlocks project_tasks_, step_tasks_;
   Workspace workspace_;
   std::byte *x_, *pre_, *h_[2], *c_, *reset_;
+  std::byte* split_h_[2];
   std::byte *output_, *sums_;     // of a projection: what goes into it, and its sums
   std::byte *from_h_, *no_bias_;  // of layer norm
 };

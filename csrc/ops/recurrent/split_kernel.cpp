@@ -13,6 +13,7 @@ namespace {
 using namespace recurrent;
 
 static_assert(split_depth(1) == kSplitDepth && kSplitRest == kTileItems);
+static_assert(kBlock<float> == kSplitDepth);  // a block of units is a step of the depth
 static_assert(split_pitch(1) == kSplitStep + kSplitDepth);
 
 constexpr int64_t kLanes = kBlock<float>;

@@ -1,5 +1,6 @@
 #pragma once
 // The weights of one layer and direction, packed for the kernels once and used by many calls.
+#include <mutex>
 #include <string_view>
 
 #include "core/buffer.h"
@@ -38,8 +39,7 @@ void check_weights(std::string_view function, Cell cell, const WeightViews& view
 // The kernels that would run now.
 const RecurrentKernels& recurrent_kernels(DType dtype);
 const NormKernels& norm_kernels(DType dtype);
-// For products with a depth of so many numbers, or null: then those of recurrent_kernels. No other
-// rule chooses, so that a row's products never depend on how many rows there are.
+// For products with a depth of so many numbers, or null: then those of recurrent_kernels.
 const SplitKernels* split_kernels(DType dtype, int64_t depth);
 
 class CellWeights {
@@ -66,6 +66,10 @@ class CellWeights {
 
   const std::byte* ih() const { return ih_.data(); }
   const std::byte* hh() const { return hh_.data(); }
+  // weight_hh for the products of `batch` rows of states by split(), or null: then those of hh().
+  // Packed when it is first asked for. Of a batch nothing but its size chooses, not even the rows
+  // that a step still has, so that a result does not depend on what else is in it.
+  const std::byte* split_hh(int64_t batch) const;
   const std::byte* bias() const { return bias_.data(); }
   const std::byte* peephole() const { return peephole_.data(); }  // null without
   bool projected() const { return projected_; }
@@ -82,6 +86,8 @@ class CellWeights {
   const NormKernels* norm_kernels_;  // of the same
   const SplitKernels* split_;
   Buffer ih_, hh_, bias_, peephole_, hr_, norms_;
+  mutable std::once_flag split_once_;
+  mutable Buffer split_hh_;
 };
 
 }  // namespace marey

@@ -23,6 +23,7 @@ class Conv3d:
         channels_last: bool,
         activation: int,
         algorithm: int,
+        by_frames: bool = False,
     ) -> None:
         self._cuda = module
         self._function = function
@@ -30,7 +31,7 @@ class Conv3d:
         self._weight = weight.copy()
         self._bias = None if bias is None else beside(function, "bias", bias, weight).copy()
         self._options = (stride, padding, dilation, groups, channels_last, activation)
-        del algorithm  # there is one
+        del algorithm, by_frames  # there is one algorithm
 
     def __call__(self, x: DeviceArray, past: DeviceArray | None, out: DeviceArray | None) -> Any:
         function = self._function
@@ -50,8 +51,11 @@ class Conv3d:
         del held
         return y.array
 
-    def stream(self, x: DeviceArray, past: DeviceArray, out: DeviceArray | None) -> Any:
+    def stream(
+        self, x: DeviceArray, past: DeviceArray, out: DeviceArray | None, backwards: bool
+    ) -> Any:
         """Return the result, and the last frames seen, as many as `past` has."""
+        del backwards  # they are in order
         time = 1 if self._options[4] else 2
         frames, kept = x.shape[time], past.shape[time]
         y = self(x, past if frames else None, out)

@@ -138,6 +138,7 @@ class _Packed:
     """Weights packed once, with the options that go with them."""
 
     _name: str
+    _by_frames = False  # calls are of few frames each, and agree with those of many
 
     def __init__(
         self,
@@ -170,7 +171,7 @@ class _Packed:
         )
         added = _optional(self._name, "bias", bias, filters)
         make = kernels(self._name, filters).Conv3d
-        self._packed: Any = make(self._name, filters, added, *checked)
+        self._packed: Any = make(self._name, filters, added, *checked, self._by_frames)
         self._like = zeros_like(filters, (0,), np.dtype(np.float32))
 
     def _checked(self, checked: Options, _filters: Any, _padding: Padding) -> Options:

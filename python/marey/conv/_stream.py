@@ -31,7 +31,9 @@ class CausalConv3d(_Packed):
     Notes
     -----
     The object keeps nothing of a stream: several may be fed by turns, or by several threads at
-    once.
+    once. The frames of a state of NumPy may lie in the reverse order in memory (a negative stride).
+    In float32 `conv3d` may take tiles of AMX where this takes multiply-adds; the two then differ by
+    rounding.
 
     Examples
     --------
@@ -47,6 +49,7 @@ class CausalConv3d(_Packed):
     """
 
     _name = "marey.CausalConv3d"
+    _by_frames = True
 
     def _checked(self, checked: Options, _filters: Any, _padding: Padding) -> Options:
         if checked.stride[0] != 1:
@@ -93,7 +96,9 @@ class CausalConv3d(_Packed):
             )
         if past is None:
             past = zeros_like(source, tuple(shape), source.dtype)
-        y, kept = self._packed.stream(source, past, _optional(self._name, "out", out, source))
+        target = _optional(self._name, "out", out, source)
+        # Few libraries but NumPy take arrays whose items lie in the reverse order.
+        y, kept = self._packed.stream(source, past, target, isinstance(x, np.ndarray))
         convert = from_numpy_like(x)
         following = convert(plain(kept))
         if isinstance(following, np.ndarray):

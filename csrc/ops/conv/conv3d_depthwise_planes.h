@@ -1,0 +1,423 @@
+#pragma once
+// Depthwise convolution of 3 x 3 taps in space, of stride and dilation 1, where W is contiguous,
+// for kernel files: positions are lanes. A tile is seven rows of two vectors: loads straddle cache
+// lines, and each serves up to three rows of taps, 54 of them 126 multiply-adds. A tile for any
+// taps, each vector of the inputs loaded for each of its taps, was no faster than to transpose.
+//
+// One channel of a window is copied into scratch as (T, H, W), of the type of the sums, with zeros
+// for the padding along H and W, a frame before it is read first. A block of one frame, as a stream
+// has, would copy each frame for each of the calls that see it: there they are read where they lie,
+// if loads can leave out lanes. A clip takes a tenth longer so.
+#include <algorithm>
+#include <limits>
+
+#include "core/tile.h"
+#include "ops/conv/activation.h"
+#include "ops/conv/conv3d.h"
+#include "ops/conv/conv3d_window.h"
+
+namespace marey::MAREY_ISA_NS {
+
+// The compiler would load a vector again for each product, as an operand from memory.
+template <class V>
+[[gnu::always_inline]] inline V in_register(const V& v) {
+  using Raw [[gnu::vector_size(sizeof(V))]] = typename V::value_type;
+  Raw raw = std::bit_cast<Raw>(v);
+#if defined(__AVX512F__)
+  asm("" : "+v"(raw));
+#elif defined(__x86_64__)
+  asm("" : "+x"(raw));
+#elif defined(__aarch64__)
+  asm("" : "+w"(raw));
+#endif
+  return std::bit_cast<V>(raw);
+}
+
+// The first filter of a vector of them: the last overlaps the one before.
+template <int W>
+inline int64_t first_depthwise(const ConvProblem& p, int64_t panel) {
+  return at_most(panel * W, p.filters > W ? p.filters - W : 0);
+}
+
+// Rows and vectors of a tile of 3 x 3 taps.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kPlaneRows = 7;
+#else
+inline constexpr int kPlaneRows = 2;
+#endif
+inline constexpr int kPlaneVectors = 2;
+// Lines that it fetches for each frame that it reads.
+inline constexpr int64_t kPlaneLines = 8;
+
+// Where results go, and what becomes of them before.
+template <class T>
+struct PlaneEnds {
+  T bias;
+  T least;  // smaller sums become it
+  T* out;
+  int64_t stride;  // from one row to the next
+  int64_t rows, lanes;
+};
+
+// The first rows of a tile's sums, and lanes, to where they go.
+template <int NV, class V, class T>
+[[gnu::always_inline]] inline void finish_plane(const V (&sum)[kPlaneRows][NV],
+                                                const PlaneEnds<T>& ends) {
+  constexpr int W = static_cast<int>(V::size());
+  const V bias(ends.bias);
+  const V least(ends.least);
+#pragma GCC unroll 8
+  for (int r = 0; r < kPlaneRows; ++r) {
+    if (r >= ends.rows) break;
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      V result = sum[r][v] + bias;
+      stdx::where(result < least, result) = least;
+      store_first(ends.out + r * ends.stride + v * W, result, ends.lanes - v * W);
+    }
+  }
+}
+
+// 3 x 3 taps in each of `count` frames, of one channel whose rows lie `pitch` apart.
+template <int NV, class T>
+[[gnu::noinline, gnu::flatten]] void plane_tile(const T* input, int64_t pitch, const TapAt* frames,
+                                                int64_t count, const T* weight,
+                                                const std::byte* ahead, const PlaneEnds<T>& ends) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  if (ahead == nullptr) ahead = reinterpret_cast<const std::byte*>(input);
+  V sum[kPlaneRows][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < kPlaneRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const T* a = input + frames[i].input;
+    const T* b = weight + frames[i].weight;
+    V w[9];
+#pragma GCC unroll 9
+    for (int j = 0; j < 9; ++j) w[j] = in_register(V(b[j * W]));
+#pragma GCC unroll 8
+    for (int64_t line = 0; line < kPlaneLines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+#pragma GCC unroll 9
+    for (int row = 0; row < kPlaneRows + 2; ++row, a += pitch) {
+#pragma GCC unroll 3
+      for (int l = 0; l < 3; ++l) {
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) {
+          const V x = in_register(load<V>(a + v * W + l));
+#pragma GCC unroll 3
+          for (int j = 0; j < 3; ++j) {
+            const int r = row - j;
+            if (r >= 0 && r < kPlaneRows) multiply_add(sum[r][v], x, w[j * 3 + l]);
+          }
+        }
+      }
+    }
+  }
+  finish_plane(sum, ends);
+}
+
+#if defined(__AVX512F__)
+// The rows of one channel of a frame, from the first that the first row of outputs reads on.
+struct PlaneRows {
+  const float* at;  // at the first tap of the first position
+  int64_t pitch;
+  int64_t weight;
+};
+
+// Which of a tile's rows and columns lie inside: rows [first, last), and lanes of each vector at
+// each tap along W.
+struct PlaneInside {
+  int64_t first, last;
+  __mmask16 lanes[kPlaneVectors][3];
+};
+
+// The same from where the inputs lie, of the tile at row h and position w.
+template <int NV>
+[[gnu::noinline, gnu::flatten]] void plane_tile_in_place(
+    const PlaneRows* frames, int64_t count, int64_t h, int64_t w, const PlaneInside& inside,
+    const float* weight, const std::byte* ahead, const PlaneEnds<float>& ends) {
+  using V = Vec<float>;
+  constexpr int W = kLanesOf<float>;
+  if (ahead == nullptr) ahead = reinterpret_cast<const std::byte*>(weight);
+  V sum[kPlaneRows][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < kPlaneRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) sum[r][v] = V(0.0F);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t pitch = frames[i].pitch;
+    const float* a = frames[i].at + h * pitch + w;
+    const float* b = weight + frames[i].weight;
+    V taps[9];
+#pragma GCC unroll 9
+    for (int j = 0; j < 9; ++j) taps[j] = in_register(V(b[j * W]));
+#pragma GCC unroll 8
+    for (int64_t line = 0; line < kPlaneLines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 3);
+#pragma GCC unroll 9
+    for (int row = 0; row < kPlaneRows + 2; ++row, a += pitch) {
+      if (row < inside.first || row >= inside.last) continue;
+#pragma GCC unroll 3
+      for (int l = 0; l < 3; ++l) {
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) {
+          const V x = in_register(V(_mm512_maskz_loadu_ps(inside.lanes[v][l], a + v * W + l)));
+#pragma GCC unroll 3
+          for (int j = 0; j < 3; ++j) {
+            const int r = row - j;
+            if (r >= 0 && r < kPlaneRows) multiply_add(sum[r][v], x, taps[j * 3 + l]);
+          }
+        }
+      }
+    }
+  }
+  finish_plane(sum, ends);
+}
+#endif
+
+template <class S>
+class DepthwisePlanes {
+ public:
+  using C = SumOf<ItemOf<S>>;
+  static constexpr int W = kLanesOf<C>;
+#if defined(__AVX512F__)
+  static constexpr bool kMayBeInPlace = std::is_same_v<S, float>;
+#else
+  static constexpr bool kMayBeInPlace = false;
+#endif
+
+  explicit DepthwisePlanes(const ConvBlock& b) : b_(b), p_(*b.problem), place_(b) {
+    positions_ = b.end[2] - b.begin[2];
+    in_place_ = kMayBeInPlace && b.end[0] - b.begin[0] == 1;
+    int64_t bytes = 0;
+    const auto take = [&](int64_t size) {
+      const int64_t part = bytes;
+      bytes += round_up(size, 64);
+      return part;
+    };
+    constexpr auto kSum = static_cast<int64_t>(sizeof(C));
+    const int64_t taps = take(p_.taps[0].count * kFrameBytes);
+    const int64_t sums = take(((b.end[1] - b.begin[1]) * place_.width.extent + W) * kSum);
+    const int64_t window = take(in_place_ ? 0 : ring_pixels() * kSum);
+    scratch_bytes_ = bytes;
+    if (b.scratch == nullptr) return;
+    frames_ = b.scratch + taps;
+    sums_ = reinterpret_cast<C*>(b.scratch + sums);
+    window_ = reinterpret_cast<C*>(b.scratch + window);
+  }
+
+  int64_t scratch_bytes() const { return scratch_bytes_; }
+
+  void run() {
+    const int64_t rows = b_.end[1] - b_.begin[1];
+    if (rows <= 0 || positions_ <= 0) return;
+    // Once for all channels: the padding, and what tiles read behind the last row.
+    if (!in_place_) clear(window_, ring_pixels());
+    const int64_t last = at_most(b_.last_panel * W, p_.filters);
+    for (int64_t channel = b_.first_panel * W; channel < last; ++channel) {
+      const int64_t panel = channel / W;
+      const C* const weights = static_cast<const C*>(b_.packed) + panel * W * p_.tap_count() +
+                               channel - first_depthwise<W>(p_, panel);
+      const C bias = b_.bias != nullptr ? static_cast<const C*>(b_.bias)[channel] : C(0);
+      int64_t packed = 0;
+      for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
+        const int64_t seen = place_.time.extent - (b_.end[0] - 1 - t) * place_.time.step;
+        for (; packed < seen; ++packed) {
+          if (!in_place_) pack_frame(channel, packed);
+        }
+        S* const to = static_cast<S*>(b_.out) + channel * b_.out_strides.c +
+                      t * b_.out_strides.s[0] + b_.begin[1] * b_.out_strides.s[1] + b_.begin[2];
+        sum_frame(t, rows, weights, bias, channel, packed, to);
+      }
+    }
+  }
+
+ private:
+  // Frames of the window that a frame of outputs reads; the others take their places in turn.
+  int64_t ring() const {
+    const ConvTaps& taps = p_.taps[0];
+    return taps.count > 0 ? taps.offset[taps.count - 1] - taps.offset[0] + 1 : 1;
+  }
+  int64_t frame_pixels() const { return place_.height.extent * place_.width.extent; }
+  int64_t ring_pixels() const {
+    const int64_t behind = kPlaneRows * place_.width.extent + kPlaneVectors * W;
+    return at_most(ring(), place_.time.extent) * frame_pixels() + behind;
+  }
+
+  // f(i, local frame) for each tap along T that lies inside.
+  template <class F>
+  void each_frame(int64_t t, const F& f) const {
+    const ConvTaps& taps = p_.taps[0];
+    for (int64_t i = 0; i < taps.count; ++i) {
+      const int64_t read = t * taps.step + taps.offset[i];
+      if (read < 0 || read >= p_.in[0]) continue;
+      f(i, (t - b_.begin[0]) * place_.time.step + taps.offset[i] - taps.offset[0]);
+    }
+  }
+
+  // A frame of outputs; `packed` frames of the window are there.
+  void sum_frame(int64_t t, int64_t rows, const C* weights, C bias, int64_t channel, int64_t packed,
+                 S* to) {
+    const int64_t pitch = place_.width.extent;
+    int64_t frames = 0;
+    each_frame(t, [&](int64_t i, int64_t frame) {
+#if defined(__AVX512F__)
+      if constexpr (kMayBeInPlace) {
+        if (in_place_) {
+          const auto [row0, stride] = frame_at(channel, frame);
+          auto* const planes = reinterpret_cast<PlaneRows*>(frames_);
+          planes[frames++] = {row0 + place_.height.first * stride, stride, i * 9 * W};
+          return;
+        }
+      }
+#endif
+      reinterpret_cast<TapAt*>(frames_)[frames++] = {frame % ring() * frame_pixels(), i * 9 * W};
+    });
+    // What a tile finishes itself.
+    const bool simple = b_.activation == Activation::none || b_.activation == Activation::relu;
+    const bool finished = std::is_same_v<S, C> && simple;
+    PlaneEnds<C> ends;
+    ends.bias = finished ? bias : C(0);
+    ends.least =
+        finished && b_.activation == Activation::relu ? C(0) : -std::numeric_limits<C>::infinity();
+    ends.stride = finished ? b_.out_strides.s[1] : pitch;
+    C* const out = finished ? reinterpret_cast<C*>(to) : sums_;
+    constexpr int64_t kStep = kPlaneVectors * W;
+    const int64_t calls = (rows + kPlaneRows - 1) / kPlaneRows * ((positions_ + kStep - 1) / kStep);
+    StretchAhead ahead = frame_ahead(channel, packed, frames, calls);
+    for (int64_t h = 0; h < rows; h += kPlaneRows) {
+      ends.rows = at_most(kPlaneRows, rows - h);
+      for (int64_t w = 0; w < positions_; w += kStep) {
+        ends.lanes = positions_ - w;
+        ends.out = out + h * ends.stride + w;
+#if defined(__AVX512F__)
+        if constexpr (kMayBeInPlace) {
+          if (in_place_) {
+            const auto tile = ends.lanes > W ? plane_tile_in_place<2> : plane_tile_in_place<1>;
+            tile(reinterpret_cast<const PlaneRows*>(frames_), frames, h, w,
+                 inside_of(h, w, ends.rows), weights, ahead.next().at, ends);
+            continue;
+          }
+        }
+#endif
+        const auto tile = ends.lanes > W ? plane_tile<2, C> : plane_tile<1, C>;
+        tile(window_ + h * pitch + w, pitch, reinterpret_cast<const TapAt*>(frames_), frames,
+             weights, ahead.next().at, ends);
+      }
+    }
+    if (!finished) finish_run(rows, pitch, bias, to);
+  }
+
+  // Rows of one channel of a frame of x or of the past, at the first column of the window.
+  struct Frame {
+    const S* row0;  // null: outside
+    int64_t stride;
+  };
+  Frame frame_at(int64_t channel, int64_t index) const {
+    int64_t frame = place_.time.first + index * place_.time.stride;
+    if (frame < 0 || frame >= p_.in[0]) return {};
+    const bool past = frame < b_.history;
+    if (!past) frame -= b_.history;
+    const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
+    const S* const x = static_cast<const S*>(past ? b_.past : b_.x);
+    return {x + channel * strides.c + frame * strides.s[0] + place_.width.first, strides.s[1]};
+  }
+
+#if defined(__AVX512F__)
+  // What is inside of the tile at row h and position w of the block, of so many rows.
+  PlaneInside inside_of(int64_t h, int64_t w, int64_t rows) const {
+    const int64_t top = place_.height.first + h;
+    PlaneInside inside{top < 0 ? -top : 0, at_most(p_.in[1] - top, rows + 2), {}};
+    for (int v = 0; v < kPlaneVectors; ++v) {
+      for (int l = 0; l < 3; ++l) {
+        const int64_t left = place_.width.first + w + v * W + l;
+        const int64_t last = std::clamp<int64_t>(p_.in[2] - left, 0, W);
+        const int64_t first = std::clamp<int64_t>(-left, 0, W);
+        inside.lanes[v][l] = static_cast<__mmask16>(((1U << last) - 1U) & ~((1U << first) - 1U));
+      }
+    }
+    return inside;
+  }
+#endif
+
+  // What tiles fetch meanwhile: the first frame that is inside from this one on, or from the first
+  // of the next channel.
+  StretchAhead frame_ahead(int64_t channel, int64_t index, int64_t frames, int64_t calls) const {
+    Frame frame{};
+    for (; frame.row0 == nullptr && channel < at_most(b_.last_panel * W, p_.filters); ++channel) {
+      for (; frame.row0 == nullptr && index < place_.time.extent; ++index) {
+        frame = frame_at(channel, index);
+      }
+      index = 0;
+    }
+    const int64_t first = place_.height.first > 0 ? place_.height.first : 0;
+    const int64_t last = at_most(place_.height.first + place_.height.extent, p_.in[1]);
+    if (frame.row0 == nullptr || last <= first) return {nullptr, 0, 1, 1};
+    const int64_t items = (last - first) * frame.stride;
+    return {frame.row0 + first * frame.stride, items * static_cast<int64_t>(sizeof(S)),
+            kPlaneLines * frames, calls};
+  }
+
+  // A frame of one channel of the window, where it is inside along H and W.
+  [[gnu::flatten]] void pack_frame(int64_t channel, int64_t index) {
+    using V = Vec<C>;
+    const auto [row0, stride] = frame_at(channel, index);
+    if (row0 == nullptr) return;
+    const int64_t pitch = place_.width.extent;
+    const int64_t low = place_.width.first < 0 ? -place_.width.first : 0;
+    const int64_t inner = at_most(p_.in[2] - place_.width.first, pitch) - low;
+    if (inner <= 0) return;
+    C* to = window_ + index % ring() * frame_pixels() + low;
+    for (int64_t h = 0; h < place_.height.extent; ++h, to += pitch) {
+      const int64_t row = place_.height.first + h;
+      if (row < 0 || row >= p_.in[1]) continue;
+      const S* from = row0 + row * stride + low;
+      each_vector(inner, [&](int64_t w, int64_t count) {
+        store_first(to + w, load_first<V>(from + w, count), count);
+      });
+    }
+  }
+
+  // f(first, count) of vectors that cover `count` items: the last overlaps the one before if it
+  // can.
+  template <class F>
+  [[gnu::always_inline]] static void each_vector(int64_t count, const F& f) {
+    int64_t i = 0;
+    for (; i + W <= count; i += W) f(i, int64_t{W});
+    if (i == count) return;
+    if (count >= W) {
+      f(count - W, int64_t{W});
+    } else {
+      f(i, count);
+    }
+  }
+
+  [[gnu::flatten]] void finish_run(int64_t rows, int64_t pitch, C bias, S* to) const {
+    using V = Vec<C>;
+    with_activation<C>(b_.activation, [&](const auto& act) {
+      for (int64_t i = 0; i < rows; ++i) {
+        each_vector(positions_, [&](int64_t w, int64_t count) {
+          const V sum = load<V>(sums_ + i * pitch + w);
+          store_first(to + i * b_.out_strides.s[1] + w, act(sum + V(bias)), count);
+        });
+      }
+    });
+  }
+
+  static constexpr int64_t kFrameBytes = 32;  // of what says where a frame lies
+
+  const ConvBlock& b_;
+  const ConvProblem& p_;
+  WindowPlace place_;
+  int64_t positions_;
+  bool in_place_;
+  int64_t scratch_bytes_;
+  std::byte* frames_ = nullptr;
+  C* sums_ = nullptr;
+  C* window_ = nullptr;
+};
+
+}  // namespace marey::MAREY_ISA_NS
