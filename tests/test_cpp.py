@@ -12,8 +12,9 @@ SOURCES = Path(__file__).parent / "cpp"
 IN_USE = os.environ.get("MAREY_ISA") or marey.config.available_isas()[-1]
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+# Without optimisation every inline function of the headers is a symbol beside those of the library.
+@pytest.fixture(scope="module", params=["Release", "Debug"])
+def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         package = marey.get_cmake_dir()
     except FileNotFoundError as error:
@@ -21,7 +22,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cmake = shutil.which("cmake")
     assert cmake is not None, "the extra 'test' has it"
     build = tmp_path_factory.mktemp("cpp")
-    definitions = [f"-Dmarey_DIR={package}", "-DCMAKE_BUILD_TYPE=Release"]
+    definitions = [f"-Dmarey_DIR={package}", f"-DCMAKE_BUILD_TYPE={request.param}"]
     for command in (
         [cmake, "-S", str(SOURCES), "-B", str(build), *definitions],
         [cmake, "--build", str(build)],

@@ -173,6 +173,13 @@ def test_nothing_is_computed_before_it_is_asked_for() -> None:
     mdask.sosfiltfilt(SOS, lazy, padlen=3)
     mdask.convolve(lazy, [1, 2, 1])
     mdask.laplacian(lazy, 2, channel_axis=None)
+    mdask.median(lazy)
+    frames = da.zeros((20, 8, 9), chunks=(5, 4, 9), dtype=np.float32).map_blocks(
+        refuse, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32)
+    )
+    mdask.magnify(frames, 30, 0.4, 3, 10)
+    for options in ({}, {"window": 5}, {"method": "mixture"}):
+        mdask.subtract(frames, **options)
     with pytest.raises(AssertionError, match="computed"):
         y.compute()
 
@@ -196,13 +203,16 @@ def test_two_worker_processes_give_the_result_of_one(cluster: Any, video: NDArra
     filtered = mdask.sosfilt(SOS, lazy)
     magnified = mdask.magnify(lazy, 30, 0.4, 3, 10)
     masks, picture = mdask.subtract(lazy, window=7)
+    there_and_back = mdask.sosfiltfilt(SOS, lazy)
     bands = mdask.laplacian(lazy, 2)
-    found = [future.result() for future in cluster.compute([filtered, magnified, masks, picture])]
+    results = [filtered, magnified, masks, picture, there_and_back]
+    found = [future.result() for future in cluster.compute(results)]
     expected_masks, expected_picture = marey.background.subtract(video, window=7)
     np.testing.assert_array_equal(found[0], marey.temporal.sosfilt(SOS, video))
     np.testing.assert_array_equal(found[1], marey.magnify(video, 30, 0.4, 3, 10))
     np.testing.assert_array_equal(found[2], expected_masks)
     np.testing.assert_array_equal(found[3], expected_picture)
+    np.testing.assert_array_equal(found[4], marey.temporal.sosfiltfilt(SOS, video))
     rebuilt = cluster.compute(mdask.collapse(bands)).result()
     np.testing.assert_allclose(rebuilt, video.astype(np.float32), atol=1e-3)
     used = cluster.run(lambda: __import__("resource").getrusage(0).ru_utime)

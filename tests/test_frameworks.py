@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import marey
 import numpy as np
 import pytest
+from marey import _device
+from marey._device import _adapters
 
 SOS = marey.temporal.butter_bandpass(0.4, 3, fs=30)
 
@@ -136,6 +139,28 @@ class TestJax:
         y = marey.attention.attention(q, q, q)
         assert isinstance(y, jax.Array)
         assert y.dtype == jax.numpy.bfloat16
+
+
+def test_arrays_of_cupy_without_cuda_kernels_say_what_to_build(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class ndarray:  # noqa: N801 (CuPy's name)
+        shape, strides, ndim, dtype = (20, 4), (16, 4), 2, np.dtype(np.float32)
+        data, device = SimpleNamespace(ptr=256), SimpleNamespace(id=0)
+
+    ndarray.__module__ = "cupy"
+    library = ModuleType("cupy")
+    library.ndarray = ndarray  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cupy", library)
+    monkeypatch.setattr(_adapters, "_libraries", {})
+    monkeypatch.setattr(_device, "_module", None)
+    for call in (
+        lambda x: marey.temporal.sosfilt(SOS, x),
+        lambda x: marey.pyramid.down(x, channel_axis=None),
+        lambda x: marey.attention.attention(x, x, x),
+    ):
+        with pytest.raises(RuntimeError, match=r"^\[marey.*expected a build of marey with CUDA"):
+            call(ndarray())
 
 
 def test_threadpoolctl_sees_and_limits_our_threads() -> None:

@@ -12,7 +12,10 @@
 
 #include "marey/marey.h"
 
+// The library has names of its own in this namespace, and what a compiler does not inline is a
+// symbol: the inline namespace keeps them apart.
 namespace marey {
+inline namespace api {
 
 // Thrown by every function below; what() is "[marey.down] image: expected ...; found ...".
 class Error : public std::runtime_error {
@@ -195,4 +198,5 @@ class Recurrent {
   std::unique_ptr<marey_recurrent, Destroy> layer_;
 };
 
+}  // namespace api
 }  // namespace marey
