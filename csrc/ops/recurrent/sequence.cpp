@@ -59,7 +59,8 @@ class Sequence {
         storage_(item_size(weights.dtype())),
         real_(item_size(weights.real())),
         split_(weights.split()),
-        split_hh_(weights.split_hh(steps.batch())),
+        // Where sequences end one after another, most steps fill their tiles by a half.
+        split_hh_(steps.ragged() ? nullptr : weights.split_hh(steps.batch())),
         x_pitch_(split_ != nullptr ? split_pitch(weights.input()) : padded_pitch(weights.input())),
         h_pitch_(padded_pitch(weights.state_blocks() * weights.kernels().lanes)),
         split_h_pitch_(split_hh_ != nullptr ? split_pitch(weights.state()) : 0),

@@ -67,8 +67,8 @@ class CellWeights {
   const std::byte* ih() const { return ih_.data(); }
   const std::byte* hh() const { return hh_.data(); }
   // weight_hh for the products of `batch` rows of states by split(), or null: then those of hh().
-  // Packed when it is first asked for. Of a batch nothing but its size chooses, not even the rows
-  // that a step still has, so that a result does not depend on what else is in it.
+  // Packed when it is first asked for. Of a batch nothing but its size chooses, so that a result
+  // does not depend on what else is in it.
   const std::byte* split_hh(int64_t batch) const;
   const std::byte* bias() const { return bias_.data(); }
   const std::byte* peephole() const { return peephole_.data(); }  // null without
