@@ -140,9 +140,10 @@ struct ConvKernel {
   bool takes_rows = false;   // whether it heeds ConvInputs
   // Bytes of the packed weights of one group.
   int64_t (*packed_bytes)(const ConvProblem&) = nullptr;
-  // Packs panels [first, last) of all channels.
-  void (*pack)(const ConvProblem&, const ConvWeights&, int64_t first, int64_t last,
-               void* packed) = nullptr;
+  // Packs panels [first, last) of all channels; bytes of scratch for it, null: none.
+  void (*pack)(const ConvProblem&, const ConvWeights&, int64_t first, int64_t last, void* packed,
+               std::byte* scratch) = nullptr;
+  int64_t (*pack_scratch)(const ConvProblem&) = nullptr;
   // Bytes of scratch for a block, which need not have data.
   int64_t (*scratch)(const ConvBlock&) = nullptr;
   // Positions that a block is as dear as, for tiles that are not filled. Null: those that it has.

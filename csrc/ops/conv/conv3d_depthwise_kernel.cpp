@@ -183,7 +183,7 @@ class Depthwise {
     return round_up(p.filters, W) * p.tap_count() * static_cast<int64_t>(sizeof(C));
   }
   static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first, int64_t last,
-                   void* packed) {
+                   void* packed, std::byte*) {
     C* to = static_cast<C*>(packed) + first * W * p.tap_count();
     for (int64_t panel = first; panel < last; ++panel) {
       const int64_t filter = first_filter(p, panel);

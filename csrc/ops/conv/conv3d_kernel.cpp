@@ -70,7 +70,7 @@ class Direct {
   }
 
   static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first_panel,
-                   int64_t last_panel, void* packed) {
+                   int64_t last_panel, void* packed, std::byte*) {
     for (int64_t c = 0; c < p.channels; c += p.chunk) {
       const int64_t channels = at_most(p.chunk, p.channels - c);
       for (int64_t panel = first_panel; panel < last_panel; ++panel) {
@@ -381,6 +381,7 @@ ConvKernel split_functions() {
           .takes_rows = true,
           .packed_bytes = D::packed_bytes,
           .pack = D::pack,
+          .pack_scratch = D::pack_scratch,
           .scratch = D::scratch,
           .positions = D::positions,
           .run = D::run};

@@ -333,12 +333,14 @@ void Convolution::pack(const ConvWeights& weights, int64_t group_stride) {
   constexpr int64_t kGrain = int64_t{1} << 16;
   const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(items, 1), 1);
   const int64_t item = item_size(dtype_);
-  parallel_for(groups_ * panels, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
+  const auto bytes =
+      static_cast<std::size_t>(kernel_.pack_scratch != nullptr ? kernel_.pack_scratch(whole) : 0);
+  parallel_for(groups_ * panels, grain, bytes, [&](int64_t begin, int64_t end, std::byte* scratch) {
     for (int64_t i = begin; i < end; ++i) {
       ConvWeights part = weights;
       part.data = static_cast<const std::byte*>(weights.data) + i / panels * group_stride * item;
       kernel_.pack(whole, part, i % panels, i % panels + 1,
-                   packed_.data() + i / panels * packed_of_group_);
+                   packed_.data() + i / panels * packed_of_group_, scratch);
     }
   });
 }

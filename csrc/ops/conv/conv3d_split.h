@@ -18,7 +18,6 @@
 // whatever lies beside its inputs; and if it still is not, by multiply-adds.
 #include <algorithm>
 
-#include "core/buffer.h"
 #include "ops/conv/activation.h"
 #include "ops/conv/conv3d_filters.h"
 #include "ops/conv/conv3d_split_rows.h"
@@ -145,16 +144,20 @@ class SplitDirect {
     return weights_at(p, p.channels, 0, 0) * static_cast<int64_t>(sizeof(Split));
   }
 
+  static int64_t packed_at_once(const ConvProblem& p) {
+    return p.tap_count() * at_most(p.chunk, p.channels) * kPanel;
+  }
+  static int64_t pack_scratch(const ConvProblem& p) {
+    return 2 * packed_at_once(p) * static_cast<int64_t>(sizeof(float));
+  }
   static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first_panel,
-                   int64_t last_panel, void* packed) {
+                   int64_t last_panel, void* packed, std::byte* scratch) {
     if (may_be_rows(p)) {
       SplitRowsDirect::pack(p, w, first_panel, last_panel,
                             static_cast<std::byte*>(packed) + rows_at(p));
     }
-    const int64_t most = at_most(p.chunk, p.channels);
-    const int64_t items = p.tap_count() * most * kPanel;
-    const Buffer numbers(2 * items * static_cast<int64_t>(sizeof(float)));
-    auto* const rows = reinterpret_cast<float*>(numbers.data());
+    const int64_t items = packed_at_once(p);
+    auto* const rows = reinterpret_cast<float*>(scratch);
     for (int64_t c = 0; c < p.channels; c += p.chunk) {
       const int64_t channels = at_most(p.chunk, p.channels - c);
       const Depth depth(p, channels);

@@ -34,7 +34,7 @@ class Winograd : public WinogradBlock {
   }
 
   [[gnu::flatten]] static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first,
-                                    int64_t last, void* packed) {
+                                    int64_t last, void* packed, std::byte*) {
     for (int64_t panel = first; panel < last; ++panel) {
       const int64_t lanes = lanes_of(p, panel);
       float* const to =

@@ -10,7 +10,6 @@
 // rows of one product.
 #include "ops/conv/conv3d.h"
 #if defined(__AMX_BF16__)
-#include "core/buffer.h"
 #include "ops/conv/conv3d_split_tiles.h"
 #include "ops/conv/conv3d_winograd.h"
 #endif
@@ -53,11 +52,13 @@ class WinogradTiles : public WinogradBlock {
     return kPoints * point_pitch(p) * static_cast<int64_t>(sizeof(Split));
   }
 
+  static int64_t pack_scratch(const ConvProblem& p) {
+    return kPoints * p.taps[0].count * p.channels * kPanel * static_cast<int64_t>(sizeof(float));
+  }
   [[gnu::flatten]] static void pack(const ConvProblem& p, const ConvWeights& w, int64_t first,
-                                    int64_t last, void* packed) {
+                                    int64_t last, void* packed, std::byte* scratch) {
     const int64_t of_point = p.taps[0].count * p.channels * kPanel;
-    const Buffer numbers(kPoints * of_point * static_cast<int64_t>(sizeof(float)));
-    auto* const transformed = reinterpret_cast<float*>(numbers.data());
+    auto* const transformed = reinterpret_cast<float*>(scratch);
     for (int64_t panel = first; panel < last; ++panel) {
       const int64_t lanes = lanes_of(p, panel);
       each_weight(p, w, panel, [&](int64_t i, int64_t c, int64_t lane, const V(&points)[kPoints]) {
@@ -265,6 +266,7 @@ ConvKernel select_conv3d_winograd_split([[maybe_unused]] DType dtype) {
             .weight_cost = 6.0,
             .packed_bytes = WinogradTiles::packed_bytes,
             .pack = WinogradTiles::pack,
+            .pack_scratch = WinogradTiles::pack_scratch,
             .scratch = scratch,
             .positions = positions,
             .run = run};

@@ -223,6 +223,8 @@ CellWeights::CellWeights(std::string_view function, Cell cell, const WeightViews
 }
 
 const std::byte* CellWeights::split_hh(int64_t batch) const {
+  // Without tiles for the inputs there are none for the states.
+  //
   // Two tiles of rows, so that each tile loaded serves two products: 16 to 24 rows were no faster,
   // and fewer units slower. The gradients of states, on the way back, gained nothing.
   constexpr int64_t kRows = 32, kUnits = 256;

@@ -150,7 +150,8 @@ def causal_conv3d(
     state : array
         For the next call: the last frames seen, copied from `x`. States may share frames, so that
         one frame more copies one frame: none is written to while a state has it. Any may be kept
-        and be gone on from again. NumPy's are read-only; copy another library's before writing.
+        and be gone on from again. NumPy's are read-only, and their frames may lie the other way
+        round in memory, by a negative stride; copy another library's before writing.
 
     Raises
     ------

@@ -43,7 +43,7 @@ class _Inside(threading.local):
 
 
 _inside = _Inside()
-_lock = threading.Lock()
+_lock = threading.RLock()  # the collector may finalize a model within `_install`
 _installed = 0
 
 
@@ -234,7 +234,7 @@ def accelerate(model: torch.nn.Module) -> Acceleration:
     Modules keep their parameters, their hooks and their place: only their class changes, to one of
     `marey.torch.nn`. Calls of ``scaled_dot_product_attention`` within the model go to marey too.
     Results are equal to rounding, and gradients flow as before. Without gradients weights are
-    packed once, and again when they change.
+    packed once, and again when they change, as far as that can be seen (docs/torch.md).
 
     Linear layers become marey's on machines where those are faster, which is measured once, with
     the type of their weights. Normalisations stay torch's, which are as fast.

@@ -62,7 +62,7 @@ _SAMPLES = 16
 
 
 def _sample(tensor: Tensor) -> Array:
-    """Return a view of some numbers of a tensor, from one end to the other."""
+    """Return a view of some numbers from all over a tensor."""
     flat = to_array(tensor)
     if not tensor.is_contiguous():
         return flat[tuple([slice(None, None, max(n - 1, 1)) for n in flat.shape])]

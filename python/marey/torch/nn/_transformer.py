@@ -84,7 +84,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         """Attend, as torch's."""
         ours = not need_weights and self._ours(query, key, value)
         # torch says what does not fit.
-        if not (ours and self._fits(query, key, key_padding_mask, attn_mask, is_causal)):
+        if not (ours and self._fits(query, key, value, key_padding_mask, attn_mask, is_causal)):
             return super().forward(
                 query,
                 key,
@@ -110,9 +110,17 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return plain and whole and on_cpu(query) and not (self.training and self.dropout > 0)
 
     def _fits(
-        self, query: Tensor, key: Tensor, padding: Any, attn_mask: Any, is_causal: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        padding: Any,
+        attn_mask: Any,
+        is_causal: bool,
     ) -> bool:
         batch = 0 if self.batch_first else 1
+        if key.shape[:2] != value.shape[:2] or query.shape[batch] != key.shape[batch]:
+            return False
         N, L, S = query.shape[batch], query.shape[1 - batch], key.shape[1 - batch]
         if attn_mask is None:
             return not is_causal and _is_mask(padding, query, (N, S))
