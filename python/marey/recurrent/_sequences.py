@@ -142,8 +142,8 @@ def lstm(
     -----
     Sums are taken in one order, so that the result depends neither on the number of threads nor on
     the other sequences of the batch, and chunk after chunk, with the states handed on, gives the
-    result of one call. (float32 with AMX has two orders: one for batches of 32 and more, all of one
-    length, with 256 units and more, one for all others.)
+    result of one call. (float32 with AMX has two orders: one for batches of 32 and more without
+    `lengths`, with 256 units and more, one for all others.)
 
     References
     ----------
