@@ -5,6 +5,10 @@
 // In registers stands a tile of C; the depth runs in blocks of 384: 48 KiB of a panel, which every
 // tile of the block of rows reads from the second-level cache, beside the block of A (144 KiB) and
 // the sums of the group (96 KiB).
+//
+// With sixteen registers, and so narrower vectors, blocks of 256 leave a panel (24 KiB) in the
+// first-level cache, rows of A that are as they should be are read where they lie (the four of a
+// tile find room whatever their stride), and groups have three times the panels.
 #include "core/erf.h"
 #include "core/lanes.h"
 #include "core/select.h"
@@ -85,11 +89,14 @@ struct Kernel {
   static constexpr int64_t kLanes = kWide * W;
   static constexpr bool kPairs = std::is_same_v<Unit, Pair>;
   static constexpr int64_t kStep = kPairs ? 2 : 1;
-  static constexpr int64_t kRows = 96, kPanels = 8;  // in a call
+  static constexpr bool kNarrow = kTileRows[kWide] == 4;
+  static constexpr int64_t kRows = 96, kPanels = kNarrow ? 24 : 8;  // in a call
+  static constexpr int64_t kDepth = kNarrow ? 256 : kLinearDepth;
+  static constexpr int64_t kSetBytes = 4096;  // apart lie those that meet in a set of the cache
   using Item = std::conditional_t<kPairs, bfloat16, T>;
   using ItemRows = std::conditional_t<kPairs, PairRows, Rows<T>>;
   // A cache line more than a block, so that rows fall in different sets.
-  static constexpr int64_t kPitch = kLinearDepth * kStep + 64 / static_cast<int64_t>(sizeof(Item));
+  static constexpr int64_t kPitch = kDepth * kStep + 64 / static_cast<int64_t>(sizeof(Item));
 
   static const S* at(const Matrix& m, int64_t row, int64_t item) {
     return item_at<S>(m, row, item);
@@ -179,21 +186,30 @@ struct Kernel {
     return {packed, kPitch};
   }
 
+  // Rows of A, one block of the depth, by rows: in place or packed.
+  static ItemRows rows_of(const LinearRows& p, int64_t first, int64_t depth) {
+    if constexpr (kNarrow && std::is_same_v<S, Item>) {
+      const int64_t apart = p.a.row * static_cast<int64_t>(sizeof(S)) % kSetBytes;
+      if (p.a.item == 1 && apart >= kSetBytes / 16) return {at(p.a, 0, first), p.a.row};
+    }
+    Item* const packed = reinterpret_cast<Item*>(p.scratch);
+    pack_rows(p.a, p.rows, first, depth, packed);
+    return {packed, kPitch};
+  }
+
   static void rows(const LinearRows& p) {
     T* const sums = reinterpret_cast<T*>(p.scratch + kBlockBytes);
     const bool tiles = have_tiles();
     const bool columns = p.a.item != 1 && p.a.row == 1 && !tiles;
     int64_t first = 0;
     do {
-      const int64_t depth = at_most(kLinearDepth * kStep, p.depth - first);
+      const int64_t depth = at_most(kDepth * kStep, p.depth - first);
       const int64_t units = (depth + kStep - 1) / kStep;
-      ItemRows rows{reinterpret_cast<const Item*>(p.scratch), kPitch};
+      ItemRows rows{};
       if (columns) {
         pack_columns(p.a, p.rows, first, depth, reinterpret_cast<Unit*>(p.scratch));
-      } else if (tiles) {
-        rows = rows_for_tiles(p, first, depth);
       } else {
-        pack_rows(p.a, p.rows, first, depth, reinterpret_cast<Item*>(p.scratch));
+        rows = tiles ? rows_for_tiles(p, first, depth) : rows_of(p, first, depth);
       }
       for (int64_t panel = 0; panel < p.panels; ++panel) {
         const Unit* b =
