@@ -16,6 +16,8 @@ namespace {
 constexpr std::string_view kName = "marey.linear";
 // Ranges a thread, so that all end together.
 constexpr int64_t kRangesPerThread = 4;
+// Items of the depth that are packed for all panels of a range, a multiple of every kernel's unit.
+constexpr int64_t kPackedAtOnce = 128;
 // Rows whose sums are taken one after the other.
 constexpr int64_t kSummedRows = 4096;
 
@@ -72,9 +74,16 @@ PackedMatrix::PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t 
   panel_bytes_ = divided(depth, kernel.unit_items) * kernel.lanes * kernel.unit_bytes;
   memory_ = Buffer(panels_ * panel_bytes_);
   if (depth == 0) return;
+  // By parts of the depth: neighbouring panels share lines of memory, and pages.
+  const int64_t size = item_size(dtype);
+  const int64_t unit = kernel.lanes * kernel.unit_bytes / kernel.unit_items;  // bytes of an item
   parallel_for(panels_, 4, 0, [&](int64_t begin, int64_t end, std::byte*) {
-    for (int64_t i = begin; i < end; ++i) {
-      kernel.pack(b, depth, columns, i * kernel.lanes, memory_.data() + i * panel_bytes_);
+    for (int64_t k = 0; k < depth; k += kPackedAtOnce) {
+      const Matrix part{static_cast<std::byte*>(b.data) + k * b.row * size, b.row, b.item};
+      for (int64_t i = begin; i < end; ++i) {
+        kernel.pack(part, std::min(kPackedAtOnce, depth - k), columns, i * kernel.lanes,
+                    memory_.data() + i * panel_bytes_ + k * unit);
+      }
     }
   });
 }
