@@ -48,8 +48,12 @@ struct Panel {
 template <int W, class Body>
 void for_each_depth_panel(int64_t depth, const Body& body) {
   int64_t d = 0;
-  for (; depth - d > (kWide - 1) * W; d += kWide * W) body.template operator()<kWide>(d);
-  for (; d < depth; d += W) body.template operator()<1>(d);
+  const auto panels = [&]<int NV>() {
+    for (; depth - d > (NV - 1) * W; d += NV * W) body.template operator()<NV>(d);
+  };
+  panels.template operator()<kWide>();
+  if constexpr (kWide > 2) panels.template operator()<2>();
+  panels.template operator()<1>();
 }
 
 // The rows of a call: where their operands lie and which keys they see.
@@ -66,19 +70,20 @@ class Queries {
     return static_cast<X*>(operand.data) + head * operand.head + l * operand.row;
   }
 
-  // Calls body<kWide> and body<1> with the panels of the call.
+  // Calls body<NV> with the panels of the call, the widest first.
   template <int W, class Body>
   void for_each_panel(const Body& body) const {
     const int64_t rows = p_->end - p_->begin;
     int64_t done = 0;
-    for (; rows - done > (kWide - 1) * W; done += kWide * W) {
-      const auto lanes = static_cast<int>(at_most<int64_t>(rows - done, kWide * W));
-      body.template operator()<kWide>(Panel{done / W, p_->begin + done, lanes});
-    }
-    for (; done < rows; done += W) {
-      const auto lanes = static_cast<int>(at_most<int64_t>(rows - done, W));
-      body.template operator()<1>(Panel{done / W, p_->begin + done, lanes});
-    }
+    const auto panels = [&]<int NV>() {
+      for (; rows - done > (NV - 1) * W; done += NV * W) {
+        const auto lanes = static_cast<int>(at_most<int64_t>(rows - done, NV * W));
+        body.template operator()<NV>(Panel{done / W, p_->begin + done, lanes});
+      }
+    };
+    panels.template operator()<kWide>();
+    if constexpr (kWide > 2) panels.template operator()<2>();
+    panels.template operator()<1>();
   }
 
   // Keys that a query may attend to by the causal order and the window.
