@@ -59,7 +59,7 @@ std::size_t attention_backward_scratch(const AttentionRows& rows, int64_t count,
   const int64_t lanes = (count + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
   const int64_t depth = padded_depth(rows.depth) + kDepthLanes;
   const int64_t value_depth = padded_depth(rows.value_depth) + kDepthLanes;
-  const int64_t items = kKeys * (6 * kWidestPanel + 2 * depth + value_depth) +
+  const int64_t items = kKeys * (12 * kWidestPanel + 2 * depth + value_depth) +
                         lanes * (2 + 3 * depth + 2 * value_depth);
   return static_cast<std::size_t>(items * item + 20 * 64);
 }

@@ -12,8 +12,9 @@
 // so that P and dS are used where they are made, without a transpose, and nothing is computed
 // twice. A call takes up to 256 queries: their Q, dO (as lanes and as depth) and dQ stay in the
 // second-level cache while blocks of 64 keys pass, and each block's sums dK and dV are read and
-// written once for each panel of queries. A call holds all keys of its queries, so dQ is written
-// once; dK and dV are summed call after call, in one order.
+// written once for every four panels of queries, whose P and dS wait for that: a panel is too few
+// queries for the depth of a product. A call holds all keys of its queries, so dQ is written once;
+// dK and dV are summed call after call, in one order.
 //
 // With pairs of bfloat16, P and dS are rounded to bfloat16 and stored by rows (two queries a pair,
 // for dK and dV), and dS by pairs of keys too (for dQ).
@@ -26,6 +27,22 @@ namespace {
 
 constexpr int64_t kKeys = 64;         // in a block
 constexpr int64_t kNearBytes = 1024;  // as in the forward kernel
+constexpr int kGroup = 4;             // panels whose P and dS wait
+
+// Rows (keys) of some panels side by side, each a matrix of its own (keys, kPitch), `kApart` items
+// from one to the next, as A of a product.
+template <class T, int kPitch, int64_t kApart>
+struct PanelRows {
+  static constexpr int kNear = 16, kSteps = kPitch % 4 == 0 ? 4 : 2;
+  const T* data;
+  int left = kPitch;  // in this panel
+  const T* at(int row, int64_t k) const { return data + row * kPitch + k; }
+  PanelRows below(int rows) const { return {data + rows * kPitch, left}; }
+  PanelRows along(int k) const {
+    if (left > k) return {data + k, left - k};
+    return {data + k + kApart - kPitch, kPitch};
+  }
+};
 
 template <class T>
 [[gnu::always_inline]] inline void narrow_to(bfloat16* p, const Vec<T>& v) {
@@ -46,6 +63,8 @@ class Block {
   static constexpr int W = kLanesOf<T>;
   static constexpr bool kPairs = std::is_same_v<Unit, Pair>;
   static constexpr int kStep = kPairs ? 2 : 1;  // items of the depth in a unit
+  static constexpr int64_t kTile = kWide * W * kKeys;
+  static constexpr int kWaiting = kPairs ? 1 : kGroup;
   using Item = std::conditional_t<kPairs, bfloat16, T>;
   using ItemRows = std::conditional_t<kPairs, PairRows, Rows<T>>;
 
@@ -58,9 +77,10 @@ class Block {
       part = reinterpret_cast<X*>(memory);
       memory += up_to_multiple<int64_t>(count * static_cast<int64_t>(sizeof(X)), 64);
     };
-    constexpr int64_t kTile = kWide * W * kKeys;
-    take(scores_, kTile);
-    take(grads_, kTile);
+    take(scores_, kWaiting * kTile);
+    take(grads_, kWaiting * kTile);
+    waiting_.scores = scores_;
+    waiting_.grads = grads_;
     take(added_, kTile);
     take(slope_, kTile);
     take(lse_, rows_);
@@ -107,6 +127,7 @@ class Block {
       pack(block);
       queries_.template for_each_panel<W>(
           [&]<int NV>(const Panel& panel) { attend<NV>(panel, block); });
+      add_waiting();
     }
     queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) { finish(panel, NV); });
   }
@@ -240,6 +261,11 @@ class Block {
     if (range.count() <= 0) return;
     // Whole pairs of keys: the one before the first is forbidden below.
     if constexpr (kPairs) range.first -= (range.first - block.first) % 2;
+    if constexpr (!kPairs) {
+      if (!waiting_.precede(panel, range)) add_waiting();
+      scores_ = waiting_.scores + waiting_.panels * kTile;
+      grads_ = waiting_.grads + waiting_.panels * kTile;
+    }
     const int64_t at = range.first - block.first;
     const int64_t tile = range.count() * kPitch;
     product<NV, Unit>(range.count(),
@@ -286,17 +312,35 @@ class Block {
     }
     product<NV, Unit>(p_.depth, columns, by_key, depth, grad_q_ + panel.vector * W * p_.depth,
                       true);
-    add_products(panel, range, grad_scores, q_rows_, p_.depth, key_sums_);
-    add_products(panel, range, weights, grad_rows_, p_.value_depth, value_sums_);
+    const int64_t first = panel.vector * W;
+    if constexpr (!kPairs && NV == kWide) {
+      if (waiting_.panels == 0) waiting_.begin(first, range);
+      waiting_.add(panel.lanes);
+      if (waiting_.panels == kGroup) add_waiting();
+    } else {
+      add_products(first, panel.lanes, range, grad_scores, q_rows_, p_.depth, key_sums_);
+      add_products(first, panel.lanes, range, weights, grad_rows_, p_.value_depth, value_sums_);
+    }
   }
 
-  // sums (keys, D) += a (keys, queries of the panel) rows (queries, D)
-  void add_products(const Panel& panel, const Range& range, const ItemRows& a, const Unit* rows,
-                    int64_t depth, T* sums) {
-    const int64_t first = panel.vector * W / kStep;
+  void add_waiting() {
+    const Waiting& w = waiting_;
+    if (w.panels == 0) return;
+    using A = PanelRows<T, kWide * W, kTile>;
+    add_products(w.first, w.lanes, w.range, A{w.grads}, q_rows_, p_.depth, key_sums_);
+    add_products(w.first, w.lanes, w.range, A{w.scores}, grad_rows_, p_.value_depth, value_sums_);
+    waiting_.panels = 0;
+  }
+
+  // sums (keys, D) += a (keys, queries) rows (queries, D), for `queries` of the call from `first`
+  // on, which begin a panel
+  template <class A>
+  void add_products(int64_t first, int64_t queries, const Range& range, const A& a,
+                    const Unit* rows, int64_t depth, T* sums) {
     for_each_depth_panel<W>(depth, [&]<int NV>(int64_t d) {
-      product<NV, Unit>(range.count(), a, rows + d * (rows_ / kStep) + first * (NV * W),
-                        (panel.lanes + kStep - 1) / kStep,
+      product<NV, Unit>(range.count(), a,
+                        rows + d * (rows_ / kStep) + first / kStep * (NV * W),
+                        (queries + kStep - 1) / kStep,
                         sums + d * p_.keys + range.first * (NV * W), true);
     });
   }
@@ -373,6 +417,29 @@ class Block {
   bool keys_in_place_ = false;
   bool values_in_place_ = false;
   bool columns_in_place_ = false;
+  // Panels whose P and dS have not yet been multiplied, one after the other: of so many queries of
+  // the call from the first on, and of these keys.
+  struct Waiting {
+    T *scores, *grads;  // of kGroup panels
+    int panels = 0;
+    int64_t first = 0, lanes = 0;
+    Range range{};
+
+    bool precede(const Panel& panel, const Range& keys) const {
+      return first + panels * kWide * W == panel.vector * W && range.first == keys.first &&
+             range.last == keys.last;
+    }
+    void begin(int64_t query, const Range& keys) {
+      first = query;
+      lanes = 0;
+      range = keys;
+    }
+    void add(int64_t queries) {
+      ++panels;
+      lanes += queries;
+    }
+  };
+  Waiting waiting_{};
   T* scores_;          // (keys of a block, lanes of a panel), and P
   T* grads_;           // grad . v, and dS
   T* added_;           // the bias or mask of a panel
