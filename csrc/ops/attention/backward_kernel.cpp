@@ -105,14 +105,14 @@ class Block {
   }
 
   void run() {
+    const auto near = [](const AttentionOperand& x) {
+      return x.item == 1 && x.row * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
+    };
     if constexpr (std::is_same_v<S, Item>) {
-      keys_in_place_ = p_.k.item == 1 && p_.depth % kStep == 0;
-      values_in_place_ = p_.v.item == 1 && p_.value_depth % kStep == 0;
+      keys_in_place_ = near(p_.k) && p_.depth % kStep == 0;
+      values_in_place_ = near(p_.v) && p_.value_depth % kStep == 0;
     }
-    if constexpr (std::is_same_v<S, Unit>) {
-      columns_in_place_ =
-          p_.k.item == 1 && p_.k.row * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
-    }
+    if constexpr (std::is_same_v<S, Unit>) columns_in_place_ = near(p_.k);
     int64_t low = queries_.limited() ? p_.keys : 0;
     int64_t high = queries_.limited() ? 0 : p_.keys;
     queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) {

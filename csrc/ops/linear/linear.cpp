@@ -16,8 +16,10 @@ namespace {
 constexpr std::string_view kName = "marey.linear";
 // Ranges a thread, so that all end together.
 constexpr int64_t kRangesPerThread = 4;
-// Items of the depth that are packed for all panels of a range, a multiple of every kernel's unit.
+// Items of the depth that are packed for some panels after each other, a multiple of every kernel's
+// unit.
 constexpr int64_t kPackedAtOnce = 128;
+constexpr int64_t kPackedPanels = 8;
 // Rows whose sums are taken one after the other.
 constexpr int64_t kSummedRows = 4096;
 
@@ -54,6 +56,15 @@ void* offset(const Matrix& m, DType dtype, int64_t row, int64_t item) {
   return static_cast<std::byte*>(m.data) + (row * m.row + item * m.item) * item_size(dtype);
 }
 
+// Rows of adjacent items towards the second-level cache.
+void fetch(const void* first, const Matrix& m, DType dtype, int64_t rows, int64_t items) {
+  const int64_t size = item_size(dtype);
+  const auto* row = static_cast<const std::byte*>(first);
+  for (int64_t i = 0; i < rows; ++i, row += m.row * size) {
+    for (int64_t byte = 0; byte < items * size; byte += 64) __builtin_prefetch(row + byte, 0, 2);
+  }
+}
+
 LinearKernel kernel_of(LinearForm form, DType dtype) {
   return form.split ? select_split_linear_stub.get(form.isa)()
                     : select_linear_stub.get(form.isa)(dtype);
@@ -74,15 +85,23 @@ PackedMatrix::PackedMatrix(const Matrix& b, DType dtype, int64_t depth, int64_t 
   panel_bytes_ = divided(depth, kernel.unit_items) * kernel.lanes * kernel.unit_bytes;
   memory_ = Buffer(panels_ * panel_bytes_);
   if (depth == 0) return;
-  // By parts of the depth: neighbouring panels share lines of memory, and pages.
-  const int64_t size = item_size(dtype);
+  // Some panels at a time, by parts of the depth: neighbours share lines of memory, and pages. Rows
+  // lie pages apart, which the processor does not foresee: so they are fetched first.
   const int64_t unit = kernel.lanes * kernel.unit_bytes / kernel.unit_items;  // bytes of an item
-  parallel_for(panels_, 4, 0, [&](int64_t begin, int64_t end, std::byte*) {
-    for (int64_t k = 0; k < depth; k += kPackedAtOnce) {
-      const Matrix part{static_cast<std::byte*>(b.data) + k * b.row * size, b.row, b.item};
-      for (int64_t i = begin; i < end; ++i) {
-        kernel.pack(part, std::min(kPackedAtOnce, depth - k), columns, i * kernel.lanes,
-                    memory_.data() + i * panel_bytes_ + k * unit);
+  const int64_t groups = divided(panels_, kPackedPanels);
+  parallel_for(groups, 1, 0, [&](int64_t begin, int64_t end, std::byte*) {
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t first = group * kPackedPanels;
+      const int64_t last = std::min(first + kPackedPanels, panels_);
+      const int64_t lanes = std::min(last * kernel.lanes, columns) - first * kernel.lanes;
+      for (int64_t k = 0; k < depth; k += kPackedAtOnce) {
+        const int64_t count = std::min(kPackedAtOnce, depth - k);
+        const Matrix part{offset(b, dtype, k, 0), b.row, b.item};
+        if (b.item == 1) fetch(offset(b, dtype, k, first * kernel.lanes), b, dtype, count, lanes);
+        for (int64_t i = first; i < last; ++i) {
+          kernel.pack(part, count, columns, i * kernel.lanes,
+                      memory_.data() + i * panel_bytes_ + k * unit);
+        }
       }
     }
   });
