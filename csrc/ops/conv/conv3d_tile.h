@@ -54,27 +54,45 @@ template <int kRows, int NV, class T>
   }
   if (ahead.at == nullptr) ahead.at = reinterpret_cast<const std::byte*>(input);
   constexpr int kNear = 3;  // rows of a pointer, as in core/operands.h
+  // Fewer instructions a step count for more where a step is of fewer multiply-adds.
+  constexpr bool kUnrolled = kConvRows < 8;
   constexpr int kPointers = (kRows + kNear - 1) / kNear;
   for (int64_t tap = 0; tap < count; ++tap, ahead.step = 0) {
     const T* b = weight + taps[tap].weight;
     const T* near[kPointers];
 #pragma GCC unroll 8
     for (int g = 0; g < kPointers; ++g) near[g] = input + taps[tap].input + g * kNear * stride;
-    for (int64_t k = depth; k > 0; --k, b += kPitch, ahead.at += ahead.step) {
+    const auto multiply = [&](int u) {
       __builtin_prefetch(ahead.at, 0, 2);
+      ahead.at += ahead.step;
       decltype(Step<T>::row(b)) row[NV];
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + j * W);
+      for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + u * kPitch + j * W);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        add_row<T>(i, sum[i], near[i / kNear] + i % kNear * stride, row);
+        add_row<T>(i, sum[i], near[i / kNear] + i % kNear * stride + u, row);
       }
+    };
+    const auto move = [&](int64_t by, int steps) {
+      b += steps * kPitch;
 #pragma GCC unroll 8
       for (int g = 0; g < kPointers; ++g) {
-        near[g] += step;
+        near[g] += by;
         // The compiler shall not make a pointer of every row's address.
         asm("" : "+r"(near[g]));
       }
+    };
+    int64_t k = depth;
+    if (kUnrolled && step == 1) {
+      for (; k >= 4; k -= 4) {
+#pragma GCC unroll 4
+        for (int u = 0; u < 4; ++u) multiply(u);
+        move(4, 4);
+      }
+    }
+    for (; k > 0; --k) {
+      multiply(0);
+      move(step, 1);
     }
   }
 #pragma GCC unroll 16
