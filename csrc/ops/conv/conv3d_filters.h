@@ -40,11 +40,11 @@ struct TapOrder {
 };
 
 // Squares of W filters and W neighbours in memory, transposed.
-template <class S>
+template <class S, class T>
 void pack_filters_of_one_run(const ConvProblem& p, const ConvWeights& w, int64_t channels,
-                             int64_t count, int64_t lanes, const S* from, S* to) {
-  using V = Vec<S>;
-  constexpr int W = kLanesOf<S>;
+                             int64_t count, int64_t lanes, const S* from, T* to) {
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
   const int64_t taps = p.tap_count();
   TapOrder order{};
   for (std::size_t axis = 0; axis < 3; ++axis) {
@@ -60,9 +60,9 @@ void pack_filters_of_one_run(const ConvProblem& p, const ConvWeights& w, int64_t
       V square[W];
 #pragma GCC unroll 16
       for (int j = 0; j < W; ++j) {
-        square[j] = j < count ? load_first<V>(row + j * w.filter + k, rows) : V(S(0));
+        square[j] = j < count ? load_first<V>(row + j * w.filter + k, rows) : V(T(0));
       }
-      transpose<S>(square);
+      transpose<T>(square);
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t c = first + (k + i) / taps;
         const int64_t tap = order((k + i) % taps);
@@ -75,7 +75,8 @@ void pack_filters_of_one_run(const ConvProblem& p, const ConvWeights& w, int64_t
 // One vector of filters from `filter` on: to[((tap * depth + channel) * lanes + lane)].
 template <class S>
 [[gnu::flatten]] void pack_filters(const ConvProblem& p, const ConvWeights& w, int64_t first,
-                                   int64_t channels, int64_t filter, int64_t lanes, S* to) {
+                                   int64_t channels, int64_t filter, int64_t lanes,
+                                   StoredAs<S>* to) {
   using T = ItemOf<S>;
   constexpr int W = kLanesOf<T>;
   constexpr int64_t kPerItem = std::is_same_v<T, Pair> ? 2 : 1;
@@ -96,9 +97,10 @@ template <class S>
         const S* at = from + p.taps[0].source[i] * w.tap[0] + p.taps[1].source[j] * w.tap[1] +
                       p.taps[2].source[l] * w.tap[2];
         for (int64_t c = 0; c < depth * kPerItem; ++c) {
-          S* row = to + tap * tap_pitch + c / kPerItem * lanes * kPerItem + c % kPerItem;
+          auto* row = to + tap * tap_pitch + c / kPerItem * lanes * kPerItem + c % kPerItem;
           for (int64_t k = 0; k < W; ++k) {
-            row[k * kPerItem] = c < channels && k < count ? at[k * w.filter + c * w.channel] : S{};
+            const S x = c < channels && k < count ? at[k * w.filter + c * w.channel] : S{};
+            row[k * kPerItem] = convert<StoredAs<S>>(x);
           }
         }
       }

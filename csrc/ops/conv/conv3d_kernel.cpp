@@ -74,11 +74,11 @@ class Direct {
     for (int64_t c = 0; c < p.channels; c += p.chunk) {
       const int64_t channels = at_most(p.chunk, p.channels - c);
       for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-        auto* to =
-            reinterpret_cast<S*>(static_cast<T*>(packed) + weights_at(p, c, channels, panel));
+        auto* to = reinterpret_cast<StoredAs<S>*>(static_cast<T*>(packed) +
+                                                  weights_at(p, c, channels, panel));
         const int64_t lanes = lanes_of(p, panel);
         for (int64_t lane = 0; lane < lanes; lane += W) {
-          pack_filters(p, w, c, channels, panel * kPanel + lane, lanes, to + lane * kPerItem);
+          pack_filters<S>(p, w, c, channels, panel * kPanel + lane, lanes, to + lane * kPerItem);
         }
       }
     }
@@ -141,7 +141,7 @@ class Direct {
         continue;
       }
       place_.pack<S>(b_, first_channel_, channels_, padded_channels<T>(channels_),
-                     reinterpret_cast<S*>(window_));
+                     reinterpret_cast<StoredAs<S>*>(window_));
       sum_chunk(first_channel_ == 0, last);
     } while (c < p_.channels);
   }
@@ -354,7 +354,7 @@ constexpr ConvKernel functions() {
   using D = Direct<S>;
   return {.panel = D::kPanel,
           // Of bfloat16, pairs of which are one product, whole tiles of AMX.
-          .chunks = std::is_same_v<S, bfloat16> ? ConvChunks{640, 1024, 32, 32} : ConvChunks{},
+          .chunks = D::kPerItem == 2 ? ConvChunks{640, 1024, 32, 32} : ConvChunks{},
           .block_bytes = kBlockBytes,
           .copy_cost = kCopyCost,
           .copy_cost_of_rows = kCopyCost,

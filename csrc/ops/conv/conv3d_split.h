@@ -164,7 +164,7 @@ class SplitDirect {
       for (int64_t panel = first_panel; panel < last_panel; ++panel) {
         const int64_t lanes = lanes_of(p, panel);
         for (int64_t lane = 0; lane < lanes; lane += W) {
-          pack_filters(p, w, c, channels, panel * kPanel + lane, lanes, rows + lane);
+          pack_filters<float>(p, w, c, channels, panel * kPanel + lane, lanes, rows + lane);
         }
         const float* from = rows;
         if (depth.folded) from = fold(p, channels, lanes, rows, rows + items);

@@ -10,9 +10,13 @@
 
 namespace marey::MAREY_ISA_NS {
 
-// What windows and weights are stored as: bfloat16 as pairs along the depth.
+// What windows and weights are stored as: bfloat16 as pairs along the depth where there are dot
+// products of them, else widened.
 template <class S>
-using ItemOf = std::conditional_t<std::is_same_v<S, bfloat16>, Pair, S>;
+using ItemOf = UnitOf<S>;
+// The same item by item.
+template <class S>
+using StoredAs = std::conditional_t<std::is_same_v<ItemOf<S>, Pair>, S, ItemOf<S>>;
 
 inline constexpr int kConvVectors = 2;
 #if defined(__AVX512F__) || defined(__aarch64__)
