@@ -324,12 +324,14 @@ class Block {
   }
 
   void add_waiting() {
-    const Waiting& w = waiting_;
-    if (w.panels == 0) return;
-    using A = PanelRows<T, kWide * W, kTile>;
-    add_products(w.first, w.lanes, w.range, A{w.grads}, q_rows_, p_.depth, key_sums_);
-    add_products(w.first, w.lanes, w.range, A{w.scores}, grad_rows_, p_.value_depth, value_sums_);
-    waiting_.panels = 0;
+    if constexpr (!kPairs) {
+      const Waiting& w = waiting_;
+      if (w.panels == 0) return;
+      using A = PanelRows<T, kWide * W, kTile>;
+      add_products(w.first, w.lanes, w.range, A{w.grads}, q_rows_, p_.depth, key_sums_);
+      add_products(w.first, w.lanes, w.range, A{w.scores}, grad_rows_, p_.value_depth, value_sums_);
+      waiting_.panels = 0;
+    }
   }
 
   // sums (keys, D) += a (keys, queries) rows (queries, D), for `queries` of the call from `first`

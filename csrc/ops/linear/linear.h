@@ -62,8 +62,8 @@ class PackedMatrix {
 
 // bias: null or as many items of the same type as there are columns, adjacent. residual: as C,
 // which it may be, or without data. C overlaps neither operand. Each thread's scratch is at most 96
-// rows of A, 384 (768 of bfloat16) of the depth, and as many of C, 256 columns; of split operands
-// 128 rows, 768 of the depth, and 768 columns: 1 MiB.
+// rows of A, 384 (768 of bfloat16) of the depth, and as many of C, 256 columns (with sixteen vector
+// registers 256 and 576); of split operands 128 rows, 768 of the depth, and 768 columns: 1 MiB.
 void multiply(const Matrix& a, int64_t rows, const PackedMatrix& b, const void* bias,
               Activation activation, const Matrix& residual, const Matrix& c);
 
@@ -91,7 +91,7 @@ struct LinearRows {
   std::byte* scratch;
 };
 
-// Items of the depth in a block; twice as many of bfloat16.
+// Items of the depth in a block with thirty-two vector registers; twice as many of bfloat16.
 inline constexpr int64_t kLinearDepth = 384;
 
 struct LinearKernel {
