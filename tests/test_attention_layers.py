@@ -123,7 +123,9 @@ class TestLinear:
             _cpu.set_isa(before)
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize(("rows", "C", "K"), [(1, 1, 1), (97, 17, 40), (500, 40, 7), (150, 437, 9)])
+    @pytest.mark.parametrize(
+        ("rows", "C", "K"), [(1, 1, 1), (97, 17, 40), (500, 40, 7), (150, 437, 9)]
+    )
     def test_gradients(
         self, dtype: type, rows: int, C: int, K: int, rng: np.random.Generator
     ) -> None:

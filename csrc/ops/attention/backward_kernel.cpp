@@ -340,10 +340,9 @@ class Block {
   void add_products(int64_t first, int64_t queries, const Range& range, const A& a,
                     const Unit* rows, int64_t depth, T* sums) {
     for_each_depth_panel<W>(depth, [&]<int NV>(int64_t d) {
-      product<NV, Unit>(range.count(), a,
-                        rows + d * (rows_ / kStep) + first / kStep * (NV * W),
-                        (queries + kStep - 1) / kStep,
-                        sums + d * p_.keys + range.first * (NV * W), true);
+      product<NV, Unit>(range.count(), a, rows + d * (rows_ / kStep) + first / kStep * (NV * W),
+                        (queries + kStep - 1) / kStep, sums + d * p_.keys + range.first * (NV * W),
+                        true);
     });
   }
 
