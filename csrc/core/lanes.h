@@ -1,12 +1,12 @@
 #pragma once
-// Around the register tiles of core/tile.h, for kernel files: products of panels in two widths and
-// three heights of a tile, which keeps the number of compiled tiles small, and what moves rows of
-// arrays into the lanes of panels and back.
+// Around the register tiles of core/tile.h, for kernel files: products of panels in a few widths
+// and three heights of a tile, which keeps the number of compiled tiles small, and what moves rows
+// of arrays into the lanes of panels and back.
 #include "core/tile.h"
 
 namespace marey::MAREY_ISA_NS {
 
-// Vectors in a wide panel; the other is one wide.
+// Vectors in a wide panel; what is left over goes in narrower ones.
 #if defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int kWide = 2;
 #else
@@ -35,7 +35,7 @@ template <int NV, class Unit, class A>
     if (tiles_active()) return tiles_product<NV>(rows, a, b, depth, c, accumulate);
   }
 #endif
-  constexpr int kTile = kTileRows[NV];
+  constexpr int kTile = kRowsOfTile<A, NV>;
   constexpr int64_t kPitch = NV * kLanesOf<Unit>;
   A at = a;
   for (; rows >= kTile; rows -= kTile, at = at.below(kTile), c += kTile * kPitch) {

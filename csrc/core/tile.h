@@ -8,10 +8,10 @@
 //
 //   registers for C = rows x vectors, one more for each vector of B, one for the item of A
 //
-// With sixteen registers that is 4 x 3 (12 + 3 + 1), with thirty-two 8 x 3 (24 + 3 + 1). The
-// product needs vectors + rows loads for vectors x rows multiply-adds, so that two loads a cycle
-// feed two multiply-add units; both sizes divide the head sizes and channel counts in use. Panels
-// of one or two vectors take more rows, because two units of latency four need eight sums in
+// With sixteen registers that is 4 x 3 (12 + 3 + 1) or 6 x 2, with thirty-two 8 x 3 (24 + 3 + 1).
+// The product needs vectors + rows loads for vectors x rows multiply-adds, so that two loads a
+// cycle feed two multiply-add units; both sizes divide the head sizes and channel counts in use.
+// Panels of one or two vectors take more rows, because two units of latency four need eight sums in
 // flight.
 //
 // A comes in one of the layouts of core/operands.h, all read in place.
@@ -211,6 +211,14 @@ inline void panel_product_from(int64_t rows, const A& a, const T* b, int64_t dep
   }
 }
 
+// Rows of a tile of A that is NV vectors wide: of strips, whole ones.
+template <class A>
+inline constexpr bool kOfStrips = false;
+template <class T>
+inline constexpr bool kOfStrips<Strips<T>> = true;
+template <class A, int NV>
+inline constexpr int kRowsOfTile = kOfStrips<A> ? kTileRows[NV] / kStrip * kStrip : kTileRows[NV];
+
 template <int NV, class T, class A>
 inline void panel_product(int64_t rows, const A& a, const T* b, int64_t depth, SumOf<T>* c,
                           bool accumulate) {
@@ -219,7 +227,7 @@ inline void panel_product(int64_t rows, const A& a, const T* b, int64_t depth, S
     if (tiles_active()) return tiles_product<NV>(rows, a, b, depth, c, accumulate);
   }
 #endif
-  panel_product_from<kTileRows[NV], NV, T>(rows, a, b, depth, c, accumulate);
+  panel_product_from<kRowsOfTile<A, NV>, NV, T>(rows, a, b, depth, c, accumulate);
 }
 
 // Items of storage type S as numbers of T.

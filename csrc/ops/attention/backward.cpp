@@ -55,8 +55,8 @@ bool steps(const View& view, int first_axis, int last_axis) {
 
 std::size_t attention_backward_scratch(const AttentionRows& rows, int64_t count, int64_t item) {
   constexpr int64_t kKeys = 64;
-  constexpr int64_t kWidestPanel = 48;
-  const int64_t lanes = (count + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
+  constexpr int64_t kWidestPanel = 32;
+  const int64_t lanes = count + kWidestPanel;
   const int64_t depth = padded_depth(rows.depth) + kDepthLanes;
   const int64_t value_depth = padded_depth(rows.value_depth) + kDepthLanes;
   const int64_t items = kKeys * (12 * kWidestPanel + 2 * depth + value_depth) +

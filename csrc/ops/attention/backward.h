@@ -27,7 +27,7 @@ struct AttentionGradients {
 // The operands of attention() and its results, `grad` of the shape and type of `out`; the gradients
 // have the shapes and types of what they are gradients of, any strides, and overlap no input. Each
 // thread's scratch is at most 256 rows of q and out, three times, twelve panels of scores (64 keys,
-// up to 48 queries), and a head's keys and values in the type of the computation; where there are
+// up to 32 queries), and a head's keys and values in the type of the computation; where there are
 // few heads, up to eight times those of each head beside it. Results do not depend on the number of
 // threads.
 void attention_backward(const View& grad, const View& q, const View& k, const View& v,

@@ -92,8 +92,8 @@ class Block {
     take(grad_q_, rows_ * p_.depth);
     take(keys_, kKeys * units_ * kStep);
     take(values_, kKeys * value_units_ * kStep);
-    take(key_columns_, kKeys / kStep * p_.depth);
     if (kPairs) {
+      take(key_columns_, kKeys / kStep * p_.depth);
       take(weight_rows_, kTile);
       take(grad_score_rows_, kTile);
       take(grad_score_pairs_, kTile / 2);
@@ -105,14 +105,16 @@ class Block {
   }
 
   void run() {
-    const auto near = [](const AttentionOperand& x) {
-      return x.item == 1 && x.row * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
-    };
-    if constexpr (std::is_same_v<S, Item>) {
-      keys_in_place_ = near(p_.k) && p_.depth % kStep == 0;
-      values_in_place_ = near(p_.v) && p_.value_depth % kStep == 0;
+    if constexpr (kPairs) {
+      keys_in_place_ = p_.k.item == 1 && p_.depth % kStep == 0;
+      values_in_place_ = p_.v.item == 1 && p_.value_depth % kStep == 0;
+    } else if constexpr (std::is_same_v<S, T>) {
+      const auto near = [](const AttentionOperand& x) {
+        return x.item == 1 && x.row * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
+      };
+      keys_in_place_ = near(p_.k);
+      values_in_place_ = near(p_.v);
     }
-    if constexpr (std::is_same_v<S, Unit>) columns_in_place_ = near(p_.k);
     int64_t low = queries_.limited() ? p_.keys : 0;
     int64_t high = queries_.limited() ? 0 : p_.keys;
     queries_.template for_each_panel<W>([&]<int NV>(const Panel& panel) {
@@ -221,13 +223,9 @@ class Block {
   void pack(const Range& block) {
     if (!keys_in_place_) pack_items(p_.k, block, p_.depth, units_ * kStep, keys_);
     if (!values_in_place_) pack_items(p_.v, block, p_.value_depth, value_units_ * kStep, values_);
-    if (columns_in_place_) return;
     if constexpr (kPairs) {
       pair_rows(row(p_.k, block.first), p_.k.row, p_.k.item, block.count(), p_.depth, key_columns_,
                 p_.depth);
-    } else {
-      copy_rows<T, S>(row(p_.k, block.first), p_.k.row, p_.k.item, block.count(), p_.depth,
-                      key_columns_);
     }
   }
 
@@ -262,7 +260,7 @@ class Block {
     // Whole pairs of keys: the one before the first is forbidden below.
     if constexpr (kPairs) range.first -= (range.first - block.first) % 2;
     if constexpr (!kPairs) {
-      if (!waiting_.precede(panel, range)) add_waiting();
+      if (NV != kWide || !waiting_.precede(panel, range)) add_waiting();
       scores_ = waiting_.scores + waiting_.panels * kTile;
       grads_ = waiting_.grads + waiting_.panels * kTile;
     }
@@ -306,9 +304,12 @@ class Block {
       weights = {scores_, kPitch};
       grad_scores = {grads_, kPitch};
     }
-    Columns<Unit> columns{key_columns_ + at / kStep * p_.depth, p_.depth};
-    if constexpr (std::is_same_v<S, Unit>) {
-      if (columns_in_place_) columns = {row(p_.k, range.first), p_.k.row};
+    Columns<Unit> columns{};
+    if constexpr (kPairs) {
+      columns = {key_columns_ + at / kStep * p_.depth, p_.depth};
+    } else {
+      const ItemRows rows = items(p_.k, keys_in_place_, range.first, keys_, at, units_);
+      columns = {rows.data, rows.stride};
     }
     product<NV, Unit>(p_.depth, columns, by_key, depth, grad_q_ + panel.vector * W * p_.depth,
                       true);
@@ -417,7 +418,6 @@ class Block {
   bool late_factor_;  // the factor comes with the exponential
   bool keys_in_place_ = false;
   bool values_in_place_ = false;
-  bool columns_in_place_ = false;
   // Panels whose P and dS have not yet been multiplied, one after the other: of so many queries of
   // the call from the first on, and of these keys.
   struct Waiting {
@@ -441,8 +441,8 @@ class Block {
     }
   };
   Waiting waiting_{};
-  T* scores_;          // (keys of a block, lanes of a panel), and P
-  T* grads_;           // grad . v, and dS
+  T* scores_;          // of the panel at hand: (keys of a block, its lanes), and P
+  T* grads_;           // the same: grad . v, and dS
   T* added_;           // the bias or mask of a panel
   T* slope_;           // of the cap
   T* lse_;             // for each row, in units of log2
@@ -454,7 +454,7 @@ class Block {
   T* grad_q_;          // panels of lanes (D, lanes)
   Item* keys_;         // a block (keys, D)
   Item* values_;       // a block (keys, Dv)
-  Unit* key_columns_;  // a block (keys, D)
+  Unit* key_columns_;  // of pairs: a block (keys / 2, D)
   bfloat16* weight_rows_;
   bfloat16* grad_score_rows_;
   Pair* grad_score_pairs_;

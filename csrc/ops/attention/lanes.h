@@ -1,7 +1,7 @@
 #pragma once
 // What the forward and the backward kernel share, for kernel files: queries as the lanes of panels,
 // which keys they see, and what becomes of their scores between the product and the exponential.
-// A panel is kWide vectors of queries wide (core/lanes.h), or one.
+// A panel is kWide vectors of queries wide (core/lanes.h), the last ones fewer.
 #include <cmath>
 #include <limits>
 

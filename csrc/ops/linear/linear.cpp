@@ -19,7 +19,7 @@ constexpr int64_t kRangesPerThread = 4;
 // Items of the depth that are packed for some panels after each other, a multiple of every kernel's
 // unit.
 constexpr int64_t kPackedAtOnce = 128;
-constexpr int64_t kPackedPanels = 8;
+constexpr int64_t kPackedPanels = 4;
 // Rows whose sums are taken one after the other.
 constexpr int64_t kSummedRows = 4096;
 
