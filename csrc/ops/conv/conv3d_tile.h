@@ -59,7 +59,8 @@ template <int kRows, int NV, class T>
   if (ahead.at == nullptr) ahead.at = reinterpret_cast<const std::byte*>(input);
   constexpr int kNear = 3;  // rows of a pointer, as in core/operands.h
   // Fewer instructions a step count for more where a step is of fewer multiply-adds: with sixteen
-  // registers layers took 0.79 to 0.93 of the time, with thirty-two they took more (docs/conv.md).
+  // registers layers took 0.79 to 0.93 of the time, with thirty-two nothing was gained
+  // (docs/conv.md).
   constexpr bool kUnrolled = kConvRows < 8;
   constexpr int kPointers = (kRows + kNear - 1) / kNear;
   for (int64_t tap = 0; tap < count; ++tap, ahead.step = 0) {
