@@ -83,7 +83,7 @@ class TestTorch:
         torch = self.torch
         x, y = np.random.default_rng(0).random((2, 64, 128, 128), np.float32)
         a = torch.rand(700, 700)
-        away, elsewhere = np.zeros((2, 1 << 20))
+        away, elsewhere = np.zeros((2, 1 << 22))  # beyond a last-level cache of 32 MiB
 
         def ours() -> None:
             for _ in range(4):
