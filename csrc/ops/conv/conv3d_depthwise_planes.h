@@ -1,8 +1,9 @@
 #pragma once
 // Depthwise convolution of 3 x 3 taps in space, of stride and dilation 1, where W is contiguous,
-// for kernel files: positions are lanes. A tile is seven rows of two vectors: loads straddle cache
-// lines, and each serves up to three rows of taps, 54 of them 126 multiply-adds. A tile for any
-// taps, each vector of the inputs loaded for each of its taps, was no faster than to transpose.
+// for kernel files: positions are lanes. A tile is seven rows of two vectors, three of sixteen
+// registers: loads straddle cache lines, and each serves up to three rows of taps, 54 of them 126
+// multiply-adds. A tile for any taps, each vector of the inputs loaded for each of its taps, was no
+// faster than to transpose.
 //
 // One channel of a window is copied into scratch as (T, H, W), of the type of the sums, with zeros
 // for the padding along H and W, a frame before it is read first. A block of one frame, as a stream
@@ -39,11 +40,17 @@ inline int64_t first_depthwise(const ConvProblem& p, int64_t panel) {
   return at_most(panel * W, p.filters > W ? p.filters - W : 0);
 }
 
-// Rows and vectors of a tile of 3 x 3 taps.
+// Rows and vectors of a tile of 3 x 3 taps, and rows of one vector, as many sums as there are
+// registers for beside nine taps: each is a chain of multiply-adds.
 #if defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int kPlaneRows = 7;
+inline constexpr int kNarrowRows = 7;
+#elif defined(__AVX2__)
+inline constexpr int kPlaneRows = 3;
+inline constexpr int kNarrowRows = 6;
 #else
 inline constexpr int kPlaneRows = 2;
+inline constexpr int kNarrowRows = 4;
 #endif
 inline constexpr int kPlaneVectors = 2;
 // Lines that it fetches for each frame that it reads.
@@ -59,15 +66,123 @@ struct PlaneEnds {
   int64_t rows, lanes;
 };
 
-// The first rows of a tile's sums, and lanes, to where they go.
-template <int NV, class V, class T>
-[[gnu::always_inline]] inline void finish_plane(const V (&sum)[kPlaneRows][NV],
+// The rows of one channel of a frame that a tile reads.
+template <class T>
+struct PlaneRows {
+  const T* at;  // at the first tap of the first position
+  int64_t pitch;
+  int64_t weight;
+};
+
+// The window has zeros where rows or columns are outside.
+struct AllInside {
+  static constexpr int kFetch = 2;  // to the second-level cache: it is to be copied
+  static constexpr bool row(int64_t) { return true; }
+  template <class V, class T>
+  [[gnu::always_inline]] V load_at(const T* at, int, int) const {
+    return load<V>(at);
+  }
+};
+
+#if defined(__AVX2__)
+// Which of a tile's rows lie inside.
+struct RowsInside {
+  static constexpr int kFetch = 3;
+  int64_t first, last;
+  bool row(int64_t i) const { return i >= first && i < last; }
+  template <class V>
+  [[gnu::always_inline]] V load_at(const float* at, int, int) const {
+    return load<V>(at);
+  }
+};
+
+// And which of its columns: lanes of each vector at each tap along W.
+struct LanesInside : RowsInside {
+#if defined(__AVX512F__)
+  using Lanes = __mmask16;
+#else
+  using Lanes = __m256i;
+#endif
+  Lanes lanes[kPlaneVectors][3];
+
+  // Of columns from `left` on, of a row of so many.
+  LanesInside(const RowsInside& rows, int64_t left, int64_t columns) : RowsInside(rows) {
+    constexpr int W = kLanesOf<float>;
+    for (int v = 0; v < kPlaneVectors; ++v) {
+      for (int l = 0; l < 3; ++l) {
+        const int64_t begin = left + v * W + l;
+        const auto outside = static_cast<int>(std::clamp<int64_t>(-begin, 0, W));
+        const auto end = static_cast<int>(std::clamp<int64_t>(columns - begin, 0, W));
+#if defined(__AVX512F__)
+        lanes[v][l] = static_cast<__mmask16>(((1U << end) - 1U) & ~((1U << outside) - 1U));
+#else
+        const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        lanes[v][l] = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(outside), lane),
+                                          _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
+#endif
+      }
+    }
+  }
+
+  template <class V>
+  [[gnu::always_inline]] V load_at(const float* at, int v, int l) const {
+#if defined(__AVX512F__)
+    return V(_mm512_maskz_loadu_ps(lanes[v][l], at));
+#else
+    return V(_mm256_maskload_ps(at, lanes[v][l]));
+#endif
+  }
+};
+#endif
+
+// 3 x 3 taps in each of `count` frames of one channel, for kRows rows of NV vectors from row h and
+// position w on.
+template <int kRows, int NV, class T, class Inside>
+[[gnu::noinline, gnu::flatten]] void plane_tile(const PlaneRows<T>* frames, int64_t count,
+                                                int64_t h, int64_t w, const Inside& inside,
+                                                const T* weight, const std::byte* ahead,
                                                 const PlaneEnds<T>& ends) {
-  constexpr int W = static_cast<int>(V::size());
+  using V = Vec<T>;
+  constexpr int W = kLanesOf<T>;
+  if (ahead == nullptr) ahead = reinterpret_cast<const std::byte*>(weight);
+  V sum[kRows][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t pitch = frames[i].pitch;
+    const T* a = frames[i].at + h * pitch + w;
+    const T* b = weight + frames[i].weight;
+    V taps[9];
+#pragma GCC unroll 9
+    for (int j = 0; j < 9; ++j) taps[j] = in_register(V(b[j * W]));
+#pragma GCC unroll 8
+    for (int64_t line = 0; line < kPlaneLines; ++line, ahead += 64) {
+      __builtin_prefetch(ahead, 0, Inside::kFetch);
+    }
+#pragma GCC unroll 9
+    for (int row = 0; row < kRows + 2; ++row, a += pitch) {
+      if (!inside.row(row)) continue;
+#pragma GCC unroll 3
+      for (int l = 0; l < 3; ++l) {
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) {
+          const V x = in_register(inside.template load_at<V>(a + v * W + l, v, l));
+#pragma GCC unroll 3
+          for (int j = 0; j < 3; ++j) {
+            const int r = row - j;
+            if (r >= 0 && r < kRows) multiply_add(sum[r][v], x, taps[j * 3 + l]);
+          }
+        }
+      }
+    }
+  }
   const V bias(ends.bias);
   const V least(ends.least);
 #pragma GCC unroll 8
-  for (int r = 0; r < kPlaneRows; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     if (r >= ends.rows) break;
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) {
@@ -78,112 +193,12 @@ template <int NV, class V, class T>
   }
 }
 
-// 3 x 3 taps in each of `count` frames, of one channel whose rows lie `pitch` apart.
-template <int NV, class T>
-[[gnu::noinline, gnu::flatten]] void plane_tile(const T* input, int64_t pitch, const TapAt* frames,
-                                                int64_t count, const T* weight,
-                                                const std::byte* ahead, const PlaneEnds<T>& ends) {
-  using V = Vec<T>;
-  constexpr int W = kLanesOf<T>;
-  if (ahead == nullptr) ahead = reinterpret_cast<const std::byte*>(input);
-  V sum[kPlaneRows][NV];
-#pragma GCC unroll 8
-  for (int r = 0; r < kPlaneRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    const T* a = input + frames[i].input;
-    const T* b = weight + frames[i].weight;
-    V w[9];
-#pragma GCC unroll 9
-    for (int j = 0; j < 9; ++j) w[j] = in_register(V(b[j * W]));
-#pragma GCC unroll 8
-    for (int64_t line = 0; line < kPlaneLines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-#pragma GCC unroll 9
-    for (int row = 0; row < kPlaneRows + 2; ++row, a += pitch) {
-#pragma GCC unroll 3
-      for (int l = 0; l < 3; ++l) {
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) {
-          const V x = in_register(load<V>(a + v * W + l));
-#pragma GCC unroll 3
-          for (int j = 0; j < 3; ++j) {
-            const int r = row - j;
-            if (r >= 0 && r < kPlaneRows) multiply_add(sum[r][v], x, w[j * 3 + l]);
-          }
-        }
-      }
-    }
-  }
-  finish_plane(sum, ends);
-}
-
-#if defined(__AVX512F__)
-// The rows of one channel of a frame, from the first that the first row of outputs reads on.
-struct PlaneRows {
-  const float* at;  // at the first tap of the first position
-  int64_t pitch;
-  int64_t weight;
-};
-
-// Which of a tile's rows and columns lie inside: rows [first, last), and lanes of each vector at
-// each tap along W.
-struct PlaneInside {
-  int64_t first, last;
-  __mmask16 lanes[kPlaneVectors][3];
-};
-
-// The same from where the inputs lie, of the tile at row h and position w.
-template <int NV>
-[[gnu::noinline, gnu::flatten]] void plane_tile_in_place(
-    const PlaneRows* frames, int64_t count, int64_t h, int64_t w, const PlaneInside& inside,
-    const float* weight, const std::byte* ahead, const PlaneEnds<float>& ends) {
-  using V = Vec<float>;
-  constexpr int W = kLanesOf<float>;
-  if (ahead == nullptr) ahead = reinterpret_cast<const std::byte*>(weight);
-  V sum[kPlaneRows][NV];
-#pragma GCC unroll 8
-  for (int r = 0; r < kPlaneRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) sum[r][v] = V(0.0F);
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t pitch = frames[i].pitch;
-    const float* a = frames[i].at + h * pitch + w;
-    const float* b = weight + frames[i].weight;
-    V taps[9];
-#pragma GCC unroll 9
-    for (int j = 0; j < 9; ++j) taps[j] = in_register(V(b[j * W]));
-#pragma GCC unroll 8
-    for (int64_t line = 0; line < kPlaneLines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 3);
-#pragma GCC unroll 9
-    for (int row = 0; row < kPlaneRows + 2; ++row, a += pitch) {
-      if (row < inside.first || row >= inside.last) continue;
-#pragma GCC unroll 3
-      for (int l = 0; l < 3; ++l) {
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) {
-          const V x = in_register(V(_mm512_maskz_loadu_ps(inside.lanes[v][l], a + v * W + l)));
-#pragma GCC unroll 3
-          for (int j = 0; j < 3; ++j) {
-            const int r = row - j;
-            if (r >= 0 && r < kPlaneRows) multiply_add(sum[r][v], x, taps[j * 3 + l]);
-          }
-        }
-      }
-    }
-  }
-  finish_plane(sum, ends);
-}
-#endif
-
 template <class S>
 class DepthwisePlanes {
  public:
   using C = SumOf<ItemOf<S>>;
   static constexpr int W = kLanesOf<C>;
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
   static constexpr bool kMayBeInPlace = std::is_same_v<S, float>;
 #else
   static constexpr bool kMayBeInPlace = false;
@@ -199,12 +214,12 @@ class DepthwisePlanes {
       return part;
     };
     constexpr auto kSum = static_cast<int64_t>(sizeof(C));
-    const int64_t taps = take(p_.taps[0].count * kFrameBytes);
+    const int64_t frames = take(p_.taps[0].count * static_cast<int64_t>(sizeof(PlaneRows<C>)));
     const int64_t sums = take(((b.end[1] - b.begin[1]) * place_.width.extent + W) * kSum);
     const int64_t window = take(in_place_ ? 0 : ring_pixels() * kSum);
     scratch_bytes_ = bytes;
     if (b.scratch == nullptr) return;
-    frames_ = b.scratch + taps;
+    frames_ = reinterpret_cast<PlaneRows<C>*>(b.scratch + frames);
     sums_ = reinterpret_cast<C*>(b.scratch + sums);
     window_ = reinterpret_cast<C*>(b.scratch + window);
   }
@@ -243,7 +258,7 @@ class DepthwisePlanes {
   }
   int64_t frame_pixels() const { return place_.height.extent * place_.width.extent; }
   int64_t ring_pixels() const {
-    const int64_t behind = kPlaneRows * place_.width.extent + kPlaneVectors * W;
+    const int64_t behind = kNarrowRows * place_.width.extent + kPlaneVectors * W;
     return at_most(ring(), place_.time.extent) * frame_pixels() + behind;
   }
 
@@ -264,17 +279,14 @@ class DepthwisePlanes {
     const int64_t pitch = place_.width.extent;
     int64_t frames = 0;
     each_frame(t, [&](int64_t i, int64_t frame) {
-#if defined(__AVX512F__)
+      PlaneRows<C>& rows_of = frames_[frames++];
+      rows_of = {window_ + frame % ring() * frame_pixels(), pitch, i * 9 * W};
       if constexpr (kMayBeInPlace) {
         if (in_place_) {
           const auto [row0, stride] = frame_at(channel, frame);
-          auto* const planes = reinterpret_cast<PlaneRows*>(frames_);
-          planes[frames++] = {row0 + place_.height.first * stride, stride, i * 9 * W};
-          return;
+          rows_of = {row0 + place_.height.first * stride, stride, i * 9 * W};
         }
       }
-#endif
-      reinterpret_cast<TapAt*>(frames_)[frames++] = {frame % ring() * frame_pixels(), i * 9 * W};
     });
     // What a tile finishes itself.
     const bool simple = b_.activation == Activation::none || b_.activation == Activation::relu;
@@ -286,29 +298,49 @@ class DepthwisePlanes {
     ends.stride = finished ? b_.out_strides.s[1] : pitch;
     C* const out = finished ? reinterpret_cast<C*>(to) : sums_;
     constexpr int64_t kStep = kPlaneVectors * W;
-    const int64_t calls = (rows + kPlaneRows - 1) / kPlaneRows * ((positions_ + kStep - 1) / kStep);
+    const int64_t tail = positions_ % kStep;
+    const int64_t narrow = tail > 0 && tail <= W ? 1 : 0;
+    const int64_t wide = (positions_ + kStep - 1) / kStep - narrow;
+    const int64_t calls = (rows + kPlaneRows - 1) / kPlaneRows * wide +
+                          (rows + kNarrowRows - 1) / kNarrowRows * narrow;
     StretchAhead ahead = frame_ahead(channel, packed, frames, calls);
-    for (int64_t h = 0; h < rows; h += kPlaneRows) {
-      ends.rows = at_most(kPlaneRows, rows - h);
-      for (int64_t w = 0; w < positions_; w += kStep) {
-        ends.lanes = positions_ - w;
-        ends.out = out + h * ends.stride + w;
-#if defined(__AVX512F__)
-        if constexpr (kMayBeInPlace) {
-          if (in_place_) {
-            const auto tile = ends.lanes > W ? plane_tile_in_place<2> : plane_tile_in_place<1>;
-            tile(reinterpret_cast<const PlaneRows*>(frames_), frames, h, w,
-                 inside_of(h, w, ends.rows), weights, ahead.next().at, ends);
-            continue;
-          }
+    const auto tile = [&]<int kRows, int NV>(int64_t h, int64_t w) {
+      ends.rows = at_most(kRows, rows - h);
+      ends.lanes = positions_ - w;
+      ends.out = out + h * ends.stride + w;
+      sum_tile<kRows, NV>(frames, h, w, weights, ahead.next().at, ends);
+    };
+    for (int64_t h = 0; h < rows; h += kNarrowRows) {
+      for (int64_t r = h; r < at_most(h + kNarrowRows, rows); r += kPlaneRows) {
+        for (int64_t i = 0; i < wide; ++i) {
+          tile.template operator()<kPlaneRows, kPlaneVectors>(r, i * kStep);
         }
-#endif
-        const auto tile = ends.lanes > W ? plane_tile<2, C> : plane_tile<1, C>;
-        tile(window_ + h * pitch + w, pitch, reinterpret_cast<const TapAt*>(frames_), frames,
-             weights, ahead.next().at, ends);
       }
+      if (narrow != 0) tile.template operator()<kNarrowRows, 1>(h, wide * kStep);
     }
     if (!finished) finish_run(rows, pitch, bias, to);
+  }
+
+  template <int kRows, int NV>
+  void sum_tile(int64_t frames, int64_t h, int64_t w, const C* weights, const std::byte* ahead,
+                const PlaneEnds<C>& ends) const {
+#if defined(__AVX2__)
+    if constexpr (kMayBeInPlace) {
+      if (in_place_) {
+        const int64_t top = place_.height.first + h;
+        const int64_t left = place_.width.first + w;
+        const RowsInside inside{top < 0 ? -top : 0, at_most(p_.in[1] - top, ends.rows + 2)};
+        if (left >= 0 && left + NV * W + 2 <= p_.in[2]) {
+          plane_tile<kRows, NV>(frames_, frames, h, w, inside, weights, ahead, ends);
+        } else {
+          plane_tile<kRows, NV>(frames_, frames, h, w, LanesInside(inside, left, p_.in[2]), weights,
+                                ahead, ends);
+        }
+        return;
+      }
+    }
+#endif
+    plane_tile<kRows, NV>(frames_, frames, h, w, AllInside(), weights, ahead, ends);
   }
 
   // Rows of one channel of a frame of x or of the past, at the first column of the window.
@@ -325,23 +357,6 @@ class DepthwisePlanes {
     const S* const x = static_cast<const S*>(past ? b_.past : b_.x);
     return {x + channel * strides.c + frame * strides.s[0] + place_.width.first, strides.s[1]};
   }
-
-#if defined(__AVX512F__)
-  // What is inside of the tile at row h and position w of the block, of so many rows.
-  PlaneInside inside_of(int64_t h, int64_t w, int64_t rows) const {
-    const int64_t top = place_.height.first + h;
-    PlaneInside inside{top < 0 ? -top : 0, at_most(p_.in[1] - top, rows + 2), {}};
-    for (int v = 0; v < kPlaneVectors; ++v) {
-      for (int l = 0; l < 3; ++l) {
-        const int64_t left = place_.width.first + w + v * W + l;
-        const int64_t last = std::clamp<int64_t>(p_.in[2] - left, 0, W);
-        const int64_t first = std::clamp<int64_t>(-left, 0, W);
-        inside.lanes[v][l] = static_cast<__mmask16>(((1U << last) - 1U) & ~((1U << first) - 1U));
-      }
-    }
-    return inside;
-  }
-#endif
 
   // What tiles fetch meanwhile: the first frame that is inside from this one on, or from the first
   // of the next channel.
@@ -407,15 +422,13 @@ class DepthwisePlanes {
     });
   }
 
-  static constexpr int64_t kFrameBytes = 32;  // of what says where a frame lies
-
   const ConvBlock& b_;
   const ConvProblem& p_;
   WindowPlace place_;
   int64_t positions_;
   bool in_place_;
   int64_t scratch_bytes_;
-  std::byte* frames_ = nullptr;
+  PlaneRows<C>* frames_ = nullptr;
   C* sums_ = nullptr;
   C* window_ = nullptr;
 };

@@ -167,12 +167,12 @@ template <class T>
 inline constexpr int kTileFilters = kLanesOf<T> < kMostFilters ? kLanesOf<T> : kMostFilters;
 inline constexpr int kRowVectors = 3;
 
-// The inputs, (depth, positions), are NV vectors wide, the weights (depth, filters) `lanes`. Sums
-// are (filters, positions), one order whatever the tile.
+// The inputs, (depth, positions), are NV vectors wide, the weights (depth, filters) as wide as a
+// tile. Sums are (filters, positions), one order whatever the tile.
 template <int NV, class T>
 [[gnu::noinline, gnu::flatten]] void rows_tile(const T* input, const TapAt* taps, int64_t count,
-                                               int64_t depth, const T* weight, int64_t lanes,
-                                               SumOf<T>* out, bool accumulate) {
+                                               int64_t depth, const T* weight, SumOf<T>* out,
+                                               bool accumulate) {
   using V = Vec<SumOf<T>>;
   constexpr int W = kLanesOf<T>;
   constexpr int kRows = kTileFilters<T>;
@@ -192,7 +192,7 @@ template <int NV, class T>
       for (int j = 0; j < NV; ++j) row[j] = Step<T>::row(b + k * kPitch + j * W);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) add_row<T>(i, sum[i], a + i, row);
-      a += lanes;
+      a += kRows;
     };
     int64_t k = depth;
     for (; k >= 4; k -= 4, b += 4 * kPitch) {
@@ -212,8 +212,7 @@ template <int NV, class T>
 }
 
 template <class T>
-using RowsTile = void (*)(const T*, const TapAt*, int64_t, int64_t, const T*, int64_t, SumOf<T>*,
-                          bool);
+using RowsTile = void (*)(const T*, const TapAt*, int64_t, int64_t, const T*, SumOf<T>*, bool);
 template <class T>
 inline constexpr RowsTile<T> kRowsTiles[kRowVectors + 1] = {nullptr, rows_tile<1, T>,
                                                             rows_tile<2, T>, rows_tile<3, T>};
@@ -354,16 +353,21 @@ template <class S, class T>
     if (pitch > channels) clear_behind(to, pixels, channels, pitch);
     return;
   }
-  // Squares of pixels and channels; the last ones overlap those before where they can.
-  for (int64_t w = 0; w < pixels;) {
-    const int64_t count = pixels - w < W ? pixels - w : W;
-    for (int64_t c = 0; c < channels; c += W) {
-      const int64_t lanes = channels - c < W ? channels - c : W;
-      const int64_t stored = pitch - c < W ? pitch - c : W;
+  // Squares of pixels and channels; the last ones overlap those before where they can. Along the
+  // row first: channels may lie so far apart that a first-level cache holds eight of them. Rows
+  // mostly follow one another in memory.
+  constexpr int64_t kAhead = 128 / static_cast<int64_t>(sizeof(S));
+  for (int64_t c = 0; c < channels; c += W) {
+    const int64_t lanes = channels - c < W ? channels - c : W;
+    const int64_t stored = pitch - c < W ? pitch - c : W;
+    for (int64_t w = 0; w < pixels;) {
+      const int64_t count = pixels - w < W ? pixels - w : W;
       V square[W];
 #pragma GCC unroll 16
       for (int j = 0; j < W; ++j) {
-        square[j] = j < lanes ? load_first<V>(from + (c + j) * channel_stride + w, count) : V(C(0));
+        const S* const at = from + (c + j) * channel_stride + w;
+        square[j] = j < lanes ? load_first<V>(at, count) : V(C(0));
+        __builtin_prefetch(at + kAhead, 0, 2);
       }
       transpose<C>(square);
       if (count == W && stored == W) {
@@ -374,9 +378,9 @@ template <class S, class T>
           store_first(to + (w + i) * pitch + c, square[i], stored);
         }
       }
+      w += count;
+      if (w < pixels && pixels - w < W && pixels >= W) w = pixels - W;
     }
-    w += count;
-    if (w < pixels && pixels - w < W && pixels >= W) w = pixels - W;
   }
 }
 
