@@ -22,7 +22,7 @@
 // T is float, double or Pair. A Pair is two neighbours along the depth as bfloat16: k counts pairs,
 // C is float32, and the product is one instruction a vector where there are dot products of
 // bfloat16 (a lane gains a.high * b.high, then a.low * b.low), else two multiply-adds of what is
-// widened on the way. An odd depth is padded with zeros in A and in B, since zero times NaN is no
+// widened on the way, in the order of the depth. An odd depth is padded with zeros in A and in B, since zero times NaN is no
 // zero. Where avx512_amx is active, panel_product takes tiles for pairs (core/tile_amx.h).
 #include <utility>
 
@@ -102,8 +102,8 @@ struct Step<Pair> {
                              std::bit_cast<__m512bh>(row)));
 #else
     const Bits upper(0xFFFF0000U);
-    sum += std::bit_cast<V>(item & upper) * std::bit_cast<V>(row & upper);
-    sum += std::bit_cast<V>(item << 16) * std::bit_cast<V>(row << 16);
+    multiply_add(sum, std::bit_cast<V>(item << 16), std::bit_cast<V>(row << 16));
+    multiply_add(sum, std::bit_cast<V>(item & upper), std::bit_cast<V>(row & upper));
 #endif
   }
 };

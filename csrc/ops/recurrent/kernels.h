@@ -105,6 +105,12 @@ struct RecurrentKernels {
   void (*pack)(const PackArgs&);
   void (*project)(const ProjectArgs&);
   void (*step)(const StepArgs&);
+  // Of bfloat16 where there are no dot products of it, else null: many rows go through panels of
+  // float32, since pairs would be widened for every tile of rows. `widen` makes such a panel of one
+  // of pairs, of so many numbers deep; in `step_widened` states are rows of float32 that bfloat16
+  // has. Results are those of pairs, bit by bit.
+  void (*widen)(const void* panel, int64_t depth, void* to);
+  void (*step_widened)(const StepArgs&);
 };
 
 // For float32, float64 or bfloat16.

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "core/bfloat16.h"
 #include "core/denormals.h"
 #include "core/error.h"
 #include "core/parallel.h"
@@ -61,15 +62,18 @@ class Sequence {
         split_(weights.split()),
         // Where sequences end one after another, most steps fill their tiles by a half.
         split_hh_(steps.ragged() ? nullptr : weights.split_hh(steps.batch())),
+        wide_hh_(weights.wide_hh(steps.batch())),
+        state_item_(wide_hh_ != nullptr ? real_ : storage_),
         x_pitch_(split_ != nullptr ? split_pitch(weights.input()) : padded_pitch(weights.input())),
         h_pitch_(padded_pitch(weights.state_blocks() * weights.kernels().lanes)),
         split_h_pitch_(split_hh_ != nullptr ? split_pitch(weights.state()) : 0),
         output_pitch_(padded_pitch(weights.padded())),
         rows_wanted_(split_ != nullptr ? kSplitChunkRows : kChunkRows),
         chunk_rows_(steps.most_rows(rows_wanted_)),
+        wide_ih_(weights.wide_ih(chunk_rows_)),
         gates_(panel_gates(weights.cell())),
         task_rows_(split_hh_ != nullptr ? kSplitStepRows : kTaskRows),
-        row_tasks_(row_tasks(weights, steps.batch(), task_rows_, threads)),
+        row_tasks_(pairs() ? 1 : row_tasks(weights, steps.batch(), task_rows_, threads)),
         project_row_tasks_(split_ == nullptr
                                ? row_tasks_
                                : row_tasks(weights, chunk_rows_, kSplitTaskRows, threads)),
@@ -80,7 +84,7 @@ class Sequence {
     const int64_t N = steps.batch();
     const int64_t x_bytes = (chunk_rows_ + (split_ != nullptr ? kSplitRest : 0)) * x_row_bytes();
     const int64_t pre_bytes = weights.blocks() * gates_ * gate_stride() * real_;
-    const int64_t h_bytes = N * h_pitch_ * storage_;
+    const int64_t h_bytes = N * h_pitch_ * state_item_;
     const int64_t split_h_bytes = split_hh_ != nullptr ? (N + kSplitRest) * split_h_row_bytes() : 0;
     const int64_t c_bytes = lstm ? N * weights.padded() * real_ : 0;
     const int64_t reset_bytes = weights.cell() == Cell::gru_before ? h_bytes : 0;
@@ -108,7 +112,14 @@ class Sequence {
     sums_ = workspace_.take(sums_bytes);
     from_h_ = workspace_.take(from_h_bytes);
     no_bias_ = workspace_.take_zeros(no_bias_bytes);
-    if (args.h0 != nullptr) load_state(*args.h0, h_[0], h_pitch_, weights.state());
+    if (args.h0 != nullptr && wide_hh_ != nullptr) {
+      for (int64_t row = 0; row < N; ++row) {
+        widen_row(args.h0->as<std::byte>() + steps_.sequence(row) * args.h0->stride(0),
+                  args.h0->stride(1), weights.state(), wide_state(0, row));
+      }
+    } else if (args.h0 != nullptr) {
+      load_state(*args.h0, h_[0], h_pitch_, weights.state());
+    }
     if (split_hh_ != nullptr) split_state(0, 0, N, 0, weights.state());
     if (lstm && args.c0 != nullptr) {
       load_state(*args.c0, c_, weights.padded(), weights.hidden());
@@ -156,8 +167,15 @@ class Sequence {
     for (int64_t row = 0; row < steps_.batch(); ++row) {
       std::byte* to = args_.hn.as<std::byte>() + steps_.sequence(row) * args_.hn.stride(0);
       const int64_t length = steps_.length(row);
-      const std::byte* from = h_[length % 2] + row * h_pitch_ * storage_;
-      std::memcpy(to, from, bytes);
+      if (wide_hh_ != nullptr) {
+        const float* const from = wide_state(length, row);
+        for (int64_t unit = 0; unit < weights_.state(); ++unit) {
+          const bfloat16 item = narrow(from[unit]);
+          std::memcpy(to + unit * storage_, &item, sizeof item);
+        }
+      } else {
+        std::memcpy(to, h_[length % 2] + row * h_pitch_ * storage_, bytes);
+      }
       if (weights_.cell() == Cell::lstm) {
         std::memcpy(args_.cn.as<std::byte>() + steps_.sequence(row) * args_.cn.stride(0),
                     c_ + row * weights_.padded() * real_,
@@ -175,6 +193,12 @@ class Sequence {
     }
   }
 
+  float* wide_state(int64_t step, int64_t row) const {
+    return reinterpret_cast<float*>(h_[step % 2]) + row * h_pitch_;
+  }
+  // Whether states are multiplied as pairs, whose tiles are larger.
+  bool pairs() const { return real_ != storage_ && wide_hh_ == nullptr; }
+
   void clear_after_ends(int threads, int thread) const {
     if (!steps_.ragged()) return;
     const int64_t T = args_.y.shape[0];
@@ -189,6 +213,13 @@ class Sequence {
   }
 
   void pack_input(int64_t begin, int64_t end, int threads, int thread) const {
+    if (wide_ih_ != nullptr) {
+      each_row(steps_, begin, end, threads, thread, [&](int64_t k, int64_t step, int64_t row) {
+        widen_row(steps_.at(args_.x, row, step), args_.x.stride(2), weights_.input(),
+                  reinterpret_cast<float*>(x_) + k * x_pitch_);
+      });
+      return;
+    }
     if (split_ == nullptr) {
       pack_rows(steps_, args_.x, begin, end, threads, thread, x_, x_pitch_);
       return;
@@ -206,7 +237,7 @@ class Sequence {
     ProjectArgs args{last - first,
                      x_ + first * x_row_bytes(),
                      x_pitch_,
-                     weights_.ih(),
+                     wide_ih_ != nullptr ? wide_ih_ : weights_.ih(),
                      weights_.input(),
                      weights_.normed() ? no_bias_ : weights_.bias(),
                      pre_ + first * kernels_.lanes * real_,
@@ -234,10 +265,12 @@ class Sequence {
     project_input(args);
   }
   void project_input(const ProjectArgs& args) const {
-    (split_ != nullptr ? split_->project : kernels_.project)(args);
+    if (split_ != nullptr) return split_->project(args);
+    (wide_ih_ != nullptr ? weights_.wide_kernels() : kernels_).project(args);
   }
   int64_t x_row_bytes() const {
-    return x_pitch_ * (split_ != nullptr ? item_size(DType::bf16) : storage_);
+    if (split_ != nullptr) return x_pitch_ * item_size(DType::bf16);
+    return x_pitch_ * (wide_ih_ != nullptr ? real_ : storage_);
   }
 
   void take_step(int64_t chunk, int64_t step, int phase, const Grid& grid, const Team& team,
@@ -264,6 +297,7 @@ class Sequence {
   }
 
   void step_blocks(int64_t step, const StepArgs& args) const {
+    if (wide_hh_ != nullptr) return kernels_.step_widened(args);
     if (split_hh_ == nullptr) return kernels_.step(args);
     // Tiles for a block at a time, whose sums and states stay in the first cache.
     StepArgs block = args;
@@ -308,8 +342,7 @@ class Sequence {
   int64_t split_h_row_bytes() const { return split_h_pitch_ * item_size(DType::bf16); }
 
   static int64_t row_tasks(const CellWeights& weights, int64_t rows, int64_t tile, int threads) {
-    const bool narrow = weights.dtype() == DType::bf16;
-    if (narrow || weights.blocks() >= kSharedTasks * threads) return 1;
+    if (weights.blocks() >= kSharedTasks * threads) return 1;
     return std::max<int64_t>((rows + tile - 1) / tile, 1);
   }
   // Whole tiles, the last task's rows excepted.
@@ -388,7 +421,7 @@ class Sequence {
     args.next_pitch = weights_.projected() ? output_pitch_ : h_pitch_;
     args.c = c_;
     args.c_pitch = weights_.padded();
-    args.weights = weights_.hh();
+    args.weights = wide_hh_ != nullptr ? wide_hh_ : weights_.hh();
     args.depth = weights_.state();
     const int64_t before = steps_.offset(step) - steps_.offset(chunk);
     args.gates = pre_ + before * kernels_.lanes * real_;
@@ -421,8 +454,11 @@ class Sequence {
   int64_t storage_, real_;
   const SplitKernels* split_;  // of the input product, or null
   const std::byte* split_hh_;  // of the product with the state, or null
+  const std::byte* wide_hh_;   // the same
+  int64_t state_item_;         // bytes
   int64_t x_pitch_, h_pitch_, split_h_pitch_, output_pitch_;
   int64_t rows_wanted_, chunk_rows_;  // of a chunk: about, at most
+  const std::byte* wide_ih_;          // of the input product, or null
   int gates_;
   int64_t task_rows_;                      // of a step
   int64_t row_tasks_, project_row_tasks_;  // that the rows of a block make

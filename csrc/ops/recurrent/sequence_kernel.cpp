@@ -84,8 +84,8 @@ void project(const ProjectArgs& args) {
   }
 }
 
-// One block of rows [begin, end) of a step.
-template <class S>
+// One block of rows [begin, end) of a step. R: what rows of states are of.
+template <class S, class R>
 struct Cells {
   using T = RealOf<S>;
   using V = VecOf<S>;
@@ -98,14 +98,24 @@ struct Cells {
   const T* gate(int g, int64_t row, int64_t lane) const {
     return gates + g * args.gate_stride + row * kBlock<S> + lane;
   }
-  const S* h(int64_t row, int64_t lane) const {
-    return static_cast<const S*>(args.h) + row * args.h_pitch + unit + lane;
+  const R* h(int64_t row, int64_t lane) const {
+    return static_cast<const R*>(args.h) + row * args.h_pitch + unit + lane;
+  }
+  // A state: as S has it.
+  static void put(R* to, const V& v) {
+    if constexpr (std::is_same_v<R, S>) {
+      store_as(to, v);
+    } else {
+      S items[V::size()];
+      store_as(items, v);
+      store(to, load_as<V>(static_cast<const S*>(items)));
+    }
   }
   void keep(int64_t row, int64_t lane, int g, const V& v) const {
     store(static_cast<T*>(args.kept[row]) + g * args.kept_pitch + unit + lane, v);
   }
   void put_h(int64_t row, int64_t lane, const V& v) const {
-    store_as(static_cast<S*>(args.h_next) + row * args.next_pitch + unit + lane, v);
+    put(static_cast<R*>(args.h_next) + row * args.next_pitch + unit + lane, v);
     if (args.y != nullptr && args.y[row] != nullptr) {
       store_lanes<S>(static_cast<S*>(args.y[row]) + unit + lane, v, args.hidden - unit - lane);
     }
@@ -172,8 +182,8 @@ struct Cells {
         const V r = math::sigmoid<T>(load<V>(at));
         const V z = math::sigmoid<T>(load<V>(at + args.gate_stride));
         store(at + args.gate_stride, z);
-        store_as(static_cast<S*>(args.reset) + row * args.h_pitch + unit + lane,
-                 r * load_as<V>(h(row, lane)));
+        put(static_cast<R*>(args.reset) + row * args.h_pitch + unit + lane,
+            r * load_as<V>(h(row, lane)));
         if (args.kept != nullptr) {
           keep(row, lane, 0, r);
           keep(row, lane, 1, z);
@@ -226,58 +236,80 @@ struct Cells {
 };
 
 // The sums that each panel of weights goes to.
-template <class S>
-void multiply(const StepArgs& args, int64_t begin, int64_t rows, const ItemOf<S>* weights,
-              RealOf<S>* gates) {
-  const int64_t depth = items_of<S>(args.depth);
-  const int64_t panel = depth * kBlock<S>;
+template <class R>
+void multiply(const StepArgs& args, int64_t begin, int64_t rows, const ItemOf<R>* weights,
+              RealOf<R>* gates) {
+  const int64_t depth = items_of<R>(args.depth);
+  const int64_t panel = depth * kBlock<R>;
   const bool second = args.cell == Cell::gru_before && args.phase == 1;
-  const auto* states = static_cast<const S*>(second ? args.reset : args.h);
-  const RowsOf<S> a{states + begin * args.h_pitch, args.h_pitch};
-  const int64_t offset = begin * kBlock<S>;
+  const auto* states = static_cast<const R*>(second ? args.reset : args.h);
+  const RowsOf<R> a{states + begin * args.h_pitch, args.h_pitch};
+  const int64_t offset = begin * kBlock<R>;
   const auto sums = [&](int64_t gate) { return gates + gate * args.gate_stride + offset; };
-  RealOf<S>* const c[4] = {sums(0), sums(1), sums(args.cell == Cell::gru ? 3 : 2), sums(3)};
+  RealOf<R>* const c[4] = {sums(0), sums(1), sums(args.cell == Cell::gru ? 3 : 2), sums(3)};
   switch (args.cell) {
     case Cell::lstm:
-      return panels_product<4, ItemOf<S>>(rows, a, weights, panel, depth, c);
+      return panels_product<4, ItemOf<R>>(rows, a, weights, panel, depth, c);
     case Cell::gru:
-      return panels_product<3, ItemOf<S>>(rows, a, weights, panel, depth, c);
+      return panels_product<3, ItemOf<R>>(rows, a, weights, panel, depth, c);
     case Cell::gru_before:
       if (second)
-        return panels_product<1, ItemOf<S>>(rows, a, weights + 2 * panel, panel, depth, c + 2);
-      panels_product<1, ItemOf<S>>(rows, a, weights, panel, depth, c);
-      return panels_product<1, ItemOf<S>>(rows, a, weights + panel, panel, depth, c + 1);
+        return panels_product<1, ItemOf<R>>(rows, a, weights + 2 * panel, panel, depth, c + 2);
+      panels_product<1, ItemOf<R>>(rows, a, weights, panel, depth, c);
+      return panels_product<1, ItemOf<R>>(rows, a, weights + panel, panel, depth, c + 1);
     case Cell::rnn_tanh:
     case Cell::rnn_relu:
     case Cell::linear:
-      return panels_product<1, ItemOf<S>>(rows, a, weights, panel, depth, c);
+      return panels_product<1, ItemOf<R>>(rows, a, weights, panel, depth, c);
   }
 }
 
-template <class S>
+template <class S, class R = S>
 void step(const StepArgs& args) {
   using T = RealOf<S>;
-  const int64_t panel = items_of<S>(args.depth) * kBlock<S>;
+  const int64_t panel = items_of<R>(args.depth) * kBlock<S>;
   const int64_t of_block = weight_gates(args.cell) * panel;
   const int64_t blocks = args.block_end - args.block_begin;
   for (int64_t k = 0; k < blocks; ++k) {
     const int64_t block = args.descending ? args.block_end - 1 - k : args.block_begin + k;
     T* gates = static_cast<T*>(args.gates) + block * panel_gates(args.cell) * args.gate_stride;
-    const Cells<S> cells{args, block * kBlock<S>, gates};
+    const Cells<S, R> cells{args, block * kBlock<S>, gates};
     for (int64_t row = args.row_begin; row < args.row_end; row += kRowTile) {
       const int64_t end = std::min(row + kRowTile, args.row_end);
       if (args.weights != nullptr) {
-        multiply<S>(args, row, end - row,
-                    static_cast<const ItemOf<S>*>(args.weights) + block * of_block, gates);
+        multiply<R>(args, row, end - row,
+                    static_cast<const ItemOf<R>*>(args.weights) + block * of_block, gates);
       }
       cells.run(row, end);
     }
   }
 }
 
+#if !defined(__AVX512BF16__)
+void widen(const void* panel, int64_t depth, void* to) {
+  using V = Vec<float>;
+  using Bits = Step<Pair>::Bits;
+  constexpr int64_t W = kWidth<float>;
+  const auto* from = static_cast<const Pair*>(panel);
+  auto* row = static_cast<float*>(to);
+  for (int64_t k = 0; k < depth; ++k, row += kBlock<float>) {
+    for (int64_t lane = 0; lane < kBlock<float>; lane += W) {
+      const Bits pairs = Step<Pair>::row(from + k / 2 * kBlock<float> + lane);
+      store(row + lane, std::bit_cast<V>(k % 2 == 0 ? pairs << 16 : pairs & Bits(0xFFFF0000U)));
+    }
+  }
+}
+#endif
+
 template <class S>
 constexpr RecurrentKernels kKernels = {kBlock<S>, sizeof(ItemOf<S>), &pack<S>, &project<S>,
-                                       &step<S>};
+                                       &step<S>,  nullptr,           nullptr};
+#if !defined(__AVX512BF16__)
+template <>
+constexpr RecurrentKernels kKernels<bfloat16> = {
+    kBlock<bfloat16>, sizeof(Pair), &pack<bfloat16>,       &project<bfloat16>,
+    &step<bfloat16>,  &widen,       &step<bfloat16, float>};
+#endif
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/bfloat16.h"
 #include "core/buffer.h"
 #include "core/parallel.h"
 #include "ops/recurrent/steps.h"
@@ -161,6 +162,15 @@ inline void copy_row(const std::byte* from, int64_t stride, int64_t count, int64
   }
   for (int64_t k = 0; k < count; ++k) {
     std::memcpy(to + k * item, from + k * stride, static_cast<std::size_t>(item));
+  }
+}
+
+// Of bfloat16.
+inline void widen_row(const std::byte* from, int64_t stride, int64_t count, float* to) {
+  for (int64_t k = 0; k < count; ++k) {
+    bfloat16 item;
+    std::memcpy(&item, from + k * stride, sizeof item);
+    to[k] = widen(item);
   }
 }
 

@@ -161,6 +161,7 @@ CellWeights::CellWeights(std::string_view function, Cell cell, const WeightViews
   input_ = views.ih.shape[1];
   kernels_ = &recurrent_kernels(dtype_);
   norm_kernels_ = &marey::norm_kernels(dtype_);
+  wide_kernels_ = &recurrent_kernels(DType::f32);
   split_ = split_kernels(dtype_, input_);
   if (split_ == nullptr) {
     ih_ = packed(*kernels_, views.ih, gates, hidden_);
@@ -235,17 +236,37 @@ const std::byte* CellWeights::split_hh(int64_t batch) const {
   }
   const int64_t lanes = kernels_->lanes;
   const int64_t panel = split_depth(state_) * lanes * split_->item_size;
-  std::call_once(split_once_, [&] {
-    split_hh_ = Buffer(blocks() * gates * panel);
+  std::call_once(split_hh_.once, [&] {
+    split_hh_.panels = Buffer(blocks() * gates * panel);
     const int64_t grain = std::max<int64_t>(kPackedAtOnce / panel, 1);
     parallel_for(blocks() * gates, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
       for (int64_t k = begin; k < end; ++k) {
         const std::byte* from = hh_.data() + k * state_ * lanes * item_size(dtype_);
-        split_->pack({from, 1, lanes, 1, lanes, state_, 0, 1, split_hh_.data() + k * panel});
+        split_->pack({from, 1, lanes, 1, lanes, state_, 0, 1, split_hh_.panels.data() + k * panel});
       }
     });
   });
-  return split_hh_.data();
+  return split_hh_.panels.data();
+}
+
+const std::byte* CellWeights::wide(Derived& to, const Buffer& pairs, int64_t depth,
+                                   int64_t rows) const {
+  // Fewer are bound by reading the weights.
+  constexpr int64_t kRows = 4;
+  if (kernels_->widen == nullptr || rows < kRows) return nullptr;
+  const int64_t panel = depth * kernels_->lanes * item_size(DType::f32);
+  const int64_t of_pairs = (depth + 1) / 2 * kernels_->lanes * kernels_->item_size;
+  const int64_t panels = blocks() * weight_gates(cell_);
+  std::call_once(to.once, [&] {
+    to.panels = Buffer(panels * panel);
+    const int64_t grain = std::max<int64_t>(kPackedAtOnce / std::max<int64_t>(panel, 1), 1);
+    parallel_for(panels, grain, 0, [&](int64_t begin, int64_t end, std::byte*) {
+      for (int64_t k = begin; k < end; ++k) {
+        kernels_->widen(pairs.data() + k * of_pairs, depth, to.panels.data() + k * panel);
+      }
+    });
+  });
+  return to.panels.data();
 }
 
 }  // namespace marey

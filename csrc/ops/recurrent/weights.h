@@ -70,6 +70,15 @@ class CellWeights {
   // Packed when it is first asked for. Of a batch nothing but its size chooses, so that a result
   // does not depend on what else is in it.
   const std::byte* split_hh(int64_t batch) const;
+  // The panels of weight_ih and of weight_hh as float32, for products of so many rows; or null:
+  // then those of ih() and hh() (RecurrentKernels::widen). Made when they are first asked for.
+  const std::byte* wide_ih(int64_t rows) const {
+    return split_ == nullptr ? wide(wide_ih_, ih_, input_, rows) : nullptr;
+  }
+  const std::byte* wide_hh(int64_t batch) const {
+    return projected_ || normed_ ? nullptr : wide(wide_hh_, hh_, state_, batch);
+  }
+  const RecurrentKernels& wide_kernels() const { return *wide_kernels_; }  // those of float32
   const std::byte* bias() const { return bias_.data(); }
   const std::byte* peephole() const { return peephole_.data(); }  // null without
   bool projected() const { return projected_; }
@@ -84,10 +93,17 @@ class CellWeights {
   int64_t input_, hidden_, state_;
   const RecurrentKernels* kernels_;  // of the instruction set that the weights are packed for
   const NormKernels* norm_kernels_;  // of the same
+  const RecurrentKernels* wide_kernels_;
   const SplitKernels* split_;
   Buffer ih_, hh_, bias_, peephole_, hr_, norms_;
-  mutable std::once_flag split_once_;
-  mutable Buffer split_hh_;
+  // Panels that follow from others.
+  struct Derived {
+    std::once_flag once;
+    Buffer panels;
+  };
+  const std::byte* wide(Derived& to, const Buffer& pairs, int64_t depth, int64_t rows) const;
+
+  mutable Derived split_hh_, wide_ih_, wide_hh_;
 };
 
 }  // namespace marey
