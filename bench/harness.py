@@ -31,6 +31,8 @@ LONG = 0.2  # seconds of a call that needs no warm-up
 BUDGET = 2.0  # seconds the rounds of a race should take
 FAMILY_BUDGET = 110.0  # and those of a family's races together
 ROUNDS = (3, 25)  # at least, however slow the peer; at most
+FAR_BEHIND = 10.0  # times marey's, a call of many seconds is timed once: no noise hides that
+MANY_SECONDS = 1.0
 OWN = "marey"  # begins the name of a peer that is another program of ours
 COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing long videos needs little memory
 
@@ -122,7 +124,7 @@ class Block:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        seconds = _fastest(program)
+        self.call_seconds = seconds = _fastest(program)
         self.calls = max(1, round(BLOCK / seconds))
         self.warm_up_calls = 0 if seconds > LONG else max(1, round(WARM_UP / seconds))
         self.seconds = PAUSE + (self.warm_up_calls + self.calls) * seconds
@@ -222,6 +224,8 @@ def _by_turns(benchmark: Any, ours: Program, theirs: Program, budget: float) -> 
         disturbance = Disturbance()
         their_block = Block(theirs)
         rounds = int(np.clip(budget / (our_block.seconds + their_block.seconds), *ROUNDS))
+        if their_block.call_seconds > max(MANY_SECONDS, FAR_BEHIND * our_block.call_seconds):
+            rounds = 1
         benchmark.pedantic(our_block.run, setup=before_our_block, rounds=rounds)
     disturbances.append(disturbance.share())
     our_seconds = benchmark.stats.stats.data

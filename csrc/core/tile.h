@@ -198,6 +198,8 @@ inline void panel_product_from(int64_t rows, const A& a, const T* b, int64_t dep
   A at = a;
   int64_t i = 0;
   for (; i + kRows <= rows; i += kRows) {
+    // Two tiles of 4 rows and not one of 2, which has too few sums in flight.
+    if (kRows == 6 && rows - i == 8) break;
     tile_product<kRows, NV, T>(at, b, depth, c + i * (NV * kLanesOf<T>), accumulate);
     at = at.below(kRows);
   }
