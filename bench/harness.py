@@ -30,9 +30,9 @@ CALIBRATION = 0.2  # seconds of calls, to find out how many make a block
 LONG = 0.2  # seconds of a call that needs no warm-up
 BUDGET = 2.0  # seconds the rounds of a race should take
 FAMILY_BUDGET = 110.0  # and those of a family's races together
-ROUNDS = (3, 25)  # at least, however slow the peer; at most
-FAR_BEHIND = 10.0  # times marey's, a call of many seconds is timed once: no noise hides that
-MANY_SECONDS = 1.0
+ROUNDS = (3, 25)  # at least, at most
+# A peer's call that takes so many times marey's, and so many seconds, is timed once.
+FAR_BEHIND, FAR_BEHIND_SECONDS = 10.0, 1.0
 OWN = "marey"  # begins the name of a peer that is another program of ours
 COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing long videos needs little memory
 
@@ -224,7 +224,7 @@ def _by_turns(benchmark: Any, ours: Program, theirs: Program, budget: float) -> 
         disturbance = Disturbance()
         their_block = Block(theirs)
         rounds = int(np.clip(budget / (our_block.seconds + their_block.seconds), *ROUNDS))
-        if their_block.call_seconds > max(MANY_SECONDS, FAR_BEHIND * our_block.call_seconds):
+        if their_block.call_seconds > max(FAR_BEHIND_SECONDS, FAR_BEHIND * our_block.call_seconds):
             rounds = 1
         benchmark.pedantic(our_block.run, setup=before_our_block, rounds=rounds)
     disturbances.append(disturbance.share())

@@ -26,6 +26,12 @@ CAUSAL = {
     "temporal, tiles": Case(64, 65, (3, 1, 1), (6, 2, 16)),
     "dense, tiles": Case(32, 64, (2, 3, 3), (5, 6, 9), padding=(0, 1, 1), stride=(1, 2, 2)),
     "depthwise, long rows": Case(19, 19, (3, 3, 3), (7, 5, 26), groups=19, padding=(0, 1, 1)),
+    "depthwise, wide": Case(
+        5, 5, (3, 3, 3), (4, 15, 67), groups=5, padding=(0, 2, 0), activation="relu"
+    ),
+    "depthwise, nothing outside": Case(
+        5, 5, (2, 3, 3), (4, 8, 21), groups=5, activation="gelu", N=2
+    ),
     "longer than the clip": Case(4, 5, (9, 1, 1), (3, 2, 5)),
 }
 
@@ -68,6 +74,22 @@ class TestCausal:
         dT = reference._triple(case.dilation)[0]
         options["padding"] = (((case.kernel[0] - 1) * dT, 0), (pH, pH), (pW, pW))
         np.testing.assert_array_equal(y, conv3d(x, weight, bias, **options))
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("name", [name for name in CAUSAL if name.startswith("depthwise")])
+    def test_frames_one_by_one_are_the_clip(
+        self, name: str, dtype: np.dtype[Any], layout: str
+    ) -> None:
+        x, weight, bias, options = clip(CAUSAL[name], dtype, layout)
+        whole, last = causal_conv3d(x, weight, bias, **options)
+        state = None
+        for t in range(CAUSAL[name].size[0]):
+            y, state = causal_conv3d(
+                frames(x, layout, t, t + 1), weight, bias, state=state, **options
+            )
+            np.testing.assert_array_equal(y, frames(whole, layout, t, t + 1))
+        np.testing.assert_array_equal(state, last)
 
     @given(data=st.data(), name=st.sampled_from(list(CAUSAL)), layout=st.sampled_from(LAYOUTS))
     def test_any_chunking_gives_one_result(

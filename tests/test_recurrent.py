@@ -234,6 +234,34 @@ def test_bfloat16_does_not_depend_on_neighbours(
 @every_cell
 @depths
 @pytest.mark.usefixtures("isa")
+def test_bfloat16_of_many_rows_is_that_of_one(
+    kind: str, options: Any, I: int, H: int, rng: np.random.Generator
+) -> None:
+    """Ragged, from states that lie backwards, with a NaN among them."""
+    lengths = [20, 0, 3, 20, 1, 19, 8]
+    (x, *weights), options = inputs(kind, options, (20, 7, I, H), ml_dtypes.bfloat16, rng)
+    options["h0"][4, 1] = np.nan
+    backwards = options | {"h0": options["h0"][::-1, ::-1].copy()[::-1, ::-1]}
+
+    def run(*arrays: Any, **more: Any) -> list[Any]:
+        results = flat(getattr(recurrent, kind)(*arrays, **more))
+        return [r.astype(np.float32) for r in results]  # NaN of bfloat16 is not equal to itself
+
+    results = run(x, *weights, **backwards, lengths=lengths)
+    for n in range(7):
+        one = {k: v[n : n + 1] if k in ("h0", "c0") else v for k, v in options.items()}
+        y, *state = run(x[:, n : n + 1], *weights, **one, lengths=lengths[n : n + 1])
+        np.testing.assert_array_equal(results[0][:, n : n + 1], y)
+        for found, expected in zip(results[1:], state, strict=True):
+            np.testing.assert_array_equal(found[n : n + 1], expected)
+    for none in ((x[:0], None), (x, [0] * 7)):
+        still = run(none[0], *weights, **backwards, lengths=none[1])
+        np.testing.assert_array_equal(still[1], options["h0"].astype(np.float32))
+
+
+@every_cell
+@depths
+@pytest.mark.usefixtures("isa")
 def test_bfloat16_is_float32_inside(
     kind: str, options: Any, I: int, H: int, rng: np.random.Generator
 ) -> None:

@@ -22,8 +22,9 @@
 // T is float, double or Pair. A Pair is two neighbours along the depth as bfloat16: k counts pairs,
 // C is float32, and the product is one instruction a vector where there are dot products of
 // bfloat16 (a lane gains a.high * b.high, then a.low * b.low), else two multiply-adds of what is
-// widened on the way, in the order of the depth. An odd depth is padded with zeros in A and in B, since zero times NaN is no
-// zero. Where avx512_amx is active, panel_product takes tiles for pairs (core/tile_amx.h).
+// widened on the way, in the order of the depth. An odd depth is padded with zeros in A and in B,
+// since zero times NaN is no zero. Where avx512_amx is active, panel_product takes tiles for pairs
+// (core/tile_amx.h).
 #include <utility>
 
 #include "core/operands.h"

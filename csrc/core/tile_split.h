@@ -145,15 +145,16 @@ template <class Vector>
   }
 }
 
-// The pairs of sixteen lanes, `part` of them from one part to the next.
-[[gnu::always_inline]] inline void store_pairs(__m512 low, __m512 high, Pair* to, int64_t part) {
-  const Parts a = parts_of(low);
-  const Parts b = parts_of(high);
+// The pairs of sixteen lanes, `stride` items of bfloat16 from one part to the next.
+[[gnu::always_inline]] inline void store_split_pairs(__m512 low, __m512 high, void* to,
+                                                     int64_t stride, const Halves& halves = {}) {
+  const Parts lower = parts_of(low, halves);
+  const Parts upper = parts_of(high, halves);
 #pragma GCC unroll 3
-  for (int i = 0; i < kSplitParts; ++i) {
+  for (int part = 0; part < kSplitParts; ++part) {
     const __m512i pairs =
-        _mm512_mask_blend_epi16(0xAAAAAAAAU, _mm512_srli_epi32(a.of[i], 16), b.of[i]);
-    _mm512_storeu_si512(to + i * part, pairs);
+        _mm512_mask_blend_epi16(halves.high, _mm512_srli_epi32(lower.of[part], 16), upper.of[part]);
+    _mm512_storeu_si512(static_cast<bfloat16*>(to) + part * stride, pairs);
   }
 }
 
@@ -172,8 +173,8 @@ template <int NV>
       Pair* pairs = reinterpret_cast<Pair*>(to) + group * kTileItems;
       if (lane_stride == 1 && count >= kTileItems && k + kSplitDepth <= depth) {
         for (int64_t i = 0; i < kTileItems; ++i, at += 2 * depth_stride, pairs += kLanes) {
-          store_pairs(_mm512_loadu_ps(at), _mm512_loadu_ps(at + depth_stride), pairs,
-                      kTileItems * kLanes);
+          store_split_pairs(_mm512_loadu_ps(at), _mm512_loadu_ps(at + depth_stride), pairs,
+                            2 * kTileItems * kLanes);
         }
         continue;
       }
@@ -192,8 +193,9 @@ template <int NV>
         }
       }
       for (int64_t i = 0; i < kTileItems; ++i, pairs += kLanes) {
-        store_pairs(_mm512_load_ps(rows + 2 * i * kTileItems),
-                    _mm512_load_ps(rows + (2 * i + 1) * kTileItems), pairs, kTileItems * kLanes);
+        store_split_pairs(_mm512_load_ps(rows + 2 * i * kTileItems),
+                          _mm512_load_ps(rows + (2 * i + 1) * kTileItems), pairs,
+                          2 * kTileItems * kLanes);
       }
     }
   }

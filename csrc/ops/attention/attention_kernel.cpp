@@ -53,24 +53,20 @@ class Block {
     const int64_t lanes = up_to_multiple<int64_t>(p.end - p.begin, W);
     units_ = kSplit ? up_to_multiple(p.depth, kTileKeys) / 2 : (p.depth + kStep - 1) / kStep;
     out_rows_ = kSplit ? up_to_multiple<int64_t>(p.value_depth, W) : p.value_depth;
-    std::byte* memory = p.scratch;
-    const auto take = [&]<class X>(X*& part, int64_t count) {
-      part = reinterpret_cast<X*>(memory);
-      memory += up_to_multiple<int64_t>(count * static_cast<int64_t>(sizeof(X)), 64);
-    };
+    ScratchParts parts(p.scratch);
     if constexpr (kSplit) {
-      split_.begin(p, kWide * W, take);
+      split_.begin(p, kWide * W, parts);
       scores_ = split_.scores_memory();
     } else {
-      take(scores_, kWide * W * kAttentionKeys);
-      take(keys_, kAttentionKeys * units_ * kStep);
-      take(values_, kAttentionKeys * p.value_depth);
+      parts.take(scores_, kWide * W * kAttentionKeys);
+      parts.take(keys_, kAttentionKeys * units_ * kStep);
+      parts.take(values_, kAttentionKeys * p.value_depth);
     }
-    take(added_, kWide * W * kAttentionKeys);
-    take(top_, lanes);
-    take(sum_, lanes);
-    take(q_, lanes * units_);
-    take(out_, lanes * out_rows_);
+    parts.take(added_, kWide * W * kAttentionKeys);
+    parts.take(top_, lanes);
+    parts.take(sum_, lanes);
+    parts.take(q_, lanes * units_);
+    parts.take(out_, lanes * out_rows_);
     // In units of log2, or of the cap. Pairs are not scaled before they are multiplied.
     factor_ = static_cast<T>(p.softcap > 0 ? p.scale / p.softcap : p.scale * kLog2E);
     late_factor_ = kPairs && p.softcap <= 0 && p.bias.data == nullptr && factor_ > 0;

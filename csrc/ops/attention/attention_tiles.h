@@ -16,13 +16,8 @@
 // whole number (0 if the sizes of queries and keys say that no score is far from it, so that
 // nobody looks for the maximum; else one from which the maximum is less than kSlack away). Sums and
 // O are scaled by powers of two when it moves, which is exact, so that no bit of a result depends
-// on when. Being whole, it goes into the addition that rounds a score to a sixteenth:
-//
-//   t = factor s + (1.5 2^19 - reference)     sixteenths in the low four bits, whole ones above
-//   u = factor s - (t - (1.5 2^19 - reference + kVertex))
-//   2^(factor s - reference) = 2^whole table[sixteenth] (u^2 + kConstant)
-//
-// nine instructions where exp2_nonpositive and its argument take twelve.
+// on when. Being whole, it goes into the addition that rounds a score to a sixteenth
+// (attention_exp2.h).
 //
 // Measured on two virtual cores of an Emerald Rapids, (1, 8, 4096, 64): products of scores take a
 // quarter of the time, those of weights and values a little more. Tried without gain: blocks of 128
@@ -30,6 +25,7 @@
 // while another's exponentials are computed: a core that no other thread shares does either: four
 // products of tiles, 67 cycles, and 128 multiply-adds of vectors, 68, take 133 together, however
 // they are mixed. Fewer of these do hide, and where the core is shared all do.
+#include "ops/attention/attention_exp2.h"
 #include "ops/attention/lanes.h"
 
 namespace marey::MAREY_ISA_NS {
@@ -51,20 +47,16 @@ class TileAttention {
         rows_(up_to_multiple<int64_t>(p.end - p.begin, W)),
         depth_tiles_((p.depth + 31) / 32),
         value_tiles_((p.value_depth + 15) / 16) {
-    std::byte* memory = p.scratch;
-    const auto take = [&]<class X>(X*& part, int64_t count) {
-      part = reinterpret_cast<X*>(memory);
-      memory += up_to_multiple<int64_t>(count * static_cast<int64_t>(sizeof(X)), 64);
-    };
-    take(scores_, kPanel * kPitch);
-    take(reference_, rows_);
-    take(sum_, rows_ * W);
-    take(norm_, rows_ / kPanel + 1);
-    take(empty_, rows_ / kPanel + 1);
-    take(q_, rows_ * depth_tiles_ * 32);
-    take(out_, rows_ * value_tiles_ * 16);
-    take(keys_, kKeys / 16 * depth_tiles_ * kTile);
-    take(values_, kKeys / kKeysOfTile * value_tiles_ * kTile);
+    ScratchParts parts(p.scratch);
+    parts.take(scores_, kPanel * kPitch);
+    parts.take(reference_, rows_);
+    parts.take(sum_, rows_ * W);
+    parts.take(norm_, rows_ / kPanel + 1);
+    parts.take(empty_, rows_ / kPanel + 1);
+    parts.take(q_, rows_ * depth_tiles_ * 32);
+    parts.take(out_, rows_ * value_tiles_ * 16);
+    parts.take(keys_, kKeys / 16 * depth_tiles_ * kTile);
+    parts.take(values_, kKeys / kKeysOfTile * value_tiles_ * kTile);
     factor_ = static_cast<float>(p.softcap > 0 ? p.scale / p.softcap : p.scale * kLog2E);
     late_factor_ = p.softcap <= 0 && p.bias.data == nullptr && factor_ > 0;
   }
@@ -445,46 +437,11 @@ class TileAttention {
     }
   }
 
-  static constexpr float kRound = 786432.0F;  // 1.5 * 2^19: adding it rounds to a sixteenth
-  static constexpr float kLeast = -122.0F;    // weights below 2 to this are zero
+  static constexpr float kRound = TableExp2::kRound;
   static constexpr float kSlack = 8.0F;
   // Scores so far from a reference have weights that leave values room on both sides.
   static constexpr float kFarthest = 32.0F;
   static constexpr float kFar = 65536.0F;  // references beyond which are subtracted beforehand
-  // 2^r = kLeading ((r + kVertex)^2 + kConstant) on [-1/32, 1/32], relative error 6.9e-7, with a
-  // vertex that is a sixteenth.
-  static constexpr float kVertex = 1.4375F;
-  static constexpr float kConstant = 2.0810338F;
-  static constexpr float kLeading = 0.24111252F;
-  struct Table {
-    alignas(64) int32_t bits[16];
-  };
-  // The powers times kLeading. The sixteenths, which are added to the place of the exponent as they
-  // are, are taken off beforehand.
-  static constexpr Table kTable = [] {
-    constexpr double kPowers[16] = {1.0,
-                                    1.0442737824274138,
-                                    1.0905077326652577,
-                                    1.1387886347566916,
-                                    1.189207115002721,
-                                    1.241857812073484,
-                                    1.2968395546510096,
-                                    1.3542555469368927,
-                                    1.4142135623730951,
-                                    1.4768261459394993,
-                                    1.5422108254079407,
-                                    1.6104903319492543,
-                                    1.681792830507429,
-                                    1.7562521603732995,
-                                    1.8340080864093424,
-                                    1.9152065613971474};
-    Table table{};
-    for (int i = 0; i < 16; ++i) {
-      table.bits[i] =
-          std::bit_cast<int32_t>(static_cast<float>(kPowers[i] * 0.2411125216381536)) - (i << 19);
-    }
-    return table;
-  }();
 
   // `safe` keys from the first on have scores less than `bound` away from zero.
   template <int kBlocks>
@@ -573,31 +530,16 @@ class TileAttention {
   [[gnu::always_inline]] static void weights(float* x, int64_t safe, int64_t keys,
                                              const float* factors, const float* offset,
                                              float* sums) {
-    const __m512i table = _mm512_load_si512(kTable.bits);
-    const __m512 least = _mm512_set1_ps(kRound + kLeast);
-    const __m512 c0 = _mm512_set1_ps(kConstant);
+    const TableExp2 exp2;
     for (int i = 0; i < 16; ++i) {
       float* const row = x + i * kPitch;
       auto* const to = reinterpret_cast<bfloat16*>(row);
-      const __m512 by = _mm512_set1_ps(factors[i]);
-      const __m512 round = _mm512_set1_ps(offset[i]);
-      const __m512 vertex = _mm512_set1_ps(offset[i] + kVertex);
-      const auto exp2 = [&]<bool kSafe>(const float* at) {
-        const __m512 s = _mm512_loadu_ps(at);
-        const __m512 t = _mm512_fmadd_ps(s, by, round);
-        const __m512 u = _mm512_fmsub_ps(s, by, _mm512_sub_ps(t, vertex));
-        const __m512i bits = _mm512_castps_si512(t);
-        const __m512 scale = _mm512_castsi512_ps(
-            _mm512_add_epi32(_mm512_permutexvar_epi32(bits, table), _mm512_slli_epi32(bits, 19)));
-        const __m512 p = _mm512_fmadd_ps(u, u, c0);
-        if constexpr (kSafe) return _mm512_mul_ps(scale, p);
-        return _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(t, least, _CMP_NLT_UQ), scale, p);
-      };
+      const TableExp2::Row of_row(factors[i], offset[i]);
       __m512 even = _mm512_loadu_ps(sums + i * W);
       __m512 odd = _mm512_setzero_ps();
       const auto step = [&]<bool kSafe>(int64_t s) {
-        const __m512 low = exp2.template operator()<kSafe>(row + s);
-        const __m512 high = exp2.template operator()<kSafe>(row + s + W);
+        const __m512 low = exp2.weight<kSafe>(_mm512_loadu_ps(row + s), of_row);
+        const __m512 high = exp2.weight<kSafe>(_mm512_loadu_ps(row + s + W), of_row);
         even = _mm512_add_ps(even, low);
         odd = _mm512_add_ps(odd, high);
         _mm512_storeu_si512(to + s, std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));

@@ -7,6 +7,7 @@
 
 #include "core/lanes.h"
 #include "core/math.h"
+#include "core/scratch.h"
 #include "ops/attention/attention.h"
 
 namespace marey::MAREY_ISA_NS {

@@ -43,16 +43,12 @@ class Problem {
         all_keys_(p.keys + (p.more_k.data != nullptr ? 1 : 0)),
         depth_(up_to_multiple<int64_t>(p.depth, W)),
         value_depth_(up_to_multiple<int64_t>(p.value_depth, W)) {
-    std::byte* memory = p.scratch;
-    const auto take = [&](T*& part, int64_t count) {
-      part = reinterpret_cast<T*>(memory);
-      memory += up_to_multiple<int64_t>(count * static_cast<int64_t>(sizeof(T)), 64);
-    };
-    take(keys_, kShortKeys * depth_);
-    take(values_, kShortKeys * value_depth_);
-    take(q_, W * depth_);
-    take(scores_, kShortKeys * W);
-    take(added_, kShortKeys * W);
+    ScratchParts parts(p.scratch);
+    parts.take(keys_, kShortKeys * depth_);
+    parts.take(values_, kShortKeys * value_depth_);
+    parts.take(q_, W * depth_);
+    parts.take(scores_, kShortKeys * W);
+    parts.take(added_, kShortKeys * W);
   }
 
   void run() {

@@ -128,19 +128,6 @@ template <int NV>
   }
 }
 
-// The parts of pairs, `stride` items of bfloat16 from one to the next.
-[[gnu::always_inline]] inline void store_split_pairs(__m512 low, __m512 high, void* to,
-                                                     int64_t stride, const Halves& halves = {}) {
-  const Parts lower = parts_of(low, halves);
-  const Parts upper = parts_of(high, halves);
-#pragma GCC unroll 3
-  for (int part = 0; part < kSplitParts; ++part) {
-    const __m512i pairs =
-        _mm512_mask_blend_epi16(halves.high, _mm512_srli_epi32(lower.of[part], 16), upper.of[part]);
-    _mm512_store_si512(static_cast<bfloat16*>(to) + part * stride, pairs);
-  }
-}
-
 // Where the first part of item k of the depth lies in a panel, and of that sixteen further.
 template <int NV>
 [[gnu::always_inline]] inline Pair* split_row(Split* b, int64_t k) {
@@ -318,16 +305,15 @@ class MakeWeights {
 // A block of keys and values as split operands, for the forward kernel.
 class SplitBlock {
  public:
-  // `take` gives memory to a pointer, for so many items.
-  void begin(const AttentionRows& p, int64_t lanes, const auto& take) {
+  void begin(const AttentionRows& p, int64_t lanes, ScratchParts& parts) {
     steps_ = split_steps(p.depth);
     pitch_ = split_pitch(steps_);
     lanes_ = lanes;
-    take(keys_, kAttentionKeys * pitch_);
-    take(values_, up_to_multiple<int64_t>(p.value_depth, kTileItems) * kValuePitch);
-    take(weights_, lanes * kAttentionKeys / 2);
-    take(next_, lanes * kAttentionKeys / 2);
-    take(of_lanes_, 2 * lanes);
+    parts.take(keys_, kAttentionKeys * pitch_);
+    parts.take(values_, up_to_multiple<int64_t>(p.value_depth, kTileItems) * kValuePitch);
+    parts.take(weights_, lanes * kAttentionKeys / 2);
+    parts.take(next_, lanes * kAttentionKeys / 2);
+    parts.take(of_lanes_, 2 * lanes);
   }
 
   // Memory for the scores of a panel: the end of that of their weights, which replace them step by

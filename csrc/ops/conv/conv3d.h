@@ -144,6 +144,9 @@ struct ConvKernel {
   void (*pack)(const ConvProblem&, const ConvWeights&, int64_t first, int64_t last, void* packed,
                std::byte* scratch) = nullptr;
   int64_t (*pack_scratch)(const ConvProblem&) = nullptr;
+  // For ConvInputs::rows, if those are packed otherwise: packs panels of what is packed, as large.
+  void (*pack_for_rows)(const ConvProblem&, const void* packed, int64_t first, int64_t last,
+                        void* to) = nullptr;
   // Bytes of scratch for a block, which need not have data.
   int64_t (*scratch)(const ConvBlock&) = nullptr;
   // Positions that a block is as dear as, for tiles that are not filled. Null: those that it has.

@@ -220,24 +220,12 @@ class Depthwise {
  private:
   explicit Depthwise(const ConvBlock& b) : b_(b), p_(*b.problem), place_(b) {
     positions_ = b.end[2] - b.begin[2];
-    int64_t bytes = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t part = bytes;
-      bytes += round_up(size, 64);
-      return part;
-    };
-    constexpr auto kSum = static_cast<int64_t>(sizeof(C));
-    const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
-    const int64_t rows = take(kSlidingRows * p_.taps[0].count * p_.taps[1].count *
-                              static_cast<int64_t>(sizeof(SlidingRow)));
-    const int64_t sums = take((positions_ + W) * W * kSum);
-    const int64_t window = take(place_.pixels() * W * kSum);
-    scratch_bytes_ = bytes;
-    if (b.scratch == nullptr) return;
-    taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
-    rows_ = reinterpret_cast<SlidingRow*>(b.scratch + rows);
-    sums_ = reinterpret_cast<C*>(b.scratch + sums);
-    window_ = reinterpret_cast<C*>(b.scratch + window);
+    ScratchParts parts(b.scratch);
+    parts.take(taps_, p_.tap_count());
+    parts.take(rows_, kSlidingRows * p_.taps[0].count * p_.taps[1].count);
+    parts.take(sums_, (positions_ + W) * W);
+    parts.take(window_, place_.pixels() * W);
+    scratch_bytes_ = parts.bytes();
   }
 
   void run(int64_t panel) {

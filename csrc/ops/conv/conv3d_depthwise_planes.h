@@ -1,9 +1,9 @@
 #pragma once
 // Depthwise convolution of 3 x 3 taps in space, of stride and dilation 1, where W is contiguous,
-// for kernel files: positions are lanes. A tile is seven rows of two vectors, three of sixteen
-// registers: loads straddle cache lines, and each serves up to three rows of taps, 54 of them 126
-// multiply-adds. A tile for any taps, each vector of the inputs loaded for each of its taps, was no
-// faster than to transpose.
+// for kernel files: positions are lanes. A tile is seven rows of two vectors, three with
+// sixteen registers: loads straddle cache lines, and each serves up to three rows of taps, 54 of
+// them 126 multiply-adds. A tile for any taps, each vector of the inputs loaded for each of its
+// taps, was no faster than to transpose.
 //
 // One channel of a window is copied into scratch as (T, H, W), of the type of the sums, with zeros
 // for the padding along H and W, a frame before it is read first. A block of one frame, as a stream
@@ -40,8 +40,8 @@ inline int64_t first_depthwise(const ConvProblem& p, int64_t panel) {
   return at_most(panel * W, p.filters > W ? p.filters - W : 0);
 }
 
-// Rows and vectors of a tile of 3 x 3 taps, and rows of one vector, as many sums as there are
-// registers for beside nine taps: each is a chain of multiply-adds.
+// Rows and vectors of a tile of 3 x 3 taps, and rows of one that is a vector wide. Each sum is a
+// chain of multiply-adds: of sixteen registers, nine of them taps, six are sums.
 #if defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int kPlaneRows = 7;
 inline constexpr int kNarrowRows = 7;
@@ -53,6 +53,7 @@ inline constexpr int kPlaneRows = 2;
 inline constexpr int kNarrowRows = 4;
 #endif
 inline constexpr int kPlaneVectors = 2;
+static_assert(kNarrowRows % kPlaneRows == 0);
 // Lines that it fetches for each frame that it reads.
 inline constexpr int64_t kPlaneLines = 8;
 
@@ -207,21 +208,11 @@ class DepthwisePlanes {
   explicit DepthwisePlanes(const ConvBlock& b) : b_(b), p_(*b.problem), place_(b) {
     positions_ = b.end[2] - b.begin[2];
     in_place_ = kMayBeInPlace && b.end[0] - b.begin[0] == 1;
-    int64_t bytes = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t part = bytes;
-      bytes += round_up(size, 64);
-      return part;
-    };
-    constexpr auto kSum = static_cast<int64_t>(sizeof(C));
-    const int64_t frames = take(p_.taps[0].count * static_cast<int64_t>(sizeof(PlaneRows<C>)));
-    const int64_t sums = take(((b.end[1] - b.begin[1]) * place_.width.extent + W) * kSum);
-    const int64_t window = take(in_place_ ? 0 : ring_pixels() * kSum);
-    scratch_bytes_ = bytes;
-    if (b.scratch == nullptr) return;
-    frames_ = reinterpret_cast<PlaneRows<C>*>(b.scratch + frames);
-    sums_ = reinterpret_cast<C*>(b.scratch + sums);
-    window_ = reinterpret_cast<C*>(b.scratch + window);
+    ScratchParts parts(b.scratch);
+    parts.take(frames_, p_.taps[0].count);
+    parts.take(sums_, (b.end[1] - b.begin[1]) * place_.width.extent + W);
+    parts.take(window_, in_place_ ? 0 : ring_pixels());
+    scratch_bytes_ = parts.bytes();
   }
 
   int64_t scratch_bytes() const { return scratch_bytes_; }
@@ -279,14 +270,14 @@ class DepthwisePlanes {
     const int64_t pitch = place_.width.extent;
     int64_t frames = 0;
     each_frame(t, [&](int64_t i, int64_t frame) {
-      PlaneRows<C>& rows_of = frames_[frames++];
-      rows_of = {window_ + frame % ring() * frame_pixels(), pitch, i * 9 * W};
       if constexpr (kMayBeInPlace) {
         if (in_place_) {
           const auto [row0, stride] = frame_at(channel, frame);
-          rows_of = {row0 + place_.height.first * stride, stride, i * 9 * W};
+          frames_[frames++] = {row0 + place_.height.first * stride, stride, i * 9 * W};
+          return;
         }
       }
+      frames_[frames++] = {window_ + frame % ring() * frame_pixels(), pitch, i * 9 * W};
     });
     // What a tile finishes itself.
     const bool simple = b_.activation == Activation::none || b_.activation == Activation::relu;

@@ -52,7 +52,7 @@ class Direct {
   static constexpr int W = kLanesOf<T>;
   static constexpr int64_t kPanel = kConvVectors * W;
   static constexpr int64_t kPerItem = std::is_same_v<T, Pair> ? 2 : 1;
-  static constexpr int64_t kStrip = kTileFilters<T>;
+  static constexpr int64_t kOfTile = kTileFilters<T>;  // of rows
 
   // ---- weights: chunks of channels, in each panels of filters, in each (taps, depth, lanes) ----
 
@@ -87,6 +87,26 @@ class Direct {
     }
   }
 
+  // For rows: of each panel the filters of a tile side by side, (tiles, taps, depth, filters). As
+  // they lie packed a tile would touch a line of sixteen of them for each of the depth.
+  static void pack_for_rows(const ConvProblem& p, const void* packed, int64_t first_panel,
+                            int64_t last_panel, void* rows) {
+    for (int64_t c = 0; c < p.channels; c += p.chunk) {
+      const int64_t channels = at_most(p.chunk, p.channels - c);
+      const int64_t items = p.tap_count() * depth(channels);
+      for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+        const int64_t lanes = lanes_of(p, panel);
+        const T* from = static_cast<const T*>(packed) + weights_at(p, c, channels, panel);
+        T* to = static_cast<T*>(rows) + weights_at(p, c, channels, panel);
+        for (int64_t k = 0; k < items; ++k, from += lanes, to += kOfTile) {
+          for (int64_t lane = 0; lane < lanes; lane += kOfTile) {
+            std::memcpy(static_cast<void*>(to + lane * items), from + lane, kOfTile * sizeof(T));
+          }
+        }
+      }
+    }
+  }
+
   // ---- a block ----
 
   static int64_t scratch(const ConvBlock& b) { return Direct(b).scratch_bytes_; }
@@ -99,37 +119,23 @@ class Direct {
     rows_ = (b.end[0] - b.begin[0]) * (b.end[1] - b.begin[1]);
     several_ = p_.channels > p_.chunk;
     merged_ = contiguous(p_.taps[2]);
-    int64_t bytes = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t part = bytes;
-      bytes += round_up(size, 64);
-      return part;
-    };
-    constexpr auto kSum = static_cast<int64_t>(sizeof(C));
     first_lane_ = lanes_before(p_, b.first_panel);
     lanes_ = lanes_before(p_, b.last_panel) - first_lane_;
     const bool of_rows = p_.inputs == ConvInputs::rows;
     const int64_t width = of_rows ? round_up(positions_, W) : positions_;
     const int64_t kept =
-        several_ ? rows_ * width * lanes_ : (of_rows ? kRowVectors * W * kStrip : width * kPanel);
-    const int64_t items =
+        several_ ? rows_ * width * lanes_ : (of_rows ? kRowVectors * W * kOfTile : width * kPanel);
+    const int64_t window =
         of_rows ? at_most(ring(), place_.time.extent) * place_.height.extent * row_pitch(chunk_)
                 : place_.pixels() * depth(chunk_);
-    const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
-    const int64_t bias = take(lanes_ * kSum);
-    const int64_t sums = take((kept + W * kPanel) * kSum);
     // Tiles of AMX read whole blocks of rows, also behind the last position.
     const int64_t behind = kPerItem == 2 ? kReadBehind * place_.width.step : 0;
-    const int64_t window = take((items + behind * depth(chunk_)) * static_cast<int64_t>(sizeof(T)));
-    const int64_t of_strips = of_rows ? lanes_ * p_.tap_count() * depth(chunk_) : 0;
-    const int64_t strips = take(of_strips * static_cast<int64_t>(sizeof(T)));
-    scratch_bytes_ = bytes;
-    if (b.scratch == nullptr) return;
-    taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
-    bias_ = reinterpret_cast<C*>(b.scratch + bias);
-    sums_ = reinterpret_cast<C*>(b.scratch + sums);
-    strips_ = reinterpret_cast<T*>(b.scratch + strips);
-    window_ = reinterpret_cast<T*>(b.scratch + window);
+    ScratchParts parts(b.scratch);
+    parts.take(taps_, p_.tap_count());
+    parts.take(bias_, lanes_);
+    parts.take(sums_, kept + W * kPanel);
+    parts.take(window_, window + behind * depth(chunk_));
+    scratch_bytes_ = parts.bytes();
   }
 
   void run() {
@@ -309,27 +315,7 @@ class Direct {
     }
   }
 
-  // Filters of a tile side by side, (strips, taps, depth, filters): as they lie packed, the tile
-  // would touch a line of sixteen of them for each of the depth.
-  void pack_strips() {
-    const int64_t depth_of_all = p_.tap_count() * depth(channels_);
-    T* to = strips_;
-    for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
-      const int64_t lanes = lanes_of(p_, panel);
-      const T* from =
-          static_cast<const T*>(b_.packed) + weights_at(p_, first_channel_, channels_, panel);
-      for (int64_t k = 0; k < depth_of_all; ++k, from += lanes) {
-        T* at = to + k * kStrip;
-        for (int64_t lane = 0; lane < lanes; lane += kStrip, at += depth_of_all * kStrip) {
-          std::memcpy(static_cast<void*>(at), from + lane, kStrip * sizeof(T));
-        }
-      }
-      to += depth_of_all * lanes;
-    }
-  }
-
   void sum_chunk_of_rows(bool first, bool last) {
-    pack_strips();
     C* sums = sums_;
     int64_t packed = 0;
     for (int64_t t = b_.begin[0]; t < b_.end[0]; ++t) {
@@ -341,8 +327,8 @@ class Direct {
     }
   }
 
-  // Sums of a row for all filters of the block; returns where those of the next go. The inputs of a
-  // panel stay in the first-level cache meanwhile.
+  // Sums of a row for all filters of the block; returns where those of the next go. The weights of
+  // a tile stay in the first-level cache meanwhile.
   C* sum_row_of_rows(int64_t t, int64_t h, C* sums, bool first, bool last) {
     const int64_t pitch = depth(channels_);
     int64_t taps = 0;
@@ -350,22 +336,23 @@ class Direct {
       const int64_t row = place_.row_of(b_, t, h, i, j);
       const int64_t frame = row / place_.height.extent % ring();
       taps_[taps++] = {(frame * place_.height.extent + row % place_.height.extent) * row_pitch(),
-                       (i * p_.taps[1].count + j) * pitch * kStrip};
+                       (i * p_.taps[1].count + j) * pitch * kOfTile};
     });
     S* const to = static_cast<S*>(b_.out) + first_lane_ * b_.out_strides.c +
                   t * b_.out_strides.s[0] + h * b_.out_strides.s[1] + b_.begin[2];
     const int64_t filters = at_most(lanes_, p_.filters - first_lane_);
-    const T* strip = strips_;
-    for (int64_t k = 0; k < filters; k += kStrip, strip += p_.tap_count() * pitch * kStrip) {
+    const T* weights = static_cast<const T*>(b_.packed) +
+                       weights_at(p_, first_channel_, channels_, b_.first_panel);
+    for (int64_t k = 0; k < filters; k += kOfTile, weights += p_.tap_count() * pitch * kOfTile) {
       each_panel([&](int64_t q, int64_t vectors, int64_t at) {
-        kRowsTiles<T>[vectors](window_ + at, taps_, taps, pitch, strip, sums, !first);
+        kRowsTiles<T>[vectors](window_ + at, taps_, taps, pitch, weights, sums, !first);
         if (last) {
-          finish_rows<C>(sums, at_most(kStrip, filters - k), vectors * W,
+          finish_rows<C>(sums, at_most(kOfTile, filters - k), vectors * W,
                          b_.bias != nullptr ? bias_ + k : nullptr, b_.activation,
                          at_most(vectors * W, positions_ - q), to + k * b_.out_strides.c + q,
                          b_.out_strides.c);
         }
-        if (several_) sums += kStrip * vectors * W;
+        if (several_) sums += kOfTile * vectors * W;
       });
     }
     return sums;
@@ -387,7 +374,6 @@ class Direct {
   TapAt* taps_ = nullptr;
   C* bias_ = nullptr;
   C* sums_ = nullptr;
-  T* strips_ = nullptr;  // of rows
   T* window_ = nullptr;
 };
 
@@ -403,6 +389,7 @@ constexpr ConvKernel functions() {
           .takes_rows = true,
           .packed_bytes = D::packed_bytes,
           .pack = D::pack,
+          .pack_for_rows = D::pack_for_rows,
           .scratch = D::scratch,
           .run = D::run};
 }

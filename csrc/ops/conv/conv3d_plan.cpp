@@ -324,25 +324,43 @@ ConvProblem Convolution::problem() const {
   return problem;
 }
 
+template <class Fn>
+void Convolution::each_panel(std::size_t scratch_bytes, const Fn& fn) const {
+  const int64_t panels = divide_up(filters_, kernel_.panel);
+  const int64_t items = problem().tap_count() * (depthwise_ ? 1 : channels_) * kernel_.panel;
+  constexpr int64_t kGrain = int64_t{1} << 16;
+  const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(items, 1), 1);
+  parallel_for(groups_ * panels, grain, scratch_bytes,
+               [&](int64_t begin, int64_t end, std::byte* scratch) {
+                 for (int64_t i = begin; i < end; ++i) fn(i / panels, i % panels, scratch);
+               });
+}
+
 void Convolution::pack(const ConvWeights& weights, int64_t group_stride) {
   const ConvProblem whole = problem();
   packed_of_group_ = divide_up(kernel_.packed_bytes(whole), 64) * 64;
   packed_ = Buffer(packed_of_group_ * groups_);
-  const int64_t panels = divide_up(filters_, kernel_.panel);
-  const int64_t items = whole.tap_count() * (depthwise_ ? 1 : channels_) * kernel_.panel;
-  constexpr int64_t kGrain = int64_t{1} << 16;
-  const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(items, 1), 1);
   const int64_t item = item_size(dtype_);
   const auto bytes =
       static_cast<std::size_t>(kernel_.pack_scratch != nullptr ? kernel_.pack_scratch(whole) : 0);
-  parallel_for(groups_ * panels, grain, bytes, [&](int64_t begin, int64_t end, std::byte* scratch) {
-    for (int64_t i = begin; i < end; ++i) {
-      ConvWeights part = weights;
-      part.data = static_cast<const std::byte*>(weights.data) + i / panels * group_stride * item;
-      kernel_.pack(whole, part, i % panels, i % panels + 1,
-                   packed_.data() + i / panels * packed_of_group_, scratch);
-    }
+  each_panel(bytes, [&](int64_t group, int64_t panel, std::byte* scratch) {
+    ConvWeights part = weights;
+    part.data = static_cast<const std::byte*>(weights.data) + group * group_stride * item;
+    kernel_.pack(whole, part, panel, panel + 1, packed_.data() + group * packed_of_group_, scratch);
   });
+}
+
+const std::byte* Convolution::packed_for_rows() const {
+  if (kernel_.pack_for_rows == nullptr) return packed_.data();
+  std::call_once(for_rows_once_, [&] {
+    const ConvProblem whole = problem();
+    for_rows_ = Buffer(packed_.bytes());
+    each_panel(0, [&](int64_t group, int64_t panel, std::byte*) {
+      const int64_t at = group * packed_of_group_;
+      kernel_.pack_for_rows(whole, packed_.data() + at, panel, panel + 1, for_rows_.data() + at);
+    });
+  });
+  return for_rows_.data();
 }
 
 namespace {
@@ -429,6 +447,8 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
   all.history = arrays.history;
   all.out_strides = work.out;
   all.activation = arrays.activation;
+  const std::byte* const packed =
+      work.problem.inputs == ConvInputs::rows ? packed_for_rows() : packed_.data();
   int64_t before_first = 0;
   for (std::size_t a = 0; a < 3; ++a) before_first += extents.first[a] * work.out.s[a];
   const auto block_at = [&](int64_t i) {
@@ -442,7 +462,7 @@ void Convolution::run(const Extents& extents, const Arrays& arrays) const {
     block.x = place(arrays.x, channels_);
     if (arrays.history != 0) block.past = place(arrays.past, channels_);
     block.out = place(arrays.out, filters_) - before_first * item;
-    block.packed = packed_.data() + g * packed_of_group_;
+    block.packed = packed + g * packed_of_group_;
     if (arrays.bias != nullptr) {
       block.bias = static_cast<const std::byte*>(arrays.bias) + g * filters_ * sum_item;
     }

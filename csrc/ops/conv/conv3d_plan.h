@@ -3,6 +3,7 @@
 // each phase of the gradient of the input. Chooses the algorithm, packs the weights, cuts the
 // output into blocks, and hands them to threads.
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,10 @@ class Convolution {
  private:
   ConvProblem problem() const;
   void pack(const ConvWeights& weights, int64_t group_stride);
+  // Calls fn(group, panel) for all of them, by all threads, with scratch for packing.
+  template <class Fn>
+  void each_panel(std::size_t scratch_bytes, const Fn& fn) const;
+  const std::byte* packed_for_rows() const;
 
   DType dtype_;
   int64_t groups_, channels_, filters_;  // a depthwise one is one group of all
@@ -75,6 +80,9 @@ class Convolution {
   ConvKernel kernel_;
   Buffer packed_;
   int64_t packed_of_group_ = 0;  // bytes
+  // Made for the first call that wants it.
+  mutable std::once_flag for_rows_once_;
+  mutable Buffer for_rows_;
 };
 
 // What a Conv3d keeps.

@@ -235,26 +235,14 @@ class SplitDirect {
     const int64_t behind = 2 * W * position_items() + 2 * kSplitDepth;
     constexpr int64_t kLine = 32;
     part_ = round_up(window_frames_ * row_slots() * row_items_ + behind, 2 * kLine) + kLine;
-    int64_t bytes = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t at = bytes;
-      bytes += round_up(size, 64);
-      return at;
-    };
-    constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
     const int64_t kept = several_ ? frames_ * lanes_ : kPanel;
-    const int64_t taps = take(depth_.runs * static_cast<int64_t>(sizeof(TapAt)));
-    const int64_t bias = take(lanes_ * kFloat);
-    const int64_t sums = take((kept * frame_rows() + W * kPanel) * kFloat);
-    const int64_t row = take(std::max(row_items_, place_.width.extent * depth_.pixel) * kFloat);
-    const int64_t window = take(kSplitParts * part_ * static_cast<int64_t>(sizeof(bfloat16)));
-    scratch_bytes_ = bytes;
-    if (b.scratch == nullptr) return;
-    taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
-    bias_ = reinterpret_cast<float*>(b.scratch + bias);
-    sums_ = reinterpret_cast<float*>(b.scratch + sums);
-    row_ = reinterpret_cast<float*>(b.scratch + row);
-    window_ = reinterpret_cast<bfloat16*>(b.scratch + window);
+    ScratchParts parts(b.scratch);
+    parts.take(taps_, depth_.runs);
+    parts.take(bias_, lanes_);
+    parts.take(sums_, kept * frame_rows() + W * kPanel);
+    parts.take(row_, std::max(row_items_, place_.width.extent * depth_.pixel));
+    parts.take(window_, kSplitParts * part_);
+    scratch_bytes_ = parts.bytes();
   }
 
   // Items of what stands side by side in a row of the window, and from one position to the next.

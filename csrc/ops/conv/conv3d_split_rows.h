@@ -90,27 +90,16 @@ class SplitRowsDirect {
     several_ = p_.channels > p_.chunk;
     first_lane_ = lanes_before(p_, b.first_panel);
     lanes_ = lanes_before(p_, b.last_panel) - first_lane_;
-    int64_t bytes = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t at = bytes;
-      bytes += round_up(size, 64);
-      return at;
-    };
-    constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
     const int64_t width = round_up(positions_, W);
     const int64_t kept = several_ ? rows_ * width * lanes_ : kPanel * kPanel;
     const int64_t window_rows = place_.time.extent * place_.height.extent;
     const int64_t depth = split_steps(at_most(p_.chunk, p_.channels)) * kTileItems;
-    const int64_t taps = take(p_.tap_count() * static_cast<int64_t>(sizeof(TapAt)));
-    const int64_t bias = take(lanes_ * kFloat);
-    const int64_t sums = take(kept * kFloat);
-    const int64_t window = take(window_rows * width * depth * static_cast<int64_t>(sizeof(Split)));
-    scratch_bytes_ = bytes;
-    if (b.scratch == nullptr) return;
-    taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
-    bias_ = reinterpret_cast<float*>(b.scratch + bias);
-    sums_ = reinterpret_cast<float*>(b.scratch + sums);
-    window_ = reinterpret_cast<Split*>(b.scratch + window);
+    ScratchParts parts(b.scratch);
+    parts.take(taps_, p_.tap_count());
+    parts.take(bias_, lanes_);
+    parts.take(sums_, kept);
+    parts.take(window_, window_rows * width * depth);
+    scratch_bytes_ = parts.bytes();
   }
 
   void run(const void* weights) {

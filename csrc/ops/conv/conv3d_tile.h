@@ -354,7 +354,7 @@ template <class S, class T>
     return;
   }
   // Squares of pixels and channels; the last ones overlap those before where they can. Along the
-  // row first: channels may lie so far apart that a first-level cache holds eight of them. Rows
+  // row first: channels may lie so far apart that a first-level cache holds few of them. Rows
   // mostly follow one another in memory.
   constexpr int64_t kAhead = 128 / static_cast<int64_t>(sizeof(S));
   for (int64_t c = 0; c < channels; c += W) {
@@ -367,7 +367,7 @@ template <class S, class T>
       for (int j = 0; j < W; ++j) {
         const S* const at = from + (c + j) * channel_stride + w;
         square[j] = j < lanes ? load_first<V>(at, count) : V(C(0));
-        __builtin_prefetch(at + kAhead, 0, 2);
+        if (j < lanes) __builtin_prefetch(at + kAhead, 0, 2);
       }
       transpose<C>(square);
       if (count == W && stored == W) {

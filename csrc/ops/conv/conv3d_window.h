@@ -4,6 +4,7 @@
 // copied, and its taps are left out.
 #include <optional>
 
+#include "core/scratch.h"
 #include "ops/conv/conv3d.h"
 #include "ops/conv/conv3d_tile.h"
 

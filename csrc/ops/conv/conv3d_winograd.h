@@ -68,6 +68,24 @@ class WinogradBlock {
     lanes_ = lanes_before(p_, b.last_panel) - first_lane_;
   }
 
+  void take_parts(ScratchParts& parts) {
+    parts.take(bias_, lanes_);
+    parts.take(rows_, (2 * 2 * tile_columns_ + W) * kPanel);
+    // The last channels are read as whole steps of tiles.
+    parts.take(window_, window_rows() * window_columns() * p_.channels + 2 * W);
+  }
+
+  // transform(t) for each frame of the inputs that is inside, when it is in the window.
+  template <class Transform>
+  void pack_frames(const Transform& transform) {
+    for (int64_t t = 0; t < in_frames_; ++t) {
+      const int64_t frame = first_frame_ + t;
+      if (frame < 0 || frame >= p_.in[0]) continue;
+      pack_frame(frame);
+      transform(t);
+    }
+  }
+
   // G w G', all lanes at once.
   static void transform_weights(const V (&w)[9], V (&u)[kPoints]) {
     V rows[4][3];

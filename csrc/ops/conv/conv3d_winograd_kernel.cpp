@@ -53,39 +53,19 @@ class Winograd : public WinogradBlock {
     pitch_ = padded(p_.channels);
     input_plane_ = plane(in_frames_ * tiles_ * pitch_);
     sums_plane_ = plane(frames_ * tiles_ * kPanel);
-    int64_t bytes = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t part = bytes;
-      bytes += round_up(size, 64);
-      return part;
-    };
-    constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-    const int64_t taps = take(p_.taps[0].count * static_cast<int64_t>(sizeof(TapAt)));
-    const int64_t bias = take(lanes_ * kFloat);
-    const int64_t rows = take((2 * 2 * tile_columns_ + W) * kPanel * kFloat);
-    const int64_t window = take((window_rows() * window_columns() * p_.channels + W) * kFloat);
-    const int64_t inputs = take(kPoints * input_plane_ * kFloat);
-    const int64_t sums = take(kPoints * sums_plane_ * kFloat);
-    scratch_bytes_ = bytes;
-    if (b.scratch == nullptr) return;
-    taps_ = reinterpret_cast<TapAt*>(b.scratch + taps);
-    bias_ = reinterpret_cast<float*>(b.scratch + bias);
-    rows_ = reinterpret_cast<float*>(b.scratch + rows);
-    window_ = reinterpret_cast<float*>(b.scratch + window);
-    inputs_ = reinterpret_cast<float*>(b.scratch + inputs);
-    sums_ = reinterpret_cast<float*>(b.scratch + sums);
+    ScratchParts parts(b.scratch);
+    parts.take(taps_, p_.taps[0].count);
+    take_parts(parts);
+    parts.take(inputs_, kPoints * input_plane_);
+    parts.take(sums_, kPoints * sums_plane_);
+    scratch_bytes_ = parts.bytes();
   }
 
   int64_t scratch_bytes() const { return scratch_bytes_; }
 
   void run() {
     copy_bias(b_, first_lane_, lanes_, bias_);
-    for (int64_t t = 0; t < in_frames_; ++t) {
-      const int64_t frame = first_frame_ + t;
-      if (frame < 0 || frame >= p_.in[0]) continue;
-      pack_frame(frame);
-      transform_frame(inputs_ + t * tiles_ * pitch_);
-    }
+    pack_frames([&](int64_t t) { transform_frame(inputs_ + t * tiles_ * pitch_); });
     for (int64_t panel = b_.first_panel; panel < b_.last_panel; ++panel) {
       multiply(panel);
       finish(panel, sums_);

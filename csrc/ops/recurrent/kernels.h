@@ -27,6 +27,8 @@ constexpr int weight_gates(Cell cell) {
   return cell == Cell::lstm ? 4 : cell == Cell::gru || cell == Cell::gru_before ? 3 : 1;
 }
 constexpr int panel_gates(Cell cell) { return cell == Cell::gru ? 4 : weight_gates(cell); }
+// Which of these the product of the state with the weights of a gate is a part of.
+constexpr int state_gate(Cell cell, int gate) { return cell == Cell::gru && gate == 2 ? 3 : gate; }
 
 // What a recurrent kernel keeps of a row and unit for the way back: an LSTM i, f, g, o and c; a GRU
 // r, z, n and what r multiplies (before: r times the state, which follows from them); an RNN
@@ -109,8 +111,8 @@ struct RecurrentKernels {
   // float32, since pairs would be widened for every tile of rows. `widen` makes such a panel of one
   // of pairs, of so many numbers deep; in `step_widened` states are rows of float32 that bfloat16
   // has. Results are those of pairs, bit by bit.
-  void (*widen)(const void* panel, int64_t depth, void* to);
-  void (*step_widened)(const StepArgs&);
+  void (*widen)(const void* panel, int64_t depth, void* to) = nullptr;
+  void (*step_widened)(const StepArgs&) = nullptr;
 };
 
 // For float32, float64 or bfloat16.

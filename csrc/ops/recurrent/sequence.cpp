@@ -62,7 +62,7 @@ class Sequence {
         split_(weights.split()),
         // Where sequences end one after another, most steps fill their tiles by a half.
         split_hh_(steps.ragged() ? nullptr : weights.split_hh(steps.batch())),
-        wide_hh_(weights.wide_hh(steps.batch())),
+        wide_hh_(weights.wide_hh(steps.batch(), steps.total())),
         state_item_(wide_hh_ != nullptr ? real_ : storage_),
         x_pitch_(split_ != nullptr ? split_pitch(weights.input()) : padded_pitch(weights.input())),
         h_pitch_(padded_pitch(weights.state_blocks() * weights.kernels().lanes)),
@@ -70,7 +70,7 @@ class Sequence {
         output_pitch_(padded_pitch(weights.padded())),
         rows_wanted_(split_ != nullptr ? kSplitChunkRows : kChunkRows),
         chunk_rows_(steps.most_rows(rows_wanted_)),
-        wide_ih_(weights.wide_ih(chunk_rows_)),
+        wide_ih_(weights.wide_ih(chunk_rows_, steps.total())),
         gates_(panel_gates(weights.cell())),
         task_rows_(split_hh_ != nullptr ? kSplitStepRows : kTaskRows),
         row_tasks_(pairs() ? 1 : row_tasks(weights, steps.batch(), task_rows_, threads)),
@@ -322,12 +322,10 @@ class Sequence {
         static_cast<std::byte*>(args.gates) +
         (args.block_begin * gates_ * args.gate_stride + args.row_begin * kernels_.lanes) * real_;
     for (int gate = 0; gate < gates; ++gate) {
-      // What of a GRU's n comes from the state has a place of its own.
-      const int to = args.cell == Cell::gru && gate == 2 ? 3 : gate;
       split_->product({split_h_[step % 2] + args.row_begin * split_h_row_bytes(), split_h_pitch_,
                        args.row_end - args.row_begin, depth,
                        split_hh_ + (args.block_begin * gates + gate) * panel,
-                       sums + to * args.gate_stride * real_, true});
+                       sums + state_gate(args.cell, gate) * args.gate_stride * real_, true});
     }
   }
 

@@ -106,9 +106,7 @@ struct Cells {
     if constexpr (std::is_same_v<R, S>) {
       store_as(to, v);
     } else {
-      S items[V::size()];
-      store_as(items, v);
-      store(to, load_as<V>(static_cast<const S*>(items)));
+      store(to, std::bit_cast<V>(narrow_bits(v) << 16));
     }
   }
   void keep(int64_t row, int64_t lane, int g, const V& v) const {
@@ -245,8 +243,10 @@ void multiply(const StepArgs& args, int64_t begin, int64_t rows, const ItemOf<R>
   const auto* states = static_cast<const R*>(second ? args.reset : args.h);
   const RowsOf<R> a{states + begin * args.h_pitch, args.h_pitch};
   const int64_t offset = begin * kBlock<R>;
-  const auto sums = [&](int64_t gate) { return gates + gate * args.gate_stride + offset; };
-  RealOf<R>* const c[4] = {sums(0), sums(1), sums(args.cell == Cell::gru ? 3 : 2), sums(3)};
+  const auto sums = [&](int gate) {
+    return gates + state_gate(args.cell, gate) * args.gate_stride + offset;
+  };
+  RealOf<R>* const c[4] = {sums(0), sums(1), sums(2), sums(3)};
   switch (args.cell) {
     case Cell::lstm:
       return panels_product<4, ItemOf<R>>(rows, a, weights, panel, depth, c);
@@ -286,7 +286,7 @@ void step(const StepArgs& args) {
 }
 
 #if !defined(__AVX512BF16__)
-void widen(const void* panel, int64_t depth, void* to) {
+void widen_panel(const void* panel, int64_t depth, void* to) {
   using V = Vec<float>;
   using Bits = Step<Pair>::Bits;
   constexpr int64_t W = kWidth<float>;
@@ -302,14 +302,23 @@ void widen(const void* panel, int64_t depth, void* to) {
 #endif
 
 template <class S>
-constexpr RecurrentKernels kKernels = {kBlock<S>, sizeof(ItemOf<S>), &pack<S>, &project<S>,
-                                       &step<S>,  nullptr,           nullptr};
+constexpr RecurrentKernels make() {
+  RecurrentKernels kernels{.lanes = kBlock<S>,
+                           .item_size = sizeof(ItemOf<S>),
+                           .pack = &pack<S>,
+                           .project = &project<S>,
+                           .step = &step<S>};
 #if !defined(__AVX512BF16__)
-template <>
-constexpr RecurrentKernels kKernels<bfloat16> = {
-    kBlock<bfloat16>, sizeof(Pair), &pack<bfloat16>,       &project<bfloat16>,
-    &step<bfloat16>,  &widen,       &step<bfloat16, float>};
+  if constexpr (std::is_same_v<S, bfloat16>) {
+    kernels.widen = &widen_panel;
+    kernels.step_widened = &step<bfloat16, float>;
+  }
 #endif
+  return kernels;
+}
+
+template <class S>
+constexpr RecurrentKernels kKernels = make<S>();
 
 }  // namespace
 

@@ -249,14 +249,18 @@ const std::byte* CellWeights::split_hh(int64_t batch) const {
   return split_hh_.panels.data();
 }
 
-const std::byte* CellWeights::wide(Derived& to, const Buffer& pairs, int64_t depth,
-                                   int64_t rows) const {
-  // Fewer are bound by reading the weights.
-  constexpr int64_t kRows = 4;
-  if (kernels_->widen == nullptr || rows < kRows) return nullptr;
+const std::byte* CellWeights::wide(Derived& to, const Buffer& pairs, int64_t depth, int64_t rows,
+                                   int64_t total) const {
+  // As measured with AVX2. Fewer rows at once are bound by reading the weights, more of them where
+  // these come from memory; and it takes some rows to earn back the panels.
+  constexpr int64_t kRows = 4, kRowsFromMemory = 16, kWorth = 64;
+  constexpr int64_t kNearBytes = int64_t{16} << 20;
+  if (kernels_->widen == nullptr) return nullptr;
   const int64_t panel = depth * kernels_->lanes * item_size(DType::f32);
   const int64_t of_pairs = (depth + 1) / 2 * kernels_->lanes * kernels_->item_size;
   const int64_t panels = blocks() * weight_gates(cell_);
+  if (rows < (panels * panel <= kNearBytes ? kRows : kRowsFromMemory)) return nullptr;
+  if (to.rows.fetch_add(total, std::memory_order_relaxed) + total < kWorth) return nullptr;
   std::call_once(to.once, [&] {
     to.panels = Buffer(panels * panel);
     const int64_t grain = std::max<int64_t>(kPackedAtOnce / std::max<int64_t>(panel, 1), 1);

@@ -1,5 +1,6 @@
 #pragma once
 // The weights of one layer and direction, packed for the kernels once and used by many calls.
+#include <atomic>
 #include <mutex>
 #include <string_view>
 
@@ -70,13 +71,14 @@ class CellWeights {
   // Packed when it is first asked for. Of a batch nothing but its size chooses, so that a result
   // does not depend on what else is in it.
   const std::byte* split_hh(int64_t batch) const;
-  // The panels of weight_ih and of weight_hh as float32, for products of so many rows; or null:
-  // then those of ih() and hh() (RecurrentKernels::widen). Made when they are first asked for.
-  const std::byte* wide_ih(int64_t rows) const {
-    return split_ == nullptr ? wide(wide_ih_, ih_, input_, rows) : nullptr;
+  // The panels of weight_ih and of weight_hh as float32, for products of so many rows at once and
+  // so many in all; or null: then those of ih() and hh() (RecurrentKernels::widen). Made when they
+  // pay.
+  const std::byte* wide_ih(int64_t rows, int64_t total) const {
+    return split_ == nullptr ? wide(wide_ih_, ih_, input_, rows, total) : nullptr;
   }
-  const std::byte* wide_hh(int64_t batch) const {
-    return projected_ || normed_ ? nullptr : wide(wide_hh_, hh_, state_, batch);
+  const std::byte* wide_hh(int64_t batch, int64_t total) const {
+    return projected_ || normed_ ? nullptr : wide(wide_hh_, hh_, state_, batch, total);
   }
   const RecurrentKernels& wide_kernels() const { return *wide_kernels_; }  // those of float32
   const std::byte* bias() const { return bias_.data(); }
@@ -100,8 +102,10 @@ class CellWeights {
   struct Derived {
     std::once_flag once;
     Buffer panels;
+    std::atomic<int64_t> rows = 0;  // that they were asked for
   };
-  const std::byte* wide(Derived& to, const Buffer& pairs, int64_t depth, int64_t rows) const;
+  const std::byte* wide(Derived& to, const Buffer& pairs, int64_t depth, int64_t rows,
+                        int64_t total) const;
 
   mutable Derived split_hh_, wide_ih_, wide_hh_;
 };

@@ -224,6 +224,10 @@ def gru(
     TypeError, ValueError
         As `lstm`.
 
+    Notes
+    -----
+    What `lstm` says of the order of its sums holds here, too.
+
     References
     ----------
     .. [1] K. Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical
@@ -289,6 +293,10 @@ def rnn(
     ------
     TypeError, ValueError
         As `lstm`.
+
+    Notes
+    -----
+    What `lstm` says of the order of its sums holds here, too.
 
     References
     ----------
