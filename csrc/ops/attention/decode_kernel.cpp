@@ -36,10 +36,11 @@ struct Chunk {
   static Chunk whole(const S* p) {
     Chunk chunk;
     if constexpr (kParts == 2) {
-      T pairs[W];  // as aligned as a bfloat16
-      std::memcpy(pairs, p, sizeof pairs);
-      const auto bits =
-          std::bit_cast<stdx::rebind_simd_t<uint32_t, V>>(marey::MAREY_ISA_NS::load<V>(pairs));
+      using Bits = stdx::rebind_simd_t<uint32_t, V>;
+      using Raw [[gnu::vector_size(sizeof(V))]] = uint32_t;
+      Raw pairs;  // as aligned as a bfloat16
+      std::memcpy(&pairs, p, sizeof pairs);
+      const Bits bits = std::bit_cast<Bits>(pairs);
       chunk.part[0] = std::bit_cast<V>(bits << 16);
       chunk.part[1] = std::bit_cast<V>(bits & 0xFFFF0000U);
     } else {
@@ -79,13 +80,17 @@ template <class S, class T>
       row[i] = k + (first + i < count ? first + i : count - 1) * stride;
     }
     V sum[kCount];
+#pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i) sum[i] = V(T(0));
     const auto step = [&](int64_t d, const auto& chunk) {
       V x[C::kParts];
+#pragma GCC unroll 2
       for (int j = 0; j < C::kParts; ++j) x[j] = load<V>(q + d + j * W);
+#pragma GCC unroll 4
       for (int i = 0; i < kCount; ++i) {
         __builtin_prefetch(row[i] + ahead + d);
         const C y = chunk(row[i]);
+#pragma GCC unroll 2
         for (int j = 0; j < C::kParts; ++j) sum[i] += x[j] * y.part[j];
       }
     };
@@ -94,6 +99,7 @@ template <class S, class T>
       step(d, [d](const S* at) { return C::whole(at + d); });
     }
     if (d < depth) step(d, [d, depth](const S* at) { return C::padded(at + d, depth - d); });
+#pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i) all[first + i] = sum[i];
   }
   store(scores, sum_of_lanes<T>(all));
@@ -109,16 +115,21 @@ template <int kChunks, class S, class T, class Load>
   using C = Chunk<S, T>;
   constexpr int kSets = kChunks * C::kParts < 8 ? 8 / (kChunks * C::kParts) : 1;
   V sum[kSets][kChunks][C::kParts];
+#pragma GCC unroll 8
   for (int set = 0; set < kSets; ++set) {
+#pragma GCC unroll 8
     for (int c = 0; c < kChunks; ++c) {
+#pragma GCC unroll 2
       for (int j = 0; j < C::kParts; ++j) sum[set][c][j] = V(T(0));
     }
   }
   const auto step = [&](int64_t s, int set) {
     const V weight(p[s]);
+#pragma GCC unroll 8
     for (int c = 0; c < kChunks; ++c) {
       __builtin_prefetch(v + (s + kAhead) * stride + c * C::kItems);
       const C x = chunk(v + s * stride + c * C::kItems);
+#pragma GCC unroll 2
       for (int j = 0; j < C::kParts; ++j) sum[set][c][j] += weight * x.part[j];
     }
   };
@@ -128,8 +139,11 @@ template <int kChunks, class S, class T, class Load>
     for (int set = 0; set < kSets; ++set) step(s + set, set);
   }
   for (; s < count; ++s) step(s, 0);
+#pragma GCC unroll 8
   for (int c = 0; c < kChunks; ++c) {
+#pragma GCC unroll 2
     for (int j = 0; j < C::kParts; ++j) {
+#pragma GCC unroll 8
       for (int set = 1; set < kSets; ++set) sum[0][c][j] += sum[set][c][j];
       T* at = out + (c * C::kParts + j) * C::W;
       store(at, load<V>(at) + sum[0][c][j]);

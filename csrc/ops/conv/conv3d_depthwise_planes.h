@@ -272,8 +272,8 @@ class DepthwisePlanes {
     each_frame(t, [&](int64_t i, int64_t frame) {
       if constexpr (kMayBeInPlace) {
         if (in_place_) {
-          const auto [row0, stride] = frame_at(channel, frame);
-          frames_[frames++] = {row0 + place_.height.first * stride, stride, i * 9 * W};
+          const FrameAt<S> at = frame_at(channel, frame);
+          frames_[frames++] = {at.data + place_.height.first * at.row, at.row, i * 9 * W};
           return;
         }
       }
@@ -334,44 +334,36 @@ class DepthwisePlanes {
     plane_tile<kRows, NV>(frames_, frames, h, w, AllInside(), weights, ahead, ends);
   }
 
-  // Rows of one channel of a frame of x or of the past, at the first column of the window.
-  struct Frame {
-    const S* row0;  // null: outside
-    int64_t stride;
-  };
-  Frame frame_at(int64_t channel, int64_t index) const {
-    int64_t frame = place_.time.first + index * place_.time.stride;
-    if (frame < 0 || frame >= p_.in[0]) return {};
-    const bool past = frame < b_.history;
-    if (!past) frame -= b_.history;
-    const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
-    const S* const x = static_cast<const S*>(past ? b_.past : b_.x);
-    return {x + channel * strides.c + frame * strides.s[0] + place_.width.first, strides.s[1]};
+  // A frame of the window, of one channel, at its first column.
+  FrameAt<S> frame_at(int64_t channel, int64_t index) const {
+    FrameAt<S> frame = place_.frame<S>(b_, index);
+    if (frame.data != nullptr) frame.data += channel * frame.channel + place_.width.first;
+    return frame;
   }
 
   // What tiles fetch meanwhile: the first frame that is inside from this one on, or from the first
   // of the next channel.
   StretchAhead frame_ahead(int64_t channel, int64_t index, int64_t frames, int64_t calls) const {
-    Frame frame{};
-    for (; frame.row0 == nullptr && channel < at_most(b_.last_panel * W, p_.filters); ++channel) {
-      for (; frame.row0 == nullptr && index < place_.time.extent; ++index) {
+    FrameAt<S> frame{};
+    for (; frame.data == nullptr && channel < at_most(b_.last_panel * W, p_.filters); ++channel) {
+      for (; frame.data == nullptr && index < place_.time.extent; ++index) {
         frame = frame_at(channel, index);
       }
       index = 0;
     }
     const int64_t first = place_.height.first > 0 ? place_.height.first : 0;
     const int64_t last = at_most(place_.height.first + place_.height.extent, p_.in[1]);
-    if (frame.row0 == nullptr || last <= first) return {nullptr, 0, 1, 1};
-    const int64_t items = (last - first) * frame.stride;
-    return {frame.row0 + first * frame.stride, items * static_cast<int64_t>(sizeof(S)),
+    if (frame.data == nullptr || last <= first) return {nullptr, 0, 1, 1};
+    const int64_t items = (last - first) * frame.row;
+    return {frame.data + first * frame.row, items * static_cast<int64_t>(sizeof(S)),
             kPlaneLines * frames, calls};
   }
 
   // A frame of one channel of the window, where it is inside along H and W.
   [[gnu::flatten]] void pack_frame(int64_t channel, int64_t index) {
     using V = Vec<C>;
-    const auto [row0, stride] = frame_at(channel, index);
-    if (row0 == nullptr) return;
+    const FrameAt<S> frame = frame_at(channel, index);
+    if (frame.data == nullptr) return;
     const int64_t pitch = place_.width.extent;
     const int64_t low = place_.width.first < 0 ? -place_.width.first : 0;
     const int64_t inner = at_most(p_.in[2] - place_.width.first, pitch) - low;
@@ -380,7 +372,7 @@ class DepthwisePlanes {
     for (int64_t h = 0; h < place_.height.extent; ++h, to += pitch) {
       const int64_t row = place_.height.first + h;
       if (row < 0 || row >= p_.in[1]) continue;
-      const S* from = row0 + row * stride + low;
+      const S* from = frame.data + row * frame.row + low;
       each_vector(inner, [&](int64_t w, int64_t count) {
         store_first(to + w, load_first<V>(from + w, count), count);
       });

@@ -259,30 +259,16 @@ class Direct {
     }
   }
 
-  // Rows of a frame of a block's window, from the first position on.
-  struct Frame {
-    const S* at = nullptr;         // row 0 of the input, channel 0; null: outside
-    int64_t row = 0, channel = 0;  // strides
-  };
-  static Frame frame_of(const ConvBlock& b, const WindowPlace& place, int64_t index) {
-    int64_t frame = place.time.first + index * place.time.stride;
-    if (frame < 0 || frame >= b.problem->in[0]) return {};
-    const bool past = frame < b.history;
-    if (!past) frame -= b.history;
-    const ConvStrides& strides = past ? b.past_strides : b.x_strides;
-    const S* const x = static_cast<const S*>(past ? b.past : b.x);
-    return {x + frame * strides.s[0] + place.width.first, strides.s[1], strides.c};
-  }
-
   // A frame that the block reads, each row as panels (depth, positions).
   [[gnu::flatten]] void pack_rows(int64_t index) {
-    const Frame frame = frame_of(b_, place_, index);
-    if (frame.at == nullptr) return;
+    const FrameAt<S> frame = place_.frame<S>(b_, index);
+    if (frame.data == nullptr) return;
     T* to = window_ + index % ring() * place_.height.extent * row_pitch();
     for (int64_t h = 0; h < place_.height.extent; ++h, to += row_pitch()) {
       const int64_t row = place_.height.first + h * place_.height.stride;
       if (row < 0 || row >= p_.in[1]) continue;
-      const S* from = frame.at + row * frame.row + first_channel_ * frame.channel;
+      const S* from = frame.data + row * frame.row + place_.width.first * frame.pixel +
+                      first_channel_ * frame.channel;
       for (int64_t c = 0; c < channels_; c += kPerItem, from += kPerItem * frame.channel) {
         const S* const second = c + 1 < channels_ ? from + frame.channel : nullptr;
         each_panel([&](int64_t q, int64_t vectors, int64_t at) {

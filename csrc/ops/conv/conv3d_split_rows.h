@@ -125,19 +125,14 @@ class SplitRowsDirect {
   void pack_rows() {
     Split* to = window_;
     for (int64_t t = 0; t < place_.time.extent; ++t) {
-      int64_t frame = place_.time.first + t * place_.time.stride;
-      const bool past = frame < b_.history;
-      const bool inside = frame >= 0 && frame < p_.in[0];
-      const ConvStrides& strides = past ? b_.past_strides : b_.x_strides;
-      const float* x = static_cast<const float*>(past ? b_.past : b_.x);
-      if (!past) frame -= b_.history;
+      const FrameAt<float> frame = place_.frame<float>(b_, t);
       for (int64_t h = 0; h < place_.height.extent; ++h, to += row_pitch()) {
         const int64_t row = place_.height.first + h * place_.height.stride;
-        if (!inside || row < 0 || row >= p_.in[1]) continue;
-        const float* from = x + first_channel_ * strides.c + frame * strides.s[0] +
-                            row * strides.s[1] + place_.width.first;
+        if (frame.data == nullptr || row < 0 || row >= p_.in[1]) continue;
+        const float* from = frame.data + first_channel_ * frame.channel + row * frame.row +
+                            place_.width.first * frame.pixel;
         for (int64_t q = 0; q < positions_; q += kPanel) {
-          (lanes_at(q) == W ? pack_split<1> : pack_split<2>)(from + q, strides.c, 1, channels_,
+          (lanes_at(q) == W ? pack_split<1> : pack_split<2>)(from + q, frame.channel, 1, channels_,
                                                              at_most(kPanel, positions_ - q),
                                                              to + q * depth());
         }

@@ -38,6 +38,14 @@ inline bool contiguous(const ConvTaps& taps) {
   return true;
 }
 
+// A frame of the input or of the past: channel 0 of position (0, 0), null for one outside, and the
+// strides of rows, pixels and channels.
+template <class S>
+struct FrameAt {
+  const S* data = nullptr;
+  int64_t row = 0, pixel = 0, channel = 0;
+};
+
 struct WindowPlace {
   Span time, height, width;
 
@@ -48,24 +56,31 @@ struct WindowPlace {
 
   int64_t pixels() const { return time.extent * height.extent * width.extent; }
 
+  // Frame `index` of the window.
+  template <class S>
+  FrameAt<S> frame(const ConvBlock& b, int64_t index) const {
+    int64_t at = time.first + index * time.stride;
+    if (at < 0 || at >= b.problem->in[0]) return {};
+    const bool past = at < b.history;
+    if (!past) at -= b.history;
+    const ConvStrides& strides = past ? b.past_strides : b.x_strides;
+    const S* const x = static_cast<const S*>(past ? b.past : b.x);
+    return {x + at * strides.s[0], strides.s[1], strides.s[2], strides.c};
+  }
+
   // Channels [first, first + channels), `pitch` items a pixel.
   template <class S, class T>
   void pack(const ConvBlock& b, int64_t first, int64_t channels, int64_t pitch, T* to) const {
     const Triple& in = b.problem->in;
     for (int64_t t = 0; t < time.extent; ++t) {
-      int64_t frame = time.first + t * time.stride;
-      const bool past = frame < b.history;
-      const ConvStrides& strides = past ? b.past_strides : b.x_strides;
-      const S* x = static_cast<const S*>(past ? b.past : b.x);
-      const bool inside = frame >= 0 && frame < in[0];
-      if (!past) frame -= b.history;
+      const FrameAt<S> frame_at = frame<S>(b, t);
       for (int64_t h = 0; h < height.extent; ++h, to += width.extent * pitch) {
         const int64_t row = height.first + h * height.stride;
-        if (!inside || row < 0 || row >= in[1]) continue;
-        const S* from = x + first * strides.c + frame * strides.s[0] + row * strides.s[1];
+        if (frame_at.data == nullptr || row < 0 || row >= in[1]) continue;
+        const S* from = frame_at.data + first * frame_at.channel + row * frame_at.row;
         if (width.stride == 1) {
-          pack_pixels(from, strides.c, strides.s[2], width.first, width.first + width.extent, in[2],
-                      channels, pitch, to);
+          pack_pixels(from, frame_at.channel, frame_at.pixel, width.first,
+                      width.first + width.extent, in[2], channels, pitch, to);
           continue;
         }
         // Every stride-th pixel: the first of them that is inside becomes pixel 0.
@@ -74,8 +89,8 @@ struct WindowPlace {
         const int64_t origin = width.first + skipped * width.stride;
         const int64_t extent =
             in[2] > origin ? (in[2] - origin + width.stride - 1) / width.stride : 0;
-        pack_pixels(from + origin * strides.s[2], strides.c, strides.s[2] * width.stride, -skipped,
-                    width.extent - skipped, extent, channels, pitch, to);
+        pack_pixels(from + origin * frame_at.pixel, frame_at.channel, frame_at.pixel * width.stride,
+                    -skipped, width.extent - skipped, extent, channels, pitch, to);
       }
     }
   }
