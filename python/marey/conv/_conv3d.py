@@ -191,7 +191,8 @@ class Conv3d(_Packed):
     Attributes
     ----------
     packed_bytes : int
-        Memory that the packed weights take.
+        Memory that the packed weights take. Those of one tap along W take as much again from the
+        first call on whose positions lie side by side (NCTHW).
 
     Raises
     ------
