@@ -305,7 +305,6 @@ class Block {
     constexpr int64_t kPitch = NV * W;
     if constexpr (kPairs) {
       if (count % 2 != 0) {
-#pragma GCC unroll 4
         for (int j = 0; j < NV; ++j) store(scores_ + count * kPitch + j * W, V(kLowest));
         ++count;
       }
@@ -313,18 +312,15 @@ class Block {
     // Two maxima of every other key, since one would wait for itself.
     V highest[NV];
     V second[NV];
-#pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) highest[j] = second[j] = load<V>(scores_ + j * W);
     int64_t key = 1;
     for (; key + 2 <= count; key += 2) {
-#pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) {
         const T* at = scores_ + key * kPitch + j * W;
         highest[j] = stdx::max(highest[j], load<V>(at));
         second[j] = stdx::max(second[j], load<V>(at + kPitch));
       }
     }
-#pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
       if (key < count) second[j] = stdx::max(second[j], load<V>(scores_ + key * kPitch + j * W));
       highest[j] = stdx::max(highest[j], second[j]);
@@ -334,7 +330,6 @@ class Block {
     V subtract[NV];
     V decay[NV];
     bool rescale = false;
-#pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
       const V before = load<V>(top + j * W);
       if constexpr (kPairs) highest[j] *= factor;
@@ -348,7 +343,6 @@ class Block {
     }
     if constexpr (kPairs) {
       for (int64_t s = 0; s < count; s += 2) {
-#pragma GCC unroll 4
         for (int j = 0; j < NV; ++j) {
           const T* at = scores_ + s * kPitch + j * W;
           const V even = math::exp2_nonpositive<T>(load<V>(at) * factor - subtract[j]);
@@ -359,11 +353,9 @@ class Block {
         }
       }
     } else if constexpr (kSplit) {
-#pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) split_.template wait<NV>(count, j, subtract[j], total[j]);
     } else {
       for (int64_t s = 0; s < count; ++s) {
-#pragma GCC unroll 4
         for (int j = 0; j < NV; ++j) {
           T* at = scores_ + s * kPitch + j * W;
           const V p = math::exp2_nonpositive<T>(load<V>(at) - subtract[j]);
@@ -373,12 +365,10 @@ class Block {
       }
     }
     if constexpr (!kSplit) {
-#pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) store(sum + j * W, total[j]);
     }
     if (!rescale) return;
     for (int64_t d = 0; d < p_.value_depth; ++d) {
-#pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) {
         T* at = out + d * kPitch + j * W;
         store(at, load<V>(at) * decay[j]);

@@ -350,13 +350,11 @@ class Block {
     const V factor(late_factor_ ? factor_ : T(1));
     V subtract[NV];
     V mean[NV];
-#pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
       subtract[j] = load<V>(lse + j * W);
       mean[j] = load<V>(delta + j * W);
     }
     for (int64_t s = 0; s < count; ++s) {
-#pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) {
         T* x = scores_ + s * kPitch + j * W;
         T* g = grads_ + s * kPitch + j * W;

@@ -88,7 +88,7 @@ struct AllInside {
 #if defined(__AVX2__)
 // Which of a tile's rows lie inside.
 struct RowsInside {
-  static constexpr int kFetch = 3;
+  static constexpr int kFetch = 3;  // to the first-level cache: it is read where it lies
   int64_t first, last;
   bool row(int64_t i) const { return i >= first && i < last; }
   template <class V>

@@ -41,10 +41,8 @@ void sum_lanes(const void* x, int64_t count, int64_t pitch, int64_t lanes, doubl
       V total[kSide] = {};
       for (int64_t i = 0; i < rows; ++i) {
         const S* p = block + i * pitch + lane;
-#pragma GCC unroll 8
         for (int k = 0; k < kSide; ++k) total[k] += load_as<V>(p + k * kLanes);
       }
-#pragma GCC unroll 8
       for (int k = 0; k < kSide; ++k) add_to<T>(sum + lane + k * kLanes, total[k], kLanes);
     }
     for (; lane < lanes; lane += kLanes) {
@@ -72,7 +70,6 @@ void sum_run(const void* x, int64_t count, double* sum) {
     V total[kStreams] = {};
     const int64_t end = std::min(part, k + kRunBlock * kLanes);
     for (; k < end; k += kLanes) {
-#pragma GCC unroll 8
       for (int u = 0; u < kStreams; ++u) total[u] += load_as<V>(from + u * part + k);
     }
     add_to<T>(lanes, (total[0] + total[1]) + (total[2] + total[3]), kLanes);

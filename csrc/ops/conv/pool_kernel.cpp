@@ -106,14 +106,11 @@ void reduce(const S* from, const Taps& taps, int64_t count, D* out, const Finish
   for (; f + kUnrolled * kLanes <= count; f += kUnrolled * kLanes) {
     V sum[kUnrolled];
     const S* p = from + f + taps.offset[0];
-#pragma GCC unroll 4
     for (int u = 0; u < kUnrolled; ++u) sum[u] = load_as<V>(p + u * kLanes);
     for (int64_t i = 1; i < taps.n; ++i) {
       p = from + f + taps.offset[i];
-#pragma GCC unroll 4
       for (int u = 0; u < kUnrolled; ++u) sum[u] = Op::join(sum[u], load_as<V>(p + u * kLanes));
     }
-#pragma GCC unroll 4
     for (int u = 0; u < kUnrolled; ++u) {
       store_as(out + f + u * kLanes, finish(sum[u], f + u * kLanes));
     }
